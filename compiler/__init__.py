@@ -1,0 +1,1 @@
+"""From a chain file to objects and a manifest: source → validate → resolve → lower → emit → clang → build."""

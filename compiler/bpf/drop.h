@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Why a packet was dropped. Numbers are stable: counters, `bpfchain status` and traces use them (schemas/drop.py has
+ * the same table, and a test compares the two). A service outside this tree counts its own from DROP_SERVICE_FIRST.
+ */
+#ifndef BPFCHAIN_DROP_H
+#define BPFCHAIN_DROP_H
+
+enum drop_reason {
+	DROP_TRUNCATED = 0,            /* shorter than its own headers say */
+	DROP_MALFORMED = 1,            /* a header contradicts itself: version, length, impossible fragment */
+	DROP_EXTENSION_HEADERS = 2,    /* more IPv6 extension headers than are followed */
+	DROP_NO_DEVICE = 3,            /* the interface that it should leave by is gone */
+	DROP_MISSED_TAIL_CALL = 4,     /* the next service's program was not there */
+	DROP_INVALID_SOURCE = 5,       /* Ethernet source is a group address or zero */
+	DROP_SAME_PORT = 6,            /* the destination is on the port that it came from */
+	DROP_LINK_LOCAL = 7,           /* 802.1D reserved group address, never forwarded */
+	DROP_NO_RECEIVER = 8,          /* a flood with no other port to go to */
+	DROP_BLOCKED_SOURCE = 9,       /* source address is on a block list */
+	DROP_BLOCKED_DESTINATION = 10, /* destination address is on a block list */
+	DROP_BLOCKED_PROTOCOL = 11,    /* IP protocol is on a block list */
+	DROP_BLOCKED_PORT = 12,        /* transport port is on a block list */
+	DROP_RATE = 13,                /* source sends faster than its rate allows */
+	DROP_SERVICE_FIRST = 48,       /* first number for services outside this tree */
+	DROP_REASON_LIMIT = 64,
+};
+
+#endif

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* A packet as services see it at every hook: its bytes from the Ethernet header on, and bounded access to them. */
+#ifndef BPFCHAIN_PACKET_H
+#define BPFCHAIN_PACKET_H
+
+#include "types.h"
+
+struct packet {
+	void *ctx;          /* struct xdp_md * or struct __sk_buff * */
+	struct ethhdr *eth; /* first byte; packet_open() has checked that a whole Ethernet header is there */
+	void *end;          /* first byte after the last that may be read */
+	__u32 bytes;        /* length of the frame, with a tag that the hook holds outside of it */
+};
+
+/* A place in a packet up to which everything has been parsed. */
+struct cursor {
+	void *position;
+	void *end;
+};
+
+static __always_inline struct cursor cursor_after_eth(const struct packet *pkt)
+{
+	return (struct cursor){.position = pkt->eth + 1, .end = pkt->end};
+}
+
+/* The next `size` bytes, which the cursor then stands behind; NULL if the packet ends before. */
+static __always_inline void *cursor_take(struct cursor *cursor, __u32 size)
+{
+	void *taken = cursor->position;
+
+	if (taken + size > cursor->end)
+		return NULL;
+	cursor->position = taken + size;
+	return taken;
+}
+
+/* A MAC address as a number, first byte on the wire lowest: one load, one compare. */
+static __always_inline __u64 mac_u64(const __u8 *mac)
+{
+	return *(const __u32 *)mac | (__u64) * (const __u16 *)(mac + 4) << 32;
+}
+
+/* The group bit is the lowest of the first byte on the wire (IEEE 802 8.2.2). */
+static __always_inline bool is_group_mac(__u64 mac)
+{
+	return mac & 1;
+}
+
+#endif

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Where a packet goes. A service returns one __u32: an outgoing port's index, or one of the verdicts here. The
+ * generated entry program takes it there; nothing else knows connections.
+ */
+#ifndef BPFCHAIN_VERDICT_H
+#define BPFCHAIN_VERDICT_H
+
+#include "drop.h"
+#include "types.h"
+
+enum verdict {
+	VERDICT_PORTS = 0x100, /* below: index of the port to leave by */
+	VERDICT_FLOOD = 0x100, /* a copy to every port but the one it came from */
+	VERDICT_HOST = 0x101,  /* up into this machine's own stack */
+	VERDICT_DROP = 0x200,  /* plus a drop reason */
+};
+
+static __always_inline __u32 drop(enum drop_reason reason)
+{
+	return VERDICT_DROP + reason;
+}
+
+#endif

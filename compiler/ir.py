@@ -1,0 +1,242 @@
+"""The intermediate representation: a chain as programs, maps and edges, every one with the place it came from.
+
+`lower` makes it, `verify` checks it, `emit` writes C from it, `build` writes the manifest from it. All of it is
+immutable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .model import Interface, ServiceInstance
+from schemas.diagnostic import Span
+from schemas.manifest import Hook, HostFact, Role, Scope
+
+ProgramName = str
+MapName = str
+
+
+@dataclass(frozen=True, slots=True)
+class Inlined:
+    """Compiled in: `literal` initialises field `field` of the config struct; with field "" it is part of generated code."""
+
+    field: str
+    literal: str
+
+
+@dataclass(frozen=True, slots=True)
+class InMap:
+    """An entry of map `map` that is there from the start."""
+
+    map: MapName
+    key: bytes
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HostBound:
+    """Known only on the host: field `field` points to a `.rodata.host` symbol that the loader fills in."""
+
+    field: str
+    fact: HostFact
+    device: str | None  # name of the interface whose fact it is
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """One value of the configuration and its home: in code, in a map, or on the host.
+
+    `path` is where people know it (`br0.fdb.aging`), `value` how they wrote it (`300s`), `meaning` what it is for.
+    """
+
+    path: str
+    value: str
+    meaning: str
+    home: Inlined | InMap | HostBound
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class MapDef:
+    """A map and its entries.
+
+    `key_type` and `value_type` are C types (`struct fdb_key`, `__u64`); `layout` names what entries mean ("fdb/1") and
+    changes whenever that does. `type` is the UAPI name. `field`: the config struct's field that points to it, or "".
+    """
+
+    name: MapName
+    type: str
+    key_type: str
+    key_size: int
+    value_type: str
+    value_size: int
+    max_entries: int
+    scope: Scope
+    role: Role
+    layout: str
+    span: Span
+    flags: int = 0
+    field: str = ""
+    service: str | None = None
+    entries: tuple[Constant, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedFunction:
+    """A table that became code: C text of a `static __always_inline` function; config field `field` is set to it."""
+
+    field: str
+    name: str
+    text: str
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class LoweredPort:
+    """What a service says of the program for one incoming port: everything else is the same for every service."""
+
+    constants: tuple[Constant, ...]
+    maps: tuple[MapDef, ...] = ()
+    functions: tuple[GeneratedFunction, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualPort:
+    """A port of a service; `peer` is the text form of the link's other end (`interface wan`, `gw.up`, `host`)."""
+
+    service: str
+    name: str
+    index: int
+    peer: str
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class ToInterface:
+    """Out of an interface. XDP: slot `port index` of the service's devmap; TC: its ifindex, a host-bound symbol."""
+
+    interface: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToProgram:
+    """By tail call into the program of the port across the link; program and slot are of the same hook."""
+
+    program: ProgramName
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class ToHost:
+    """Up into this machine's own stack."""
+
+
+Target = ToInterface | ToProgram | ToHost
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """Where packets go that leave by port `port` (`index` in its service)."""
+
+    service: str
+    port: str
+    index: int
+    target: Target
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class FloodCopy:
+    """One receiver of a flooded frame: port `index`, sent to device `device` (an interface or an internal link)."""
+
+    port: str
+    index: int
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What runs for packets that arrive on `port` of `instance` at `hook`. `flood` is empty where it cannot flood."""
+
+    name: ProgramName
+    instance: ServiceInstance
+    port: str
+    port_index: int
+    hook: Hook
+    lowered: LoweredPort
+    edges: tuple[Edge, ...]
+    flood: tuple[FloodCopy, ...]
+    maps: tuple[MapName, ...]
+    span: Span
+
+    @property
+    def service(self) -> str:
+        return self.instance.name
+
+
+@dataclass(frozen=True, slots=True)
+class TailSlot:
+    """One entry of a prog array: where a link between two virtual ports lands."""
+
+    map: MapName
+    index: int
+    program: ProgramName
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSlot:
+    """One entry of a devmap: the device (interface or internal link) behind it."""
+
+    map: MapName
+    index: int
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class InternalLink:
+    """A veth pair by which flooded copies enter `program`; made in the namespace of interface `interface`."""
+
+    name: str
+    hook: Hook
+    program: ProgramName
+    interface: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostSymbol:
+    """A `.rodata.host` symbol and the fact that the loader writes into it."""
+
+    symbol: str
+    fact: HostFact
+    device: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """`program` receives what arrives on `interface`."""
+
+    interface: str
+    program: ProgramName
+
+
+@dataclass(frozen=True, slots=True)
+class ChainIR:
+    """A whole chain, ready to be written as C and as a manifest."""
+
+    name: str
+    file: str
+    sha256: str
+    interfaces: tuple[Interface, ...]
+    services: tuple[ServiceInstance, ...]
+    ports: tuple[VirtualPort, ...]
+    programs: tuple[Program, ...]
+    maps: tuple[MapDef, ...]
+    tail_slots: tuple[TailSlot, ...]
+    device_slots: tuple[DeviceSlot, ...]
+    internal_links: tuple[InternalLink, ...]
+    host_symbols: tuple[HostSymbol, ...]
+    attach: tuple[Attach, ...]
+
+    def program(self, name: ProgramName) -> Program:
+        return next(program for program in self.programs if program.name == name)

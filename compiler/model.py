@@ -1,0 +1,90 @@
+"""A chain with its meaning resolved: what `resolve` makes of a `Source` and `lower` turns into programs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .service import Service
+from schemas.diagnostic import Span
+from schemas.manifest import Mode
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """A netdevice under the chain's name for it; `netns` None is the namespace that applies the chain."""
+
+    name: str
+    device: str
+    mode: Mode
+    netns: str | None
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A virtual port: `index` counts within its service from 0, in the order of the file or of the kind's fixed ports."""
+
+    service: str
+    name: str
+    index: int
+    span: Span
+
+    def __str__(self) -> str:
+        return f"{self.service}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceInstance:
+    """A service of the chain; `config` is the frozen model that the kind's own `resolve` made."""
+
+    name: str
+    service: Service
+    ports: tuple[Port, ...]
+    config: object
+    span: Span
+
+    @property
+    def kind(self) -> str:
+        return self.service.kind
+
+    def port(self, name: str) -> Port:
+        return next(port for port in self.ports if port.name == name)
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """This machine's own network stack, as the end of a link."""
+
+
+LinkEnd = Port | Interface | Host
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Two ends that are joined; at least one is a `Port`."""
+
+    ends: tuple[LinkEnd, LinkEnd]
+    span: Span
+
+    def other(self, end: LinkEnd) -> LinkEnd:
+        return self.ends[1] if self.ends[0] == end else self.ends[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A whole, valid chain. `file` and `sha256` identify the text it came from."""
+
+    name: str
+    mode: Mode
+    interfaces: tuple[Interface, ...]
+    services: tuple[ServiceInstance, ...]
+    links: tuple[Link, ...]
+    file: str
+    sha256: str
+
+    def service(self, name: str) -> ServiceInstance:
+        return next(service for service in self.services if service.name == name)
+
+    def peer(self, end: LinkEnd) -> LinkEnd:
+        """What the one link at `end` leads to."""
+        return next(link.other(end) for link in self.links if end in link.ends)

@@ -1,0 +1,75 @@
+"""What a kind of service is to the compiler: one record, found by its kind in the registry.
+
+A built-in kind is the package `compiler/services/KIND/` whose `SERVICE` is this record; a third party's is an entry
+point of the group `bpfchain.services` that names such a record. No other file of the compiler knows a kind by name.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import json
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.resources.abc import Traversable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .ir import LoweredPort
+    from .model import Port, ServiceInstance
+    from .source import Report, Value
+    from schemas.manifest import Hook
+
+ENTRY_POINT_GROUP = "bpfchain.services"
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A kind of service.
+
+    `schema`: JSON Schema file of one instance (an object schema with `kind` as a const).
+    `header`: the C logic, `KIND.bpf.h`; it defines `struct KIND_config` and
+    `__u32 KIND_receive(struct packet *, const struct KIND_config *)`, which returns a verdict (compiler/bpf/verdict.h).
+    `ports`: names of the two (or more) fixed ports, or None where the user names them under `ports:`.
+    `transparent`: packets that enter at one port leave, if at all, at the other.
+    `breaks_loops`: a packet cannot circle through it for ever (a router decrements TTL).
+    `resolve`: (the instance's `Value`, ports, report) → the kind's frozen model; the schema has excluded shape errors.
+    `lower`: (instance, incoming port, hook) → what is special about the program for that port.
+    `floods`: the verdict FLOOD may be returned.
+    `drop_reasons`: every reason its C returns, as (number, name) pairs: from `compiler/bpf/drop.h`, or its own from
+    `DROP_SERVICE_FIRST` on.
+    `templates`: folder of its `.j2` files, where it has any.
+    """
+
+    kind: str
+    summary: str
+    schema: Traversable
+    header: Traversable
+    resolve: Callable[[Value, tuple[Port, ...], Report], object]
+    lower: Callable[[ServiceInstance, Port, Hook], LoweredPort]
+    drop_reasons: tuple[tuple[int, str], ...]
+    ports: tuple[str, ...] | None = None
+    transparent: bool = False
+    breaks_loops: bool = False
+    floods: bool = False
+    templates: Traversable | None = None
+    origin: str = field(default="bpfchain", compare=False)
+
+    def json_schema(self) -> Mapping[str, Any]:
+        schema: Mapping[str, Any] = json.loads(self.schema.read_text(encoding="utf-8"))
+        return schema
+
+
+@functools.cache
+def registry() -> Mapping[str, Service]:
+    """Every known kind of service, built-in ones first, each by its kind."""
+    package = importlib.import_module("compiler.services")
+    services = [
+        importlib.import_module(f"compiler.services.{module.name}").SERVICE
+        for module in pkgutil.iter_modules(package.__path__)
+        if module.ispkg
+    ]
+    services += [point.load() for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)]
+    return {service.kind: service for service in services}

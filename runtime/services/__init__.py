@@ -1,0 +1,1 @@
+"""Control planes and counters of the built-in services, one module a kind."""

@@ -1,0 +1,40 @@
+"""Where a service's counters lie: the layout that generated C writes and `status` reads.
+
+Every packet is counted once, at its verdict. A service has one per-CPU array with an element for each incoming port; the
+element is a row of `struct counter {u64 packets, bytes}`: one for each port it went out of, then flood, then host, then
+one for each drop reason. Received totals are the sum of the row; a port's sent totals are the sum of its column.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+COUNTER_SIZE = 16  # bytes: packets, bytes
+DROP_REASON_LIMIT = 64  # reasons are numbers below this
+
+
+@dataclass(frozen=True, slots=True)
+class CounterLayout:
+    """Indices into one port's row of counters, for a service with `ports` ports."""
+
+    ports: int
+
+    @property
+    def flood(self) -> int:
+        return self.ports
+
+    @property
+    def host(self) -> int:
+        return self.ports + 1
+
+    def drop(self, reason: int) -> int:
+        return self.ports + 2 + reason
+
+    @property
+    def entries(self) -> int:
+        return self.ports + 2 + DROP_REASON_LIMIT
+
+    @property
+    def size(self) -> int:
+        """Bytes of one port's row on one CPU."""
+        return self.entries * COUNTER_SIZE

@@ -1,0 +1,241 @@
+"""The manifest: all that the runtime needs to run a compiled chain, as frozen records and as JSON.
+
+`to_json` and `from_json` are exact inverses; `load` also checks the text against manifest.schema.json and every object
+against its SHA-256. Byte strings are lower-case hex in JSON. Names refer to records of the same manifest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+FORMAT = 1
+"""Version of this layout; a runtime refuses a manifest of another one."""
+
+
+class Mode(StrEnum):
+    """How a chain meets an interface; the attach mode of XDP, or the TC ingress hook."""
+
+    NATIVE = "native"
+    GENERIC = "generic"
+    TC = "tc"
+
+    @property
+    def hook(self) -> Hook:
+        return Hook.TC if self is Mode.TC else Hook.XDP
+
+
+class Hook(StrEnum):
+    """What a program is written against; native and generic XDP run the same object."""
+
+    XDP = "xdp"
+    TC = "tc"
+
+
+class Scope(StrEnum):
+    """Who shares a map: the programs of one service, or the whole chain."""
+
+    SERVICE = "service"
+    CHAIN = "chain"
+
+
+class Role(StrEnum):
+    """What becomes of a map's content when a new generation is applied."""
+
+    STATE = "state"  # learned at run time: adopted or migrated
+    COUNTERS = "counters"  # counted at run time: adopted
+    CONFIG = "config"  # from the chain file: updated in place
+    LINKS = "links"  # prog arrays and devmaps: made anew for each generation
+
+
+class HostFact(StrEnum):
+    """What the loader writes into a host-bound symbol before it freezes .rodata."""
+
+    IFINDEX = "ifindex"  # u32, of `device`
+    MAC = "mac"  # 6 bytes, of `device`
+    MTU = "mtu"  # u32, of `device`
+    HZ = "hz"  # u32, jiffies a second
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRecord:
+    """The chain file that was compiled."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceRecord:
+    """A netdevice of the host, under the chain's own name for it; `netns` None is the caller's."""
+
+    name: str
+    device: str
+    mode: Mode
+    netns: str | None
+    span: str
+
+
+@dataclass(frozen=True, slots=True)
+class InternalLinkRecord:
+    """A veth pair that carries flooded copies into the next service: sent into `a`, received at `b` by `program`.
+
+    `interface` names the interface in whose network namespace the pair is made. Used like a device under `name`.
+    """
+
+    name: str
+    hook: Hook
+    program: str
+    interface: str
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRecord:
+    """A compiled object: path relative to the manifest, and the SHA-256 of its bytes."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class LineRecord:
+    """From line `c_line` of the program's C unit on, code stems from `span` (`edge.yaml:14:3`)."""
+
+    c_line: int
+    span: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConstantRecord:
+    """A value compiled into a program: `path` in the chain's terms (`br0.fdb.aging`), `value` as written there."""
+
+    path: str
+    value: str
+    span: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramRecord:
+    """One program: what runs for packets that arrive on `port` of `service` at `hook`. `function` is its ELF symbol."""
+
+    name: str
+    service: str
+    port: str
+    hook: Hook
+    object: str
+    function: str
+    span: str
+    constants: tuple[ConstantRecord, ...]
+    lines: tuple[LineRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EntryRecord:
+    """An initial map entry; `path` is the place in the chain file that it stands for."""
+
+    key: bytes
+    value: bytes
+    path: str
+    span: str
+
+
+@dataclass(frozen=True, slots=True)
+class MapRecord:
+    """A map. `type` is the UAPI name (`BPF_MAP_TYPE_HASH`), `layout` a hash of what entries mean (not of max_entries).
+
+    Entries of a CONFIG map are its initial content. Entries of a COUNTERS map are labels: `path` says what element `key`
+    counts (`guard.block.sources 198.51.100.0/24`), `value` is empty.
+    """
+
+    name: str
+    type: str
+    key_size: int
+    value_size: int
+    max_entries: int
+    flags: int
+    scope: Scope
+    role: Role
+    service: str | None
+    layout: str
+    entries: tuple[EntryRecord, ...]
+    span: str
+
+
+@dataclass(frozen=True, slots=True)
+class TailSlotRecord:
+    """Entry `index` of prog array `map` holds `program`."""
+
+    map: str
+    index: int
+    program: str
+    span: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSlotRecord:
+    """Entry `index` of devmap `map` leads to `device`: an interface's name, or an internal link's (its `a` end)."""
+
+    map: str
+    index: int
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostSymbolRecord:
+    """Each object with a `.rodata*` symbol of this name gets `fact` (of `device`, where it has one) written into it."""
+
+    symbol: str
+    fact: HostFact
+    device: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AttachRecord:
+    """`program` receives what arrives on `interface`."""
+
+    interface: str
+    program: str
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeRecord:
+    """A link as packets take it: out of `service.port` into `target`: `interface NAME`, `program NAME` or `host`."""
+
+    service: str
+    port: str
+    target: str
+    span: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceRecord:
+    """A service instance; `counters` names its per-CPU array (`CounterLayout`); drop reasons are (number, name) pairs."""
+
+    name: str
+    kind: str
+    ports: tuple[str, ...]
+    counters: str
+    drop_reasons: tuple[tuple[int, str], ...]
+    span: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A compiled chain, complete but for the bytes of its objects."""
+
+    format: int
+    version: str
+    chain: str
+    source: SourceRecord
+    features: tuple[str, ...]
+    interfaces: tuple[InterfaceRecord, ...]
+    internal_links: tuple[InternalLinkRecord, ...]
+    services: tuple[ServiceRecord, ...]
+    objects: tuple[ObjectRecord, ...]
+    programs: tuple[ProgramRecord, ...]
+    maps: tuple[MapRecord, ...]
+    tail_slots: tuple[TailSlotRecord, ...]
+    device_slots: tuple[DeviceSlotRecord, ...]
+    host_symbols: tuple[HostSymbolRecord, ...]
+    attach: tuple[AttachRecord, ...]
+    edges: tuple[EdgeRecord, ...]
