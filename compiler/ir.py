@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .model import Interface, ServiceInstance
 from schemas.diagnostic import Span
 from schemas.manifest import Hook, HostFact, Role, Scope
+
+from .model import Interface, ServiceInstance
 
 ProgramName = str
 MapName = str
@@ -18,7 +19,7 @@ MapName = str
 
 @dataclass(frozen=True, slots=True)
 class Inlined:
-    """Compiled in: `literal` initialises field `field` of the config struct; with field "" it is part of generated code."""
+    """Compiled in: `literal` initialises field `field` of the config struct; field "" is part of generated code."""
 
     field: str
     literal: str

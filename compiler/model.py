@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .service import Service
 from schemas.diagnostic import Span
 from schemas.manifest import Mode
+
+from .service import Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A virtual port: `index` counts within its service from 0, in the order of the file or of the kind's fixed ports."""
+    """A virtual port: `index` counts within its service from 0, in the file's or the kind's order."""
 
     service: str
     name: str

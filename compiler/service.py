@@ -17,10 +17,11 @@ from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from schemas.manifest import Hook
+
     from .ir import LoweredPort
     from .model import Port, ServiceInstance
     from .source import Report, Value
-    from schemas.manifest import Hook
 
 ENTRY_POINT_GROUP = "bpfchain.services"
 

@@ -1,6 +1,6 @@
 """Where a service's counters lie: the layout that generated C writes and `status` reads.
 
-Every packet is counted once, at its verdict. A service has one per-CPU array with an element for each incoming port; the
+Every packet is counted once, at its verdict. A service has one per-CPU array, an element for each incoming port; the
 element is a row of `struct counter {u64 packets, bytes}`: one for each port it went out of, then flood, then host, then
 one for each drop reason. Received totals are the sum of the row; a port's sent totals are the sum of its column.
 """

@@ -143,7 +143,7 @@ class EntryRecord:
 class MapRecord:
     """A map. `type` is the UAPI name (`BPF_MAP_TYPE_HASH`), `layout` a hash of what entries mean (not of max_entries).
 
-    Entries of a CONFIG map are its initial content. Entries of a COUNTERS map are labels: `path` says what element `key`
+    Entries of a CONFIG map are its first content. Entries of a COUNTERS map are labels: `path` says what element `key`
     counts (`guard.block.sources 198.51.100.0/24`), `value` is empty.
     """
 
@@ -209,7 +209,7 @@ class EdgeRecord:
 
 @dataclass(frozen=True, slots=True)
 class ServiceRecord:
-    """A service instance; `counters` names its per-CPU array (`CounterLayout`); drop reasons are (number, name) pairs."""
+    """A service; `counters` names its per-CPU array (`CounterLayout`), drop reasons are (number, name) pairs."""
 
     name: str
     kind: str
