@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from schemas.diagnostic import Diagnostic, Span
+from schemas.diagnostic import Diagnostic, InvalidChain, Span
 
 Pointer = tuple[str | int, ...]
 """Path of keys and indices from the document's root, as in `("services", "br0", "ports", "p1")`."""
 
+MAX_BYTES = 4 * 1024 * 1024  # some 100,000 prefixes; more than that is not written by hand
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A chain file: `data` is dict/list/str/int/float/bool/None; `values` and `keys` give the span at each pointer."""
+    """A chain file: `data` is dict/list/str/int/float/bool/None; `values` and `keys` give the span at each pointer.
+
+    `problems` are the mistakes that left the rest readable (a duplicate key, say): they are told with all others.
+    """
 
     file: str
     text: str
@@ -22,6 +29,7 @@ class Source:
     data: Any
     values: Mapping[Pointer, Span]
     keys: Mapping[Pointer, Span]
+    problems: tuple[Diagnostic, ...] = ()
 
     def root(self) -> Value:
         return Value(self, (), self.data)
@@ -83,3 +91,61 @@ class Report:
         self, code: str, message: str, span: Span, *, label: str = "", notes: tuple[str, ...] = (), help: str = ""
     ) -> None:
         self.diagnostics.append(Diagnostic(code, message, span, label, notes, help))
+
+
+def read(file: str, text: str | bytes | None = None) -> Source:
+    """Read the chain file `file`, or `text` under that name. Raises InvalidChain where it is not one YAML document."""
+    from . import yaml12  # PyYAML costs 20 ms, which commands that only name these types need not pay
+
+    raw = _load(file) if text is None else text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    decoded = _decode(file, raw)
+    document = yaml12.parse(file, decoded)
+    digest = hashlib.sha256(raw).hexdigest()
+    return Source(file, decoded, digest, document.data, document.values, document.keys, document.problems)
+
+
+def _load(file: str) -> bytes:
+    try:
+        with Path(file).open("rb") as stream:
+            return stream.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise InvalidChain([Diagnostic("C100", f"cannot read `{file}`: {reason}")]) from error
+
+
+def _decode(file: str, raw: bytes) -> str:
+    if len(raw) > MAX_BYTES:
+        notes = (f"a chain file has up to {MAX_BYTES:,} bytes",)
+        raise InvalidChain([Diagnostic("C109", "file is too large", Span(file, 1, 1, 1, 1), notes=notes)])
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = raw[: error.start].decode("utf-8-sig")
+        message, label = f"byte 0x{raw[error.start]:02x} is not UTF-8", "in front of this byte all is well"
+        advice = "save the file as UTF-8"
+        raise InvalidChain([Diagnostic("C102", message, _end_of(file, before), label, (), advice)]) from error
+    for index, character in enumerate(text):
+        if not character.isprintable() and _forbidden(character):
+            message, label = f"character U+{ord(character):04X} is not allowed", "here"
+            notes = ("a chain file holds printable text, tabs and line ends",)
+            raise InvalidChain([Diagnostic("C102", message, _end_of(file, text[:index]), label, notes)])
+    return text
+
+
+def _forbidden(character: str) -> bool:
+    """Control characters, those that hide or reorder text, and line ends that editors and YAML 1.2 do not count."""
+    import unicodedata
+
+    if character in "\t\n\r":
+        return False
+    return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in _BIDIRECTIONAL
+
+
+_BIDIRECTIONAL = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff"
+
+
+def _end_of(file: str, text: str) -> Span:
+    """The place right behind `text`, the file's beginning."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    line, column = len(lines), len(lines[-1]) + 1
+    return Span(file, line, column, line, column + 1)
