@@ -1,0 +1,164 @@
+"""`Source` and JSON Schema in, diagnostics out: mistakes of shape, each with the place that it makes unusable."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from schemas.diagnostic import Diagnostic
+
+from .service import Service, registry
+from .source import Pointer, Source, Value
+from .wording import explain, matches
+
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
+
+JsonSchema = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeError:
+    """A diagnostic, and the pointer of the value that cannot be relied on."""
+
+    diagnostic: Diagnostic
+    pointer: Pointer
+
+
+def validate(source: Source) -> tuple[Diagnostic, ...]:
+    """Every mistake of shape in `source`, those that reading it met included, in the order of the file."""
+    found = {*source.problems, *(error.diagnostic for error in shape_errors(source))}
+    return in_order(found)
+
+
+def in_order(diagnostics: set[Diagnostic]) -> tuple[Diagnostic, ...]:
+    """By place, then by code."""
+    return tuple(sorted(diagnostics, key=lambda found: (found.span is not None, found.span, found.code, found.message)))
+
+
+def shape_errors(source: Source) -> tuple[ShapeError, ...]:
+    """What the schemas say: that of a chain, and of each service the schema of its kind."""
+    root = source.root()
+    found = list(_errors(root, chain_schema()))
+    services = root.get("services")
+    if services is not None and isinstance(services.data, dict):
+        for _, instance in services.items():
+            kind = instance.data.get("kind") if isinstance(instance.data, dict) else None
+            if isinstance(kind, str) and kind in registry():
+                found += _errors(instance, registry()[kind].json_schema())
+    return tuple(dict.fromkeys(found))
+
+
+@functools.cache
+def chain_schema() -> JsonSchema:
+    """The schema of a chain file, without those of the services."""
+    schema: JsonSchema = json.loads((files("schemas") / "chain.schema.json").read_text(encoding="utf-8"))
+    return schema
+
+
+def merged_schema() -> JsonSchema:
+    """The schema of a chain file with every known kind of service in it, for editors."""
+    merged: dict[str, Any] = json.loads(json.dumps(chain_schema()))
+    kinds = {kind: registry()[kind] for kind in sorted(registry())}
+    instance = merged["$defs"]["service"]
+    instance["properties"]["kind"] |= {
+        "enum": list(kinds),
+        "markdownEnumDescriptions": [service.summary for service in kinds.values()],
+    }
+    instance["allOf"] = []
+    for kind, service in kinds.items():
+        name = f"service-{kind}"
+        merged["$defs"][name] = _moved(service, name)
+        condition = {"properties": {"kind": {"const": kind}}, "required": ["kind"]}
+        instance["allOf"].append({"if": condition, "then": {"$ref": f"#/$defs/{name}"}})
+    return merged
+
+
+def _moved(service: Service, name: str) -> JsonSchema:
+    """A service's schema with its references made right for its place below `$defs`."""
+
+    def move(data: Any) -> Any:
+        if isinstance(data, list):
+            return [move(item) for item in data]
+        if not isinstance(data, dict):
+            return data
+        return {
+            key: f"#/$defs/{name}{item[1:]}" if key == "$ref" and isinstance(item, str) else move(item)
+            for key, item in data.items()
+            if key not in ("$schema", "$id")
+        }
+
+    moved: JsonSchema = move(service.json_schema())
+    return moved
+
+
+def _errors(value: Value, schema: JsonSchema) -> Iterator[ShapeError]:
+    for error in _validator_class()(schema).iter_errors(value.data):
+        yield from _diagnostics(error, value)
+
+
+@functools.cache
+def _validator_class() -> Any:
+    """jsonschema's validator, but 1.0 is no integer, .inf no number, and patterns are those of the specification."""
+    import jsonschema  # costs 150 ms
+
+    base: Any = jsonschema.Draft202012Validator
+    types = base.TYPE_CHECKER.redefine_many({"integer": _is_integer, "number": _is_number})
+
+    def pattern(_validator: Any, wanted: str, data: Any, _schema: Any) -> Iterator[Any]:
+        if isinstance(data, str) and not matches(wanted, data):
+            yield jsonschema.ValidationError(f"does not match {wanted}")
+
+    extend: Any = jsonschema.validators.extend  # untyped
+    return extend(base, validators={"pattern": pattern}, type_checker=types)
+
+
+def _is_integer(_checker: Any, data: Any) -> bool:
+    return isinstance(data, int) and not isinstance(data, bool)
+
+
+def _is_number(_checker: Any, data: Any) -> bool:
+    return isinstance(data, int | float) and not isinstance(data, bool) and math.isfinite(data)
+
+
+def _diagnostics(error: ValidationError, root: Value) -> Iterator[ShapeError]:
+    """One error of jsonschema as it is told; of several alternatives only the one that was meant."""
+    meant = _meant(error)
+    if meant:
+        for part in meant:
+            yield from _diagnostics(part, root)
+        return
+    value = _at(root, error)
+    schema = error.schema if isinstance(error.schema, dict) else {}
+    is_name = isinstance(value.data, dict) and isinstance(error.instance, str)  # from `propertyNames`
+    if is_name:
+        value = Value(root.source, (*value.pointer, str(error.instance)), error.instance)
+    for diagnostic in explain(str(error.validator), value, schema, error.validator_value, is_name):
+        yield ShapeError(diagnostic, value.pointer)
+
+
+def _at(root: Value, error: ValidationError) -> Value:
+    data = root.data
+    for key in error.absolute_path:
+        data = data[key]
+    return Value(root.source, (*root.pointer, *error.absolute_path), data)
+
+
+def _meant(error: ValidationError) -> list[ValidationError]:
+    """For `anyOf` and `oneOf`: the errors of the one alternative whose type fits the value, if it is just one."""
+    if error.validator not in ("anyOf", "oneOf"):
+        return []
+    branches: dict[Any, list[ValidationError]] = {}
+    for part in error.context or ():
+        branches.setdefault(part.relative_schema_path[0], []).append(part)
+    fitting = [parts for parts in branches.values() if not any(map(_wrong_altogether, parts))]
+    return fitting[0] if len(fitting) == 1 else []
+
+
+def _wrong_altogether(error: ValidationError) -> bool:
+    return not error.relative_path and error.validator in ("type", "const", "enum")

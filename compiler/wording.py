@@ -1,0 +1,245 @@
+"""A keyword of JSON Schema that a value fails in, the diagnostic in the words of the chain language out.
+
+What jsonschema itself says is never shown. A schema takes part in the wording: `title` is a noun phrase for what is
+accepted ("a device name"), `description` explains it, and the first of `examples` can be pasted.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from schemas.diagnostic import Diagnostic, Span
+
+from .source import Value
+from .words import closest, did_you_mean, kind_of, listed, show
+
+JsonSchema = Mapping[str, Any]
+Notes = tuple[str, ...]
+
+NAME_TITLE = "a name"  # of the schema that names follow; they have a code of their own
+
+_TYPES = {
+    "object": "a mapping",
+    "array": "a list",
+    "string": "a string",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "null": "nothing",
+}
+
+
+def explain(keyword: str, value: Value, schema: JsonSchema, argument: Any, is_name: bool) -> Iterator[Diagnostic]:
+    """What is wrong with `value`, which fails `keyword: argument` of `schema`; `is_name` where it is itself a key."""
+    if is_name or (keyword == "pattern" and schema.get("title") == NAME_TITLE):
+        yield _bad_name(value, schema)
+    else:
+        yield from _EXPLANATIONS.get(keyword, _not_accepted)(value, schema, argument)
+
+
+@functools.cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """The pattern as ECMA 262 has it: `$` is the very end, `\\d` an ASCII digit."""
+    pieces = r"\\.|\[(?:\\.|[^\]\\])*\]|\$"
+    return re.compile(re.sub(pieces, lambda found: r"\Z" if found[0] == "$" else found[0], pattern), re.ASCII)
+
+
+def matches(pattern: str, text: str) -> bool:
+    """Whether the JSON Schema pattern occurs in `text`."""
+    return _compiled(pattern).search(text) is not None
+
+
+def accepted(schema: JsonSchema) -> str:
+    """What a schema takes, as a noun phrase."""
+    if "title" in schema:
+        return str(schema["title"])
+    if "const" in schema:
+        return show(schema["const"])
+    if "enum" in schema:
+        return f"one of {listed(map(str, schema['enum']), '`')}"
+    for alternatives in ("anyOf", "oneOf"):
+        if alternatives in schema:
+            return " or ".join(dict.fromkeys(accepted(branch) for branch in schema[alternatives]))
+    types = schema.get("type", [])
+    names = [_TYPES.get(name, str(name)) for name in ([types] if isinstance(types, str) else types)]
+    return " or ".join(names) or "another value"
+
+
+def flow(data: Any) -> str:
+    """Plain data in one line of YAML."""
+    if isinstance(data, dict):
+        return "{" + ", ".join(f"{key}: {flow(item)}" for key, item in data.items()) + "}"
+    if isinstance(data, list):
+        return "[" + ", ".join(map(flow, data)) + "]"
+    if isinstance(data, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9./-]*(:[A-Za-z0-9./-]+)*", data):
+        return data
+    return json.dumps(data)
+
+
+def _bad_name(value: Value, schema: JsonSchema) -> Diagnostic:
+    name = str(value.data)
+    better = re.sub(r"-+", "-", re.sub(r"[^a-z0-9]", "-", name.lower())).lstrip("-0123456789")[:32].rstrip("-")
+    return Diagnostic(
+        "C119",
+        f"{show(name)} is not {accepted(schema) if 'title' in schema else 'a name that is allowed here'}",
+        value.key_span if value.data != _data_at(value) else value.span,
+        notes=_described(schema),
+        help=f"did you mean `{better}`?" if better and better != name else "",
+    )
+
+
+def _data_at(value: Value) -> Any:
+    """What the file really has at the value's place: not the same where `value` stands for a key."""
+    data = value.source.data
+    for step in value.pointer:
+        data = data[step]
+    return data
+
+
+def _unknown_key(value: Value, schema: JsonSchema, _: Any) -> Iterator[Diagnostic]:
+    known: Sequence[str] = list(schema.get("properties", {}))
+    patterns: Sequence[str] = list(schema.get("patternProperties", {}))
+    free = [key for key in known if key not in value.data]
+    for key, item in value.items():
+        if key in known or any(matches(pattern, key) for pattern in patterns):
+            continue
+        meant = closest(key, free)
+        yield Diagnostic(
+            "C110",
+            f"unknown key {show(key)}",
+            item.key_span,
+            f"{_owner(value)} has no such key",
+            (f"keys here: {listed(known)}",) if known else (),
+            f"did you mean `{meant}`?" if meant else "",
+        )
+
+
+def _missing_key(value: Value, schema: JsonSchema, required: Sequence[str]) -> Iterator[Diagnostic]:
+    for key in required:
+        if key in value.data:
+            continue
+        inner: JsonSchema = schema.get("properties", {}).get(key, {})
+        example = f"for example `{key}: {flow(inner['examples'][0])}`" if inner.get("examples") else ""
+        notes = tuple(f"`{key}`: {note}" for note in _described(inner))
+        yield Diagnostic("C111", f"missing key `{key}`", _head(value), f"{_owner(value)} needs it", notes, example)
+
+
+def _wrong_type(value: Value, schema: JsonSchema, _: Any) -> Iterator[Diagnostic]:
+    found = show(value.data) if isinstance(value.data, bool | float) else kind_of(value.data)
+    message = f"expected {accepted(schema)}, found {found}"
+    span = value.span if value.data is not None else _head(value)
+    yield Diagnostic("C112", message, span, f"this is {found}", _described(schema), _example(schema))
+
+
+def _out_of_range(value: Value, schema: JsonSchema, _: Any) -> Iterator[Diagnostic]:
+    parts = [
+        f"{words} {schema[keyword]}"
+        for keyword, words in (
+            ("minimum", "at least"),
+            ("exclusiveMinimum", "more than"),
+            ("maximum", "at most"),
+            ("exclusiveMaximum", "less than"),
+            ("multipleOf", "a multiple of"),
+        )
+        if keyword in schema
+    ]
+    notes = (f"allowed: {' and '.join(parts)}", *_described(schema))
+    yield Diagnostic("C113", f"{show(value.data)} is out of range", value.span, "out of range", notes)
+
+
+def _wrong_size(value: Value, schema: JsonSchema, _: Any) -> Iterator[Diagnostic]:
+    unit = "characters" if isinstance(value.data, str) else "items" if isinstance(value.data, list) else "keys"
+    suffix = {"characters": "Length", "items": "Items", "keys": "Properties"}[unit]
+    least, most = schema.get(f"min{suffix}"), schema.get(f"max{suffix}")
+    if least == most:
+        allowed = f"exactly {least}"
+    else:
+        allowed = " and ".join(f"{w} {n}" for w, n in (("at least", least), ("at most", most)) if n is not None)
+    message = f"{accepted(schema)} has {allowed} {unit}, this one {len(value.data)}"
+    span = value.span if value.data else _head(value)
+    label = "too few" if least is not None and len(value.data) < least else "too many"
+    yield Diagnostic("C114", message, span, label, _described(schema), _example(schema))
+
+
+def _not_one_of(value: Value, schema: JsonSchema, allowed: Any) -> Iterator[Diagnostic]:
+    choices = [str(choice) for choice in (allowed if isinstance(allowed, list) else [allowed])]
+    what = schema.get("title", "a value that is allowed here")
+    found = show(value.data) if not isinstance(value.data, dict | list) else kind_of(value.data)
+    suggestion = did_you_mean(value.data, choices) if isinstance(value.data, str) else ""
+    span = value.span if value.data is not None else _head(value)
+    notes = (f"allowed: {listed(choices)}", *_described(schema))
+    yield Diagnostic("C115", f"{found} is not {what}", span, "", notes, suggestion)
+
+
+def _wrong_form(value: Value, schema: JsonSchema, _: Any) -> Iterator[Diagnostic]:
+    what = schema.get("title", "in a form that is accepted here")
+    message = f"{show(value.data)} is not {what}"
+    yield Diagnostic("C116", message, value.span, "", _described(schema), _example(schema))
+
+
+def _repeated(value: Value, _schema: JsonSchema, _: Any) -> Iterator[Diagnostic]:
+    seen: list[Value] = []
+    for item in value.elements():
+        first = next((other for other in seen if other.data == item.data), None)
+        if first is None:
+            seen.append(item)
+            continue
+        message, notes = f"{show(item.data)} is listed twice", (f"first at {first.span}",)
+        yield Diagnostic("C117", message, item.span, "the second one", notes, "leave one of them out")
+
+
+def _not_accepted(value: Value, schema: JsonSchema, _: Any) -> Iterator[Diagnostic]:
+    found = show(value.data) if not isinstance(value.data, dict | list) else kind_of(value.data)
+    notes = (f"accepted: {accepted(schema)}", *_described(schema))
+    yield Diagnostic("C118", f"{found} is not accepted here", _head(value), "", notes, _example(schema))
+
+
+def _missing_partner(value: Value, _schema: JsonSchema, dependent: Mapping[str, Any]) -> Iterator[Diagnostic]:
+    for key, partners in dependent.items():
+        missing = [partner for partner in partners if partner not in value.data] if key in value.data else []
+        if missing:
+            item = Value(value.source, (*value.pointer, key), value.data[key])
+            message = f"`{key}` needs {listed(missing, '`')} beside it"
+            yield Diagnostic("C118", message, item.key_span, "not without the other")
+
+
+_EXPLANATIONS: Mapping[str, Callable[[Value, JsonSchema, Any], Iterator[Diagnostic]]] = {
+    "additionalProperties": _unknown_key,
+    "required": _missing_key,
+    "type": _wrong_type,
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"), _out_of_range),
+    **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems"), _wrong_size),
+    **dict.fromkeys(("minProperties", "maxProperties"), _wrong_size),
+    **dict.fromkeys(("enum", "const"), _not_one_of),
+    **dict.fromkeys(("pattern", "format"), _wrong_form),
+    "uniqueItems": _repeated,
+    "dependentRequired": _missing_partner,
+}
+
+
+def _owner(value: Value) -> str:
+    """Whose keys they are: `br0.fdb`, or the chain."""
+    return f"`{value.path}`" if value.path else "the chain"
+
+
+def _head(value: Value) -> Span:
+    """Where to point for a whole value: at its key; at the first key for the document itself."""
+    if value.pointer:
+        return value.key_span
+    first = next((item.key_span for _, item in value.items()), None) if isinstance(value.data, dict) else None
+    return first or value.span
+
+
+def _described(schema: JsonSchema) -> Notes:
+    """The schema's description as a note: lower case, without a full stop."""
+    text = str(schema.get("description", "")).rstrip(".")
+    return (text[:1].lower() + text[1:] if text[1:2].islower() or text[1:2] == " " else text,) if text else ()
+
+
+def _example(schema: JsonSchema) -> str:
+    examples = schema.get("examples")
+    return f"for example `{flow(examples[0])}`" if examples else ""
