@@ -1,0 +1,211 @@
+"""The file's `links` in, `Link` values out: every end found, every port and interface linked exactly once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from schemas.diagnostic import Span
+
+from .model import Host, Interface, Link, LinkEnd, Port, ServiceInstance
+from .source import Report, Value
+from .words import closest, did_you_mean, listed, show
+
+HOST, FROM_HOST = "host", "from-host"
+RESERVED = (HOST, FROM_HOST)  # link ends that no interface or service may be named like
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What a link can lead to.
+
+    `interfaces` and `services` are those that could be resolved, the `known_…` names all that the file has. Ports of
+    the services in `open` are not known (a mistake elsewhere), so any name is taken for one.
+    """
+
+    interfaces: tuple[Interface, ...]
+    services: tuple[ServiceInstance, ...]
+    known_interfaces: Mapping[str, Span]
+    known_services: Mapping[str, Span]
+    open: frozenset[str]
+
+    @cached_property
+    def interface(self) -> Mapping[str, Interface]:
+        return {interface.name: interface for interface in self.interfaces}
+
+    @cached_property
+    def ports(self) -> Mapping[str, Mapping[str, Port]]:
+        """Of every service whose ports are known: its ports by name."""
+        return {s.name: {port.name: port for port in s.ports} for s in self.services if s.name not in self.open}
+
+    def linkable(self) -> Iterable[tuple[str, Span]]:
+        """All that must be linked once, as a link writes it."""
+        yield from self.known_interfaces.items()
+        for ports in self.ports.values():
+            for port in ports.values():
+                yield str(port), port.span
+
+
+@dataclass(slots=True)
+class _Uses:
+    """Where each end was named first; `meant` were misspelt, `astray` counts wrong ends that may have meant any."""
+
+    first: dict[str, Value] = field(default_factory=dict)
+    meant: set[str] = field(default_factory=set)
+    astray: int = 0
+
+
+def resolve_links(links: Value | None, ends: Ends, report: Report) -> tuple[Link, ...]:
+    """Every link whose two ends could be resolved."""
+    if links is None or not isinstance(links.data, list):
+        return ()
+    uses = _Uses()
+    resolved = [link for value in links.elements() if (link := _link(value, ends, uses, report)) is not None]
+    _check_unlinked(ends, uses, report)
+    return tuple(resolved)
+
+
+def _link(value: Value, ends: Ends, uses: _Uses, report: Report) -> Link | None:
+    if not isinstance(value.data, list) or len(value.data) != 2:
+        uses.astray += 2
+        return None
+    first, second = value.elements()
+    if first.data == second.data and first.data not in RESERVED and isinstance(first.data, str):
+        message, label = f"{show(first.data)} is linked to itself", "a link joins two different ends"
+        report.error("C208", message, value.span, label=label)
+        uses.meant.add(first.data)
+        return None
+    found = [_end(end, ends, uses, report) for end in (first, second)]
+    names = [end.data for end in (first, second)]
+    if all(name in ends.known_interfaces or name in RESERVED for name in names if isinstance(name, str)):
+        _portless(value, names, report)
+        return None
+    return Link((found[0], found[1]), value.span) if found[0] is not None and found[1] is not None else None
+
+
+def _portless(value: Value, names: list[object], report: Report) -> None:
+    if all(isinstance(name, str) for name in names) and FROM_HOST not in names:
+        notes = ("one end at least is a port of a service: without one nothing would look at the packets",)
+        report.error("C207", "link without a service", value.span, label="no service at either end", notes=notes)
+
+
+def _end(value: Value, ends: Ends, uses: _Uses, report: Report) -> LinkEnd | None:
+    """The end that `value` names; None where it cannot be told, which has then been reported."""
+    text = value.data
+    if not isinstance(text, str):
+        uses.astray += 1
+        return None
+    if text == HOST:
+        return Host()
+    if text == FROM_HOST:
+        notes = ("as a destination, `host` is there: packets go up into the stack",)
+        message, label = "packets that this machine sends cannot enter a chain yet", "reserved for them"
+        report.error("C218", message, value.span, label=label, notes=notes)
+        return None
+    name, dot, port = text.partition(".")
+    end = _port(value, name, port, ends, uses, report) if dot else _interface(value, ends, uses, report)
+    if text in ends.known_interfaces or name in ends.known_services:
+        _use(value, bool(dot), uses, report)
+    return end
+
+
+def _use(value: Value, is_port: bool, uses: _Uses, report: Report) -> None:
+    first = uses.first.setdefault(value.data, value)
+    if first is not value:
+        code, what = ("C203", "port") if is_port else ("C205", "interface")
+        message, notes = f"{what} {show(value.data)} is linked twice", (f"first linked at {first.span}",)
+        report.error(code, message, value.span, label="the second link", notes=notes)
+
+
+def _interface(value: Value, ends: Ends, uses: _Uses, report: Report) -> Interface | None:
+    name = value.data
+    if name in ends.known_interfaces:
+        return ends.interface.get(name)
+    if name in ends.known_services:
+        ports = ends.ports.get(name, {})
+        free = [port for port in ports if f"{name}.{port}" not in uses.first]
+        uses.astray += 1
+        report.error(
+            "C202",
+            f"{show(name)} is a service, a link leads to one of its ports",
+            value.span,
+            label="which port?",
+            notes=(f"its ports: {listed(ports)}",) if ports else (),
+            help=f"for example `{name}.{free[0]}`" if free else "",
+        )
+        return None
+    _dangling(value, "interface", name, [*ends.known_interfaces, HOST], uses, report)
+    return None
+
+
+def _port(value: Value, name: str, port: str, ends: Ends, uses: _Uses, report: Report) -> Port | None:
+    if name in ends.known_interfaces and name not in ends.known_services:
+        uses.meant.add(name)
+        message, advice = f"{show(name)} is an interface and has no ports", f"did you mean `{name}`?"
+        report.error("C201", message, value.span, label="not a service", help=advice)
+        return None
+    if name not in ends.known_services:
+        _dangling(value, "service", name, list(ends.known_services), uses, report, port)
+        return None
+    if name in ends.open:
+        return None
+    ports = ends.ports.get(name, {})
+    if port not in ports:
+        meant = closest(port, ports)
+        if meant:
+            uses.meant.add(f"{name}.{meant}")
+        else:
+            uses.astray += 1
+        report.error(
+            "C202",
+            f"service `{name}` has no port {show(port)}",
+            _part(value, len(name) + 1, len(port)),
+            label="no port has this name",
+            notes=(f"its ports: {listed(ports)}",),
+            help=f"did you mean `{meant}`?" if meant else "",
+        )
+    return ports.get(port)
+
+
+def _dangling(
+    value: Value, what: str, name: str, known: list[str], uses: _Uses, report: Report, port: str = ""
+) -> None:
+    meant = closest(name, known)
+    if meant:
+        uses.meant.add(f"{meant}.{port}" if port else meant)
+    else:
+        uses.astray += 1
+    report.error(
+        "C201",
+        f"link to unknown {what} {show(name)}",
+        _part(value, 0, len(name)),
+        label=f"no {what} has this name",
+        notes=(f"{what}s here: {listed(sorted(name for name in known if name != HOST)) or 'none'}",),
+        help=did_you_mean(name, known),
+    )
+
+
+def _part(value: Value, start: int, length: int) -> Span:
+    """The stretch of an end that is wrong, where the file writes it without quotes and in one line."""
+    span = value.span
+    if span.line != span.end_line or span.end_column - span.column != len(value.data) or not length:
+        return span
+    column = span.column + start
+    return Span(span.file, span.line, column, span.line, column + length)
+
+
+def _check_unlinked(ends: Ends, uses: _Uses, report: Report) -> None:
+    """Report what no link names, unless links that could not be understood account for all of it."""
+    loose = [(name, span) for name, span in ends.linkable() if name not in uses.first and name not in uses.meant]
+    if len(loose) <= uses.astray:
+        return
+    interfaces = [name for name, _ in loose if name in ends.known_interfaces]
+    for name, span in loose:
+        if name in ends.known_interfaces:
+            advice = "link it to a service's port, or remove it"
+            report.error("C206", f"interface `{name}` is not linked", span, label="no link leads here", help=advice)
+        else:
+            to = interfaces[0] if len(interfaces) == 1 else HOST
+            advice = f"add `- [{name}, {to}]` to `links`"
+            report.error("C204", f"port `{name}` is not linked", span, label="no link leads here", help=advice)

@@ -1,0 +1,159 @@
+"""`Source` in, `Chain` out; or every mistake of the file at once, of shape and of meaning."""
+
+from __future__ import annotations
+
+from schemas.diagnostic import InvalidChain, Span
+from schemas.manifest import Mode
+
+from .links import RESERVED, Ends, resolve_links
+from .model import Chain, Interface, Port, ServiceInstance
+from .service import Service, registry
+from .source import Pointer, Report, Source, Value
+from .topology import check_topology
+from .validate import in_order, shape_errors
+from .words import did_you_mean, listed, show
+
+DEVICE_NAME_BYTES = 15  # IFNAMSIZ without its NUL
+
+
+def resolve(source: Source) -> Chain:
+    """Resolve a chain file. Raises InvalidChain with all of its diagnostics, in the order of the file."""
+    shape = shape_errors(source)
+    report = Report([*source.problems, *(error.diagnostic for error in shape)])
+    chain = _Resolver(source, frozenset(error.pointer for error in shape), report).chain()
+    if report.diagnostics:
+        raise InvalidChain(in_order(set(report.diagnostics)))
+    return chain
+
+
+class _Resolver:
+    """Resolves what can be relied on: a part with a mistake of shape is passed over, the rest is not."""
+
+    def __init__(self, source: Source, broken: frozenset[Pointer], report: Report) -> None:
+        self._root = source.root()
+        self._wrong = broken
+        self._unsound = frozenset(pointer[:depth] for pointer in broken for depth in range(len(pointer) + 1))
+        self._report = report
+
+    def chain(self) -> Chain:
+        """The chain; complete only where nothing was reported."""
+        name, mode = self._root.get("chain"), self._mode(self._root.get("mode"), Mode.NATIVE)
+        interfaces = self._interfaces(mode)
+        services = self._services()
+        self._check_names()
+        known = self._known("interfaces"), self._known("services")
+        ends = Ends(interfaces, services, *known, self._open_services())
+        links = resolve_links(self._root.get("links"), ends, self._report)
+        check_topology(interfaces, services, links, self._report, complete=not self._report.diagnostics)
+        text = name.data if name is not None and isinstance(name.data, str) else ""
+        source = self._root.source
+        return Chain(text, mode, interfaces, services, links, source.file, source.sha256)
+
+    def _sound(self, value: Value | None) -> bool:
+        """Whether neither the value nor anything in it has a mistake of shape."""
+        return value is not None and value.pointer not in self._unsound
+
+    def _entries(self, key: str) -> list[tuple[str, Value]]:
+        section = self._root.get(key)
+        return list(section.items()) if section is not None and isinstance(section.data, dict) else []
+
+    def _known(self, key: str) -> dict[str, Span]:
+        """Every name that the section has, whether what stands under it is right or not."""
+        return {name: value.key_span for name, value in self._entries(key)}
+
+    def _mode(self, value: Value | None, default: Mode) -> Mode:
+        return Mode(value.data) if value is not None and self._sound(value) else default
+
+    def _check_names(self) -> None:
+        services = dict(self._entries("services"))
+        for name, value in [*self._entries("interfaces"), *services.items()]:
+            if name in RESERVED:
+                label = "choose another name"
+                self._report.error("C222", f"name `{name}` is reserved", value.key_span, label=label)
+        for name, value in self._entries("interfaces"):
+            if name in services:
+                notes = (f"the service is at {services[name].key_span}",)
+                message = f"`{name}` names an interface and a service"
+                self._report.error("C222", message, value.key_span, label="choose another name", notes=notes)
+
+    def _interfaces(self, chain_mode: Mode) -> tuple[Interface, ...]:
+        resolved: list[Interface] = []
+        seen: dict[tuple[str | None, str], Value] = {}
+        for name, value in self._entries("interfaces"):
+            device, netns = value.get("device"), value.get("netns")
+            if not self._sound(value) or device is None:
+                continue
+            if self._check_device(device):
+                place = (netns.data if netns else None, device.data)
+                self._check_once(seen.setdefault(place, device), device)
+            mode = self._mode(value.get("mode"), chain_mode)
+            resolved.append(Interface(name, device.data, mode, netns.data if netns else None, value.key_span))
+        return tuple(resolved)
+
+    def _check_device(self, value: Value) -> bool:
+        """What dev_valid_name() in net/core/dev.c accepts."""
+        device: str = value.data
+        size = len(device.encode())
+        if size > DEVICE_NAME_BYTES:
+            message, label = f"device name {show(device)} is too long", f"{size} bytes"
+            notes = (f"the kernel's limit is {DEVICE_NAME_BYTES} bytes",)
+            self._report.error("C210", message, value.span, label=label, notes=notes)
+        elif device in ("", ".", "..") or any(c in "/:" or c.isspace() or not c.isprintable() for c in device):
+            notes = ("no `/`, no `:`, no spaces, and neither `.` nor `..`",)
+            self._report.error("C210", f"{show(device)} cannot be a device's name", value.span, notes=notes)
+        else:
+            return True
+        return False
+
+    def _check_once(self, first: Value, device: Value) -> None:
+        if first.pointer != device.pointer:
+            message, notes = f"device {show(device.data)} is here twice", (f"first at {first.span}",)
+            self._report.error("C211", message, device.span, label="one interface for each device", notes=notes)
+
+    def _services(self) -> tuple[ServiceInstance, ...]:
+        resolved = []
+        for name, value in self._entries("services"):
+            kind = value.get("kind")
+            if kind is None or not isinstance(kind.data, str):
+                continue
+            service = registry().get(kind.data)
+            if service is None:
+                self._unknown_kind(kind)
+            else:
+                resolved.append(self._instance(name, service, value))
+        return tuple(resolved)
+
+    def _unknown_kind(self, kind: Value) -> None:
+        self._report.error(
+            "C209",
+            f"unknown kind of service {show(kind.data)}",
+            kind.span,
+            label="no such kind",
+            notes=(f"kinds here: {listed(sorted(registry()))}",),
+            help=did_you_mean(kind.data, registry()),
+        )
+
+    def _instance(self, name: str, service: Service, value: Value) -> ServiceInstance:
+        ports = self._ports(name, service, value)
+        config = service.resolve(value, ports, self._report) if self._sound(value) else None
+        return ServiceInstance(name, service, ports, config, value.key_span)
+
+    def _ports(self, name: str, service: Service, value: Value) -> tuple[Port, ...]:
+        if service.ports is not None:
+            return tuple(Port(name, port, index, value.key_span) for index, port in enumerate(service.ports))
+        named = value.get("ports")
+        if named is None or not isinstance(named.data, dict):
+            return ()
+        return tuple(Port(name, port, index, item.key_span) for index, (port, item) in enumerate(named.items()))
+
+    def _open_services(self) -> frozenset[str]:
+        """Services whose ports are not known, because their kind or their `ports` is wrong."""
+        wrong = set()
+        for name, value in self._entries("services"):
+            kind = value.get("kind")
+            service = registry().get(kind.data) if kind is not None and isinstance(kind.data, str) else None
+            ports = value.get("ports")
+            named = ports is not None and isinstance(ports.data, dict) and ports.pointer not in self._wrong
+            if service is None or (service.ports is None and not named):
+                wrong.add(name)
+        return frozenset(wrong)
