@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * A transparent filter against floods, after the DDoS mitigator of Miano et al., "Creating Complex Network Services
+ * with eBPF" (HPSR 2018): block lists of addresses, protocols and ports, and a packet rate for each source.
+ *
+ * A null field is a feature that is off. Checks come in the order of the headers, so the first that fails names the
+ * reason: source, destination, protocol, port, rate. Whatever is not IP passes.
+ */
+#ifndef BPFCHAIN_DDOS_H
+#define BPFCHAIN_DDOS_H
+
+#include "counters.h"
+#include "helpers.h"
+#include "packet.h"
+#include "parse.h"
+#include "verdict.h"
+
+enum {
+	/* Tries at moving a bucket that other CPUs move too; each one that fails has let another packet through. */
+	DDOS_RATE_ATTEMPTS = 8,
+	DDOS_TIME_SHIFT = 4, /* buckets keep time in sixteenths of a nanosecond: exact to 0.1 % up to 10 Mpps */
+};
+
+struct ddos_config {
+	__u32 out; /* the other port */
+
+	/* Lists that are code. They return 0, or 1 + the element of `blocked` that counts the entry. Host byte order.
+	 */
+	__u32 (*source4)(__u32 address);
+	__u32 (*source6)(__u64 high, __u64 low);
+	__u32 (*destination4)(__u32 address);
+	__u32 (*destination6)(__u64 high, __u64 low);
+	__u32 (*protocol)(__u32 protocol);
+	__u32 (*port)(__u32 protocol, __u32 port);
+	__u32 (*source_port)(__u32 protocol, __u32 port);
+	void *blocked; /* per-CPU array of struct counter */
+
+	/* Lists that are LPM tries: the value is the entry's struct counter. */
+	void *sources4;
+	void *sources6;
+	void *destinations4;
+	void *destinations6;
+
+	/* A bucket for each IPv4 address and each IPv6 /64; times in units of 1 ns >> DDOS_TIME_SHIFT. */
+	void *buckets4;
+	void *buckets6;
+	__u64 rate_interval;  /* between two packets at the full rate */
+	__u64 rate_tolerance; /* how far a burst may run ahead: (burst - 1) intervals */
+	bool rate_coarse;     /* the clock that ticks with the kernel is fine enough */
+};
+
+struct ddos_prefix4 {
+	__u32 length;
+	__be32 address;
+};
+
+struct ddos_prefix6 {
+	__u32 length;
+	struct in6_addr address;
+};
+
+/* When the next packet of a source would be due if it kept exactly to its rate: the whole state of its bucket. */
+struct ddos_bucket {
+	__u64 due;
+};
+
+/* True if `found` is an entry of a list that is code; counts it there. */
+static __always_inline bool ddos_listed(const struct packet *pkt, const struct ddos_config *cfg, __u32 found)
+{
+	struct counter *counter;
+	__u32 index = found - 1;
+
+	if (likely(!found))
+		return false;
+	counter = bpf_map_lookup_elem(cfg->blocked, &index);
+	if (counter)
+		count(counter, pkt->bytes);
+	return true;
+}
+
+/* True if the trie has a prefix of the address; counts it there, for all CPUs together. */
+static __always_inline bool ddos_in_trie(const struct packet *pkt, void *trie, const void *key)
+{
+	struct counter *counter = bpf_map_lookup_elem(trie, key);
+
+	if (!counter)
+		return false;
+	__sync_fetch_and_add(&counter->packets, 1);
+	__sync_fetch_and_add(&counter->bytes, pkt->bytes);
+	return true;
+}
+
+static __always_inline bool ddos_in_trie4(const struct packet *pkt, void *trie, __be32 address)
+{
+	struct ddos_prefix4 key = {.length = 32, .address = address};
+
+	return ddos_in_trie(pkt, trie, &key);
+}
+
+static __always_inline bool ddos_in_trie6(const struct packet *pkt, void *trie, const struct in6_addr *address)
+{
+	struct ddos_prefix6 key = {.length = 128, .address = *address};
+
+	return ddos_in_trie(pkt, trie, &key);
+}
+
+static __always_inline __u64 ddos_high(const struct in6_addr *address)
+{
+	return (__u64)bpf_ntohl(address->u6_addr32[0]) << 32 | bpf_ntohl(address->u6_addr32[1]);
+}
+
+static __always_inline __u64 ddos_low(const struct in6_addr *address)
+{
+	return (__u64)bpf_ntohl(address->u6_addr32[2]) << 32 | bpf_ntohl(address->u6_addr32[3]);
+}
+
+/*
+ * The generic cell rate algorithm (ITU-T I.371), a token bucket in one word. It is exact: the bucket is shared by all
+ * CPUs and moved by compare-and-swap, so that a source never gets more than its rate and burst.
+ */
+static __always_inline bool ddos_take_token(const struct ddos_config *cfg, struct ddos_bucket *bucket, __u64 now)
+{
+	for (int attempt = 0; attempt < DDOS_RATE_ATTEMPTS; attempt++) {
+		__u64 seen = *(volatile __u64 *)&bucket->due;
+		__u64 due = (__s64)(seen - now) > 0 ? seen : now;
+
+		if (due - now > cfg->rate_tolerance)
+			return false;
+		if (__sync_val_compare_and_swap(&bucket->due, seen, due + cfg->rate_interval) == seen)
+			return true;
+	}
+	return false;
+}
+
+static __always_inline bool ddos_too_fast(const struct ddos_config *cfg, void *buckets, const void *source)
+{
+	__u64 now = (cfg->rate_coarse ? bpf_ktime_get_coarse_ns() : bpf_ktime_get_ns()) << DDOS_TIME_SHIFT;
+	struct ddos_bucket *bucket = bpf_map_lookup_elem(buckets, source);
+
+	if (unlikely(!bucket)) {
+		struct ddos_bucket fresh = {.due = now + cfg->rate_interval};
+
+		if (!bpf_map_update_elem(buckets, source, &fresh, BPF_NOEXIST))
+			return false;
+		bucket = bpf_map_lookup_elem(buckets, source); /* another CPU was first */
+		if (!bucket)
+			return false; /* no memory: rather let one pass than cut off a source that did nothing */
+	}
+	return !ddos_take_token(cfg, bucket, now);
+}
+
+static __always_inline bool ddos_filters_ports(const struct ddos_config *cfg)
+{
+	return cfg->port || cfg->source_port;
+}
+
+static __always_inline bool ddos_filters_payload(const struct ddos_config *cfg)
+{
+	return cfg->protocol || ddos_filters_ports(cfg);
+}
+
+static __always_inline bool ddos_filters_ipv4(const struct ddos_config *cfg)
+{
+	return cfg->source4 || cfg->destination4 || cfg->sources4 || cfg->destinations4 || cfg->buckets4 ||
+	       ddos_filters_payload(cfg);
+}
+
+static __always_inline bool ddos_filters_ipv6(const struct ddos_config *cfg)
+{
+	return cfg->source6 || cfg->destination6 || cfg->sources6 || cfg->destinations6 || cfg->buckets6 ||
+	       ddos_filters_payload(cfg);
+}
+
+static __always_inline __u32 ddos_check_ports(const struct packet *pkt, const struct ddos_config *cfg,
+					      struct cursor *cursor, struct ip_payload *payload)
+{
+	const struct transport_ports *ports;
+	__u32 verdict;
+
+	if (payload->fragment_at || !has_ports(payload->protocol))
+		return PARSED;
+	verdict = parse_ports(cursor, payload, &ports);
+	if (verdict != PARSED)
+		return verdict;
+	if (cfg->port && ddos_listed(pkt, cfg, cfg->port(payload->protocol, bpf_ntohs(ports->destination))))
+		return drop(DROP_BLOCKED_PORT);
+	if (cfg->source_port && ddos_listed(pkt, cfg, cfg->source_port(payload->protocol, bpf_ntohs(ports->source))))
+		return drop(DROP_BLOCKED_PORT);
+	return PARSED;
+}
+
+/* From the fixed header on: every protocol number of the header chain is checked, then the ports behind it. */
+static __always_inline __u32 ddos_check_payload(const struct packet *pkt, const struct ddos_config *cfg,
+						struct cursor *cursor, struct ip_payload *payload, bool ipv6)
+{
+	for (int passed = 0; passed <= MAX_EXTENSION_HEADERS; passed++) {
+		__u32 verdict;
+
+		if (cfg->protocol && ddos_listed(pkt, cfg, cfg->protocol(payload->protocol)))
+			return drop(DROP_BLOCKED_PROTOCOL);
+		if (likely(payload->fragment_at || !is_extension_header(payload->protocol, ipv6)))
+			return ddos_filters_ports(cfg) ? ddos_check_ports(pkt, cfg, cursor, payload) : PARSED;
+		verdict = parse_extension_header(cursor, payload);
+		if (verdict != PARSED)
+			return verdict;
+	}
+	return drop(DROP_EXTENSION_HEADERS);
+}
+
+static __always_inline __u32 ddos_check_ipv4(const struct packet *pkt, const struct ddos_config *cfg,
+					     struct cursor *cursor)
+{
+	struct ip_payload payload;
+	const struct iphdr *ip;
+	__u32 verdict = parse_ipv4(pkt, cursor, &ip, &payload);
+
+	if (verdict != PARSED)
+		return verdict;
+	if (cfg->source4 && ddos_listed(pkt, cfg, cfg->source4(bpf_ntohl(ip->saddr))))
+		return drop(DROP_BLOCKED_SOURCE);
+	if (cfg->sources4 && ddos_in_trie4(pkt, cfg->sources4, ip->saddr))
+		return drop(DROP_BLOCKED_SOURCE);
+	if (cfg->destination4 && ddos_listed(pkt, cfg, cfg->destination4(bpf_ntohl(ip->daddr))))
+		return drop(DROP_BLOCKED_DESTINATION);
+	if (cfg->destinations4 && ddos_in_trie4(pkt, cfg->destinations4, ip->daddr))
+		return drop(DROP_BLOCKED_DESTINATION);
+	if (ddos_filters_payload(cfg)) {
+		verdict = parse_ipv4_payload(cursor, ip, &payload);
+		if (verdict == PARSED)
+			verdict = ddos_check_payload(pkt, cfg, cursor, &payload, false);
+		if (verdict != PARSED)
+			return verdict;
+	}
+	if (cfg->buckets4) {
+		__be32 source = ip->saddr;
+
+		if (ddos_too_fast(cfg, cfg->buckets4, &source))
+			return drop(DROP_RATE);
+	}
+	return cfg->out;
+}
+
+static __always_inline __u32 ddos_check_ipv6(const struct packet *pkt, const struct ddos_config *cfg,
+					     struct cursor *cursor)
+{
+	struct ip_payload payload;
+	const struct ipv6hdr *ip;
+	__u32 verdict = parse_ipv6(pkt, cursor, &ip, &payload);
+
+	if (verdict != PARSED)
+		return verdict;
+	if (cfg->source6 && ddos_listed(pkt, cfg, cfg->source6(ddos_high(&ip->saddr), ddos_low(&ip->saddr))))
+		return drop(DROP_BLOCKED_SOURCE);
+	if (cfg->sources6 && ddos_in_trie6(pkt, cfg->sources6, &ip->saddr))
+		return drop(DROP_BLOCKED_SOURCE);
+	if (cfg->destination6 && ddos_listed(pkt, cfg, cfg->destination6(ddos_high(&ip->daddr), ddos_low(&ip->daddr))))
+		return drop(DROP_BLOCKED_DESTINATION);
+	if (cfg->destinations6 && ddos_in_trie6(pkt, cfg->destinations6, &ip->daddr))
+		return drop(DROP_BLOCKED_DESTINATION);
+	if (ddos_filters_payload(cfg)) {
+		verdict = ddos_check_payload(pkt, cfg, cursor, &payload, true);
+		if (verdict != PARSED)
+			return verdict;
+	}
+	if (cfg->buckets6) {
+		__u64 source = ddos_high(&ip->saddr); /* a host owns its /64 and can send from all of it */
+
+		if (ddos_too_fast(cfg, cfg->buckets6, &source))
+			return drop(DROP_RATE);
+	}
+	return cfg->out;
+}
+
+static __always_inline __u32 ddos_receive(struct packet *pkt, const struct ddos_config *cfg)
+{
+	struct cursor cursor = cursor_after_eth(pkt);
+	__be16 ethertype;
+	__u32 verdict;
+
+	if (!ddos_filters_ipv4(cfg) && !ddos_filters_ipv6(cfg))
+		return cfg->out;
+	verdict = parse_tags(pkt, &cursor, &ethertype);
+	if (verdict != PARSED)
+		return verdict;
+	if (ddos_filters_ipv4(cfg) && ethertype == bpf_htons(ETH_P_IP))
+		return ddos_check_ipv4(pkt, cfg, &cursor);
+	if (ddos_filters_ipv6(cfg) && ethertype == bpf_htons(ETH_P_IPV6))
+		return ddos_check_ipv6(pkt, cfg, &cursor);
+	return cfg->out;
+}
+
+#endif
