@@ -41,9 +41,9 @@ def validate(chains: tuple[str, ...], format: str) -> None:
 def check(file: str, sources: dict[str, str]) -> tuple[Diagnostic, ...]:
     """Every mistake of one chain file; puts its text into `sources`, for rendering."""
     from .resolve import resolve
-    from .source import read, readable
+    from .source import MAX_BYTES, read, readable
 
-    name, raw = ("<stdin>", sys.stdin.buffer.read()) if file == "-" else (file, None)
+    name, raw = ("<stdin>", sys.stdin.buffer.read(MAX_BYTES + 1)) if file == "-" else (file, None)
     try:
         source = read(name, raw)
         sources[name] = source.text

@@ -104,6 +104,14 @@ def read(file: str, text: str | bytes | None = None) -> Source:
     return Source(file, decoded, digest, document.data, document.values, document.keys, document.problems)
 
 
+def readable(file: str, raw: bytes | None = None) -> str:
+    """The text of a file that `read` may have refused, as far as it can be shown beside a diagnostic."""
+    try:
+        return (_load(file) if raw is None else raw).decode("utf-8-sig", "replace")
+    except InvalidChain:
+        return ""
+
+
 def _load(file: str) -> bytes:
     try:
         with Path(file).open("rb") as stream:
