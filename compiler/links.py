@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +14,7 @@ from .source import Report, Value
 from .words import closest, did_you_mean, listed, show
 
 HOST, FROM_HOST = "host", "from-host"
+ANYTHING = ""
 RESERVED = (HOST, FROM_HOST)  # link ends that no interface or service may be named like
 
 
@@ -21,7 +23,8 @@ class Ends:
     """What a link can lead to.
 
     `interfaces` and `services` are those that could be resolved, the `known_…` names all that the file has. Ports of
-    the services in `open` are not known (a mistake elsewhere), so any name is taken for one.
+    the services in `open` are not known (a mistake elsewhere), so any name is taken for one; likewise names of a whole
+    section in `missing`.
     """
 
     interfaces: tuple[Interface, ...]
@@ -29,6 +32,7 @@ class Ends:
     known_interfaces: Mapping[str, Span]
     known_services: Mapping[str, Span]
     open: frozenset[str]
+    missing: frozenset[str] = frozenset()
 
     @cached_property
     def interface(self) -> Mapping[str, Interface]:
@@ -41,7 +45,7 @@ class Ends:
 
     def linkable(self) -> Iterable[tuple[str, Span]]:
         """All that must be linked once, as a link writes it."""
-        yield from self.known_interfaces.items()
+        yield from ((name, span) for name, span in self.known_interfaces.items() if name not in RESERVED)
         for ports in self.ports.values():
             for port in ports.values():
                 yield str(port), port.span
@@ -49,11 +53,15 @@ class Ends:
 
 @dataclass(slots=True)
 class _Uses:
-    """Where each end was named first; `meant` were misspelt, `astray` counts wrong ends that may have meant any."""
+    """Where each end was named first.
+
+    What is not named may still be meant: `meant` were misspelt, `astray` counts, by service, wrong ends that may have
+    meant any port of it, and under ANYTHING those that may have meant anything.
+    """
 
     first: dict[str, Value] = field(default_factory=dict)
     meant: set[str] = field(default_factory=set)
-    astray: int = 0
+    astray: Counter[str] = field(default_factory=Counter)
 
 
 def resolve_links(links: Value | None, ends: Ends, report: Report) -> tuple[Link, ...]:
@@ -68,7 +76,7 @@ def resolve_links(links: Value | None, ends: Ends, report: Report) -> tuple[Link
 
 def _link(value: Value, ends: Ends, uses: _Uses, report: Report) -> Link | None:
     if not isinstance(value.data, list) or len(value.data) != 2:
-        uses.astray += 2
+        uses.astray[ANYTHING] += 2
         return None
     first, second = value.elements()
     if first.data == second.data and first.data not in RESERVED and isinstance(first.data, str):
@@ -94,7 +102,7 @@ def _end(value: Value, ends: Ends, uses: _Uses, report: Report) -> LinkEnd | Non
     """The end that `value` names; None where it cannot be told, which has then been reported."""
     text = value.data
     if not isinstance(text, str):
-        uses.astray += 1
+        uses.astray[ANYTHING] += 1
         return None
     if text == HOST:
         return Host()
@@ -125,7 +133,7 @@ def _interface(value: Value, ends: Ends, uses: _Uses, report: Report) -> Interfa
     if name in ends.known_services:
         ports = ends.ports.get(name, {})
         free = [port for port in ports if f"{name}.{port}" not in uses.first]
-        uses.astray += 1
+        uses.astray[name] += 1
         report.error(
             "C202",
             f"{show(name)} is a service, a link leads to one of its ports",
@@ -135,7 +143,8 @@ def _interface(value: Value, ends: Ends, uses: _Uses, report: Report) -> Interfa
             help=f"for example `{name}.{free[0]}`" if free else "",
         )
         return None
-    _dangling(value, "interface", name, [*ends.known_interfaces, HOST], uses, report)
+    if "interfaces" not in ends.missing:
+        _dangling(value, "interface", name, [*ends.known_interfaces, HOST], uses, report)
     return None
 
 
@@ -146,7 +155,8 @@ def _port(value: Value, name: str, port: str, ends: Ends, uses: _Uses, report: R
         report.error("C201", message, value.span, label="not a service", help=advice)
         return None
     if name not in ends.known_services:
-        _dangling(value, "service", name, list(ends.known_services), uses, report, port)
+        if "services" not in ends.missing:
+            _dangling(value, "service", name, list(ends.known_services), uses, report, port)
         return None
     if name in ends.open:
         return None
@@ -156,7 +166,7 @@ def _port(value: Value, name: str, port: str, ends: Ends, uses: _Uses, report: R
         if meant:
             uses.meant.add(f"{name}.{meant}")
         else:
-            uses.astray += 1
+            uses.astray[name] += 1
         report.error(
             "C202",
             f"service `{name}` has no port {show(port)}",
@@ -174,8 +184,6 @@ def _dangling(
     meant = closest(name, known)
     if meant:
         uses.meant.add(f"{meant}.{port}" if port else meant)
-    else:
-        uses.astray += 1
     report.error(
         "C201",
         f"link to unknown {what} {show(name)}",
@@ -198,8 +206,10 @@ def _part(value: Value, start: int, length: int) -> Span:
 def _check_unlinked(ends: Ends, uses: _Uses, report: Report) -> None:
     """Report what no link names, unless links that could not be understood account for all of it."""
     loose = [(name, span) for name, span in ends.linkable() if name not in uses.first and name not in uses.meant]
-    if len(loose) <= uses.astray:
-        return
+    for service, astray in uses.astray.items():
+        of_service = [item for item in loose if service == ANYTHING or item[0].startswith(f"{service}.")]
+        if len(of_service) <= astray:
+            loose = [item for item in loose if item not in of_service]
     interfaces = [name for name, _ in loose if name in ends.known_interfaces]
     for name, span in loose:
         if name in ends.known_interfaces:

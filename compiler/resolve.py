@@ -10,7 +10,7 @@ from .model import Chain, Interface, Port, ServiceInstance
 from .service import Service, registry
 from .source import Pointer, Report, Source, Value
 from .topology import check_topology
-from .validate import in_order, shape_errors
+from .validate import in_order, shape_errors, told
 from .words import did_you_mean, listed, show
 
 DEVICE_NAME_BYTES = 15  # IFNAMSIZ without its NUL
@@ -19,7 +19,7 @@ DEVICE_NAME_BYTES = 15  # IFNAMSIZ without its NUL
 def resolve(source: Source) -> Chain:
     """Resolve a chain file. Raises InvalidChain with all of its diagnostics, in the order of the file."""
     shape = shape_errors(source)
-    report = Report([*source.problems, *(error.diagnostic for error in shape)])
+    report = Report(list(told(source, shape)))
     chain = _Resolver(source, frozenset(error.pointer for error in shape), report).chain()
     if report.diagnostics:
         raise InvalidChain(in_order(set(report.diagnostics)))
@@ -42,8 +42,9 @@ class _Resolver:
         services = self._services()
         self._check_names()
         known = self._known("interfaces"), self._known("services")
-        ends = Ends(interfaces, services, *known, self._open_services())
-        links = resolve_links(self._root.get("links"), ends, self._report)
+        missing = frozenset(key for key in ("interfaces", "services") if not self._readable(key))
+        ends = Ends(interfaces, services, *known, self._open_services(), missing)
+        links = resolve_links(self._root.get("links") if self._readable("links") else None, ends, self._report)
         check_topology(interfaces, services, links, self._report, complete=not self._report.diagnostics)
         text = name.data if name is not None and isinstance(name.data, str) else ""
         source = self._root.source
@@ -52,6 +53,10 @@ class _Resolver:
     def _sound(self, value: Value | None) -> bool:
         """Whether neither the value nor anything in it has a mistake of shape."""
         return value is not None and value.pointer not in self._unsound
+
+    def _readable(self, key: str) -> bool:
+        """Whether a section is there, of the right type and not empty; what is in it may be wrong."""
+        return self._root.get(key) is not None and (key,) not in self._wrong
 
     def _entries(self, key: str) -> list[tuple[str, Value]]:
         section = self._root.get(key)

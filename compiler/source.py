@@ -129,7 +129,7 @@ def _decode(file: str, raw: bytes) -> str:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = raw[: error.start].decode("utf-8-sig")
-        message, label = f"byte 0x{raw[error.start]:02x} is not UTF-8", "in front of this byte all is well"
+        message, label = f"byte 0x{raw[error.start]:02x} is not UTF-8", "up to here all is well"
         advice = "save the file as UTF-8"
         raise InvalidChain([Diagnostic("C102", message, _end_of(file, before), label, (), advice)]) from error
     for index, character in enumerate(text):

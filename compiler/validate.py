@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -32,8 +32,13 @@ class ShapeError:
 
 def validate(source: Source) -> tuple[Diagnostic, ...]:
     """Every mistake of shape in `source`, those that reading it met included, in the order of the file."""
-    found = {*source.problems, *(error.diagnostic for error in shape_errors(source))}
-    return in_order(found)
+    return told(source, shape_errors(source))
+
+
+def told(source: Source, shape: Iterable[ShapeError]) -> tuple[Diagnostic, ...]:
+    """What reading met, and the errors of shape in other places than these."""
+    places = {problem.span for problem in source.problems}
+    return in_order({*source.problems, *(e.diagnostic for e in shape if e.diagnostic.span not in places)})
 
 
 def in_order(diagnostics: set[Diagnostic]) -> tuple[Diagnostic, ...]:

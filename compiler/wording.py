@@ -33,6 +33,9 @@ _TYPES = {
 }
 
 
+_UNITS = {"str": ("character", "Length"), "list": ("item", "Items"), "dict": ("key", "Properties")}
+
+
 def explain(keyword: str, value: Value, schema: JsonSchema, argument: Any, is_name: bool) -> Iterator[Diagnostic]:
     """What is wrong with `value`, which fails `keyword: argument` of `schema`; `is_name` where it is itself a key."""
     if is_name or (keyword == "pattern" and schema.get("title") == NAME_TITLE):
@@ -119,8 +122,11 @@ def _unknown_key(value: Value, schema: JsonSchema, _: Any) -> Iterator[Diagnosti
 
 
 def _missing_key(value: Value, schema: JsonSchema, required: Sequence[str]) -> Iterator[Diagnostic]:
-    for key in required:
-        if key in value.data:
+    missing = [key for key in required if key not in value.data]
+    unknown = [key for key in value.data if key not in schema.get("properties", {})]
+    misspelt = {closest(key, missing) for key in unknown} if schema.get("additionalProperties") is False else set()
+    for key in missing:
+        if key in misspelt:  # told as an unknown key, with this one as the suggestion
             continue
         inner: JsonSchema = schema.get("properties", {}).get(key, {})
         example = f"for example `{key}: {flow(inner['examples'][0])}`" if inner.get("examples") else ""
@@ -152,14 +158,12 @@ def _out_of_range(value: Value, schema: JsonSchema, _: Any) -> Iterator[Diagnost
 
 
 def _wrong_size(value: Value, schema: JsonSchema, _: Any) -> Iterator[Diagnostic]:
-    unit = "characters" if isinstance(value.data, str) else "items" if isinstance(value.data, list) else "keys"
-    suffix = {"characters": "Length", "items": "Items", "keys": "Properties"}[unit]
+    unit, suffix = _UNITS[type(value.data).__name__]
     least, most = schema.get(f"min{suffix}"), schema.get(f"max{suffix}")
-    if least == most:
-        allowed = f"exactly {least}"
-    else:
-        allowed = " and ".join(f"{w} {n}" for w, n in (("at least", least), ("at most", most)) if n is not None)
-    message = f"{accepted(schema)} has {allowed} {unit}, this one {len(value.data)}"
+    bounds = [f"{words} {bound}" for words, bound in (("at least", least), ("at most", most)) if bound is not None]
+    allowed = f"exactly {least}" if least == most else " and ".join(bounds)
+    units = unit if allowed.endswith(" 1") else f"{unit}s"
+    message = f"expected {accepted(schema)} with {allowed} {units}, found {len(value.data) or 'none'}"
     span = value.span if value.data else _head(value)
     label = "too few" if least is not None and len(value.data) < least else "too many"
     yield Diagnostic("C114", message, span, label, _described(schema), _example(schema))

@@ -264,8 +264,10 @@ _PLAINER: Mapping[str, str] = {
     "mapping values are not allowed": "a `:` that does not belong here",
     "could not find expected ':'": "a key without its `:`",
     "cannot start any token": "a character that no value can begin with",
-    "did not find expected key": "neither a key of this mapping nor the end of it",
-    "did not find expected '-' indicator": "neither an item of this list nor the end of it",
+    "did not find expected key": "neither a key of the mapping above nor its end",
+    "did not find expected '-' indicator": "neither an item of the list above nor its end",
+    "',' or '}'": "expected `,` or `}`",
+    "',' or ']'": "expected `,` or `]`",
     "unexpected end of stream": "a quote that is not closed",
 }
 """The parser's most frequent complaints, in the reader's words instead of the grammar's."""
@@ -279,8 +281,9 @@ def _syntax_error(file: str, text: str, error: yaml.YAMLError) -> Diagnostic:
     label = next((plain for technical, plain in _PLAINER.items() if technical in problem), problem)
     span = _place(file, text, error.problem_mark)
     notes: tuple[str, ...] = ()
-    if error.context and error.context_mark and error.context_mark.line + 1 < span.line:
-        notes = (f"{error.context} that begins in line {error.context_mark.line + 1}",)
+    within = re.match(r"while (?:parsing|scanning) an? (.*)", str(error.context))
+    if within and error.context_mark and error.context_mark.line + 1 < span.line:
+        notes = (f"in the {within[1]} that begins in line {error.context_mark.line + 1}",)
     lines = text.split("\n")
     indent = re.match(r"\s*", lines[span.line - 1]) if span.line <= len(lines) else None
     advice = "indent with spaces: YAML allows no tabs there" if indent and "\t" in indent[0] else ""
