@@ -151,7 +151,7 @@ class _Reader:
             if place is None:
                 raise Malformed("L104", f"`{symbol.name}` leads to no map", section.name, offset)
             return MapTarget(place.spec.name)
-        if is_data_section(section.name):
+        if any(section.name == loaded.name for loaded in self.data):
             if not 0 <= offset < section.size:
                 raise Malformed("L104", f"`{symbol.name}` leads behind the section's end", section.name, offset)
             if self.elf.relocations.get(section.index):
@@ -247,7 +247,7 @@ class _Reader:
 
     def _debug_records(self, linked: LinkedProgram) -> tuple[bytes, bytes]:
         """func_info and line_info of a linked program; the kernel takes them for all of its functions or for none."""
-        if self.btf_ext is None:
+        if self.btf is None or self.btf_ext is None:
             return b"", b""
         func_info, line_info = bytearray(), bytearray()
         for function, at in linked.places:
@@ -255,6 +255,9 @@ class _Reader:
             lines = _within(function, at, self.btf_ext.lines)
             if [insn for insn, *_ in ids] != [at] or not lines or lines[0][0] != at:
                 return b"", b""
+            for _, file, text, _ in lines:
+                if max(file, text) >= len(self.btf.strings):
+                    raise Malformed("L106", f"a line of `{function.name}` without its text", ".BTF.ext")
             func_info += b"".join(FUNC_INFO.pack(*record) for record in ids)
             line_info += b"".join(LINE_INFO.pack(*record) for record in lines)
         return bytes(func_info), bytes(line_info)
@@ -262,8 +265,8 @@ class _Reader:
 
 def _within(function: Function, at: int, records: Mapping[str, tuple[tuple[int, ...], ...]]) -> list[tuple[int, ...]]:
     """The records of one function, their byte offsets in the section turned into instructions of the program."""
-    return sorted(
-        ((offset - function.start) // INSN_SIZE + at, *rest)
-        for offset, *rest in records.get(function.section, ())
-        if function.start <= offset < function.end
-    )
+    found = sorted(record for record in records.get(function.section, ()) if function.start <= record[0] < function.end)
+    offsets = [record[0] for record in found]
+    if len(set(offsets)) != len(offsets) or any(offset % INSN_SIZE for offset in offsets):
+        raise Malformed("L106", f"records of `{function.name}` that are not one to an instruction", ".BTF.ext")
+    return [((offset - function.start) // INSN_SIZE + at, *rest) for offset, *rest in found]

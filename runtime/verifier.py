@@ -85,9 +85,9 @@ def rejection(
     record: ProgramRecord | None,
 ) -> VerifierRejected:
     """The diagnostic (L130). `strings` gives the BTF string at an offset."""
-    reason = verdict.reason[-1] if verdict.reason else "no reason given"
+    reason = "; ".join(verdict.reason)
     who = f"`{record.service}.{record.port}` ({record.hook})" if record else f"`{program.name}`"
-    notes = [f"verifier: {line}" for line in verdict.reason[:-1]]
+    notes = []
     span = None
     if verdict.insn is not None:
         notes.append(f"instruction {verdict.insn} of `{program.name}`: {verdict.insn_text}")
