@@ -15,7 +15,6 @@ from .elf import (
     STB_LOCAL,
     STT_FUNC,
     STT_OBJECT,
-    STT_SECTION,
     ElfFile,
     Malformed,
     Relocation,
@@ -42,6 +41,7 @@ from .spec import DataSection, DataSymbol, ObjectSpec, ProgramSpec
 
 _DATA_SECTIONS = (".rodata", ".data", ".bss")
 _LICENSE_LIMIT = 128
+_BTF_OFFSET_LIMIT = 1 << 32
 
 
 def read_object(content: bytes, name: str = "object") -> ObjectSpec:
@@ -237,11 +237,14 @@ class _Reader:
     def _loadable_btf(self) -> bytes:
         if self.btf is None:
             return b""
-        sizes = {section.name: section.size for section in self.elf.sections}
+        sections = self.elf.sections
+        sizes = {section.name: section.size for section in sections if section.flags & SHF_ALLOC}
         offsets = {
-            (self.elf.sections[symbol.section].name, symbol.name): symbol.value
+            (sections[symbol.section].name, symbol.name): symbol.value
             for symbol in self.elf.symbols
-            if symbol.binding != STB_LOCAL and symbol.type != STT_SECTION and symbol.section < len(self.elf.sections)
+            if symbol.binding != STB_LOCAL
+            and symbol.section < len(sections)
+            and symbol.value < min(sections[symbol.section].size, _BTF_OFFSET_LIMIT)
         }
         return fixed_up(self.btf, sizes, offsets)
 
