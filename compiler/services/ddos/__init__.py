@@ -1,0 +1,33 @@
+"""The ddos service: drops what block lists name and what one source sends too fast (docs/services/ddos.md)."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from ...service import Service
+from .lowering import lower
+from .model import resolve
+
+_HERE = files("compiler") / "services" / "ddos"
+
+SERVICE = Service(
+    kind="ddos",
+    summary="Drops packets by block lists of addresses, protocols and ports, and above a rate for each source",
+    schema=files("schemas") / "services" / "ddos.schema.json",
+    header=_HERE / "ddos.bpf.h",
+    resolve=resolve,
+    lower=lower,
+    drop_reasons=(
+        (0, "truncated"),
+        (1, "malformed"),
+        (2, "extension headers"),
+        (9, "blocked source"),
+        (10, "blocked destination"),
+        (11, "blocked protocol"),
+        (12, "blocked port"),
+        (13, "rate"),
+    ),
+    ports=("outside", "inside"),
+    transparent=True,
+    templates=_HERE / "templates",
+)

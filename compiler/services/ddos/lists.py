@@ -1,0 +1,116 @@
+"""Block lists to C functions: a decision tree over disjoint ranges of addresses or ports, a set of protocols."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from schemas.diagnostic import Span
+
+from ...ir import GeneratedFunction
+from ...templates import environment
+from .model import BlockedPorts, BlockedPrefix, BlockedProtocol
+
+if TYPE_CHECKING:
+    import jinja2
+
+TEMPLATES = files("compiler") / "services" / "ddos" / "templates"
+
+Entry = BlockedPrefix | BlockedPorts | BlockedProtocol
+Listed = TypeVar("Listed", BlockedPrefix, BlockedPorts)
+
+
+@dataclass(frozen=True, slots=True)
+class Below:
+    """`if (value < pivot) {`: the smaller half follows, then its end."""
+
+    depth: int
+    pivot: int
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """`}` of a smaller half; the other half follows."""
+
+    depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class Match(Generic[Listed]):
+    """The one entry that can still match; `found` is what the function returns for it: 1 + its counter's index."""
+
+    depth: int
+    entry: Listed
+    found: int
+
+
+Step = Below | End | Match[Listed]
+Numbered = tuple[Listed, int]
+
+
+def address_function(
+    name: str, field: str, entries: Sequence[Numbered[BlockedPrefix]], span: Span
+) -> GeneratedFunction:
+    """Entries of one IP version, none within another, as a function of an address."""
+    ordered = sorted(entries, key=lambda item: _first_address(item[0]))
+    steps = list(_tree(ordered, _first_address))
+    version = ordered[0][0].prefix.version
+    uses_low = any(entry.prefix.prefixlen > 64 for entry, _ in entries)
+    return _render(f"address{version}.c.j2", name, field, span, steps=steps, uses_low=uses_low)
+
+
+def port_function(name: str, field: str, entries: Sequence[Numbered[BlockedPorts]], span: Span) -> GeneratedFunction:
+    """Ranges of ports, disjoint within a protocol, as a function of protocol and port."""
+    ordered = sorted(entries, key=lambda item: (item[0].protocol, item[0].first))
+    protocols = dict.fromkeys(entry.protocol for entry, _ in ordered)
+    trees = [
+        (protocol, list(_tree([item for item in ordered if item[0].protocol == protocol], _first_port, depth=2)))
+        for protocol in protocols
+    ]
+    return _render("port.c.j2", name, field, span, trees=trees)
+
+
+def protocol_function(
+    name: str, field: str, entries: Sequence[tuple[BlockedProtocol, int]], span: Span
+) -> GeneratedFunction:
+    """A set of protocols as a function of the number: a bit of one of four words says whether to look closer."""
+    words = [0, 0, 0, 0]
+    for entry, _ in entries:
+        words[entry.number // 64] |= 1 << entry.number % 64
+    ordered = sorted(entries, key=lambda item: item[0].number)
+    return _render("protocol.c.j2", name, field, span, words=words, entries=ordered)
+
+
+def _first_address(entry: BlockedPrefix) -> int:
+    return int(entry.prefix.network_address)
+
+
+def _first_port(entry: BlockedPorts) -> int:
+    return entry.first
+
+
+def _tree(
+    ordered: Sequence[Numbered[Listed]], first: Callable[[Listed], int], depth: int = 1
+) -> Iterator[Step[Listed]]:
+    """A binary decision over entries in order of their first value; every path ends in one match."""
+    if len(ordered) == 1:
+        yield Match(depth, *ordered[0])
+        return
+    middle = len(ordered) // 2
+    yield Below(depth, first(ordered[middle][0]))
+    yield from _tree(ordered[:middle], first, depth + 1)
+    yield End(depth)
+    yield from _tree(ordered[middle:], first, depth)
+
+
+def _render(template: str, name: str, field: str, span: Span, **values: object) -> GeneratedFunction:
+    text = _environment().get_template(template).render(name=name, **values)
+    return GeneratedFunction(field, name, text, span)
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    return environment(TEMPLATES)

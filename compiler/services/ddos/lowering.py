@@ -1,0 +1,237 @@
+"""A ddos service's model → what is special about the program of one port: constants, maps and generated functions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from schemas.counters import COUNTER_SIZE
+from schemas.diagnostic import Span
+from schemas.manifest import Hook, Role, Scope
+
+from ...ir import Constant, GeneratedFunction, Inlined, InMap, LoweredPort, MapDef
+from ...model import Port, ServiceInstance
+from .lists import address_function, port_function, protocol_function
+from .model import BlockedPorts, BlockedPrefix, BlockedProtocol, DdosModel, Rate
+
+INLINED_ADDRESSES = 512
+"""Lists of up to so many prefixes of one IP version are compiled in, longer ones are LPM tries."""
+
+NS_PER_SECOND = 1_000_000_000
+TIME_SHIFT = 4  # DDOS_TIME_SHIFT in ddos.bpf.h
+COARSE_TICK_NS = 10_000_000
+"""Longest step of the coarse clock: a tick, with CONFIG_HZ=100."""
+BPF_F_NO_PREALLOC = 1  # an LPM trie cannot be made without it (trie_alloc(), kernel/bpf/lpm_trie.c)
+
+_Entry = BlockedPrefix | BlockedProtocol | BlockedPorts
+
+
+@dataclass(frozen=True, slots=True)
+class _List:
+    """A list of one IP version or kind: the function's or the trie's field, and the key that the file has it under."""
+
+    function: str
+    trie: str
+    key: str
+    entries: tuple[_Entry, ...]
+
+    @property
+    def inlined(self) -> bool:
+        return not self.trie or len(self.entries) <= INLINED_ADDRESSES
+
+
+def lower(instance: ServiceInstance, port: Port, hook: Hook) -> LoweredPort:
+    """The program of `outside` filters, that of `inside` only passes on; every hook has the same."""
+    out = next(other for other in instance.ports if other != port)
+    constants = [Constant(str(port), out.name, "port to leave by", Inlined("out", str(out.index)), instance.span)]
+    if port.name != "outside":
+        return LoweredPort(tuple(constants))
+    model = instance.config
+    assert isinstance(model, DdosModel)
+    lowering = _Lowering(instance, port, list(_lists(model)))
+    constants += lowering.entries()
+    maps = [*lowering.blocked(), *lowering.tries()]
+    if model.rate:
+        constants += _rate_constants(instance, model.rate)
+        maps += _buckets(instance, model.rate)
+    return LoweredPort(tuple(constants), tuple(maps), tuple(lowering.functions()))
+
+
+def _lists(model: DdosModel) -> Iterator[_List]:
+    """The lists that are not empty, in the order in which their entries are counted."""
+    lists = [
+        _List("source4", "sources4", "sources", _of_version(model.sources, 4)),
+        _List("source6", "sources6", "sources", _of_version(model.sources, 6)),
+        _List("destination4", "destinations4", "destinations", _of_version(model.destinations, 4)),
+        _List("destination6", "destinations6", "destinations", _of_version(model.destinations, 6)),
+        _List("protocol", "", "protocols", model.protocols),
+        _List("port", "", "ports", model.ports),
+        _List("source_port", "", "source-ports", model.source_ports),
+    ]
+    return (each for each in lists if each.entries)
+
+
+def _of_version(entries: Iterable[BlockedPrefix], version: int) -> tuple[BlockedPrefix, ...]:
+    return tuple(entry for entry in entries if entry.prefix.version == version)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lowering:
+    """The block lists of one service, each as code or as a trie."""
+
+    instance: ServiceInstance
+    port: Port
+    lists: Sequence[_List]
+    first: dict[str, int] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        counted = 0
+        for each in self._inlined():
+            self.first[each.function] = counted
+            counted += len(each.entries)
+
+    def _inlined(self) -> Iterator[_List]:
+        return (each for each in self.lists if each.inlined)
+
+    def _prefix(self) -> str:
+        return self.instance.name.replace("-", "_")
+
+    def _path(self, each: _List, entry: _Entry) -> str:
+        return f"{self.instance.name}.block.{each.key} {entry.text}"
+
+    def functions(self) -> Iterator[GeneratedFunction]:
+        """One function for each list that is code; it returns 1 + the index of the entry's counter."""
+        for each in self._inlined():
+            name = f"{self._prefix()}__{self.port.name}__{each.function}"
+            span = each.entries[0].span
+            first = self.first[each.function] + 1
+            yield _function(name, each.function, list(enumerate(each.entries, start=first)), span)
+
+    def entries(self) -> Iterator[Constant]:
+        """Every entry that is code, as a constant of the program."""
+        for each in self._inlined():
+            for entry in each.entries:
+                yield Constant(self._path(each, entry), entry.text, "dropped", Inlined("", ""), entry.span)
+
+    def blocked(self) -> Iterator[MapDef]:
+        """The counters of the entries that are code. They are known by position, so the layout names them all."""
+        name = f"{self._prefix()}__blocked"
+        counted = [(self._path(each, entry), entry) for each in self._inlined() for entry in each.entries]
+        if not counted:
+            return
+        labels = hashlib.sha256("\n".join(path for path, _ in counted).encode()).hexdigest()[:16]
+        yield MapDef(
+            name=name,
+            type="BPF_MAP_TYPE_PERCPU_ARRAY",
+            key_type="__u32",
+            key_size=4,
+            value_type="struct counter",
+            value_size=COUNTER_SIZE,
+            max_entries=len(counted),
+            scope=Scope.SERVICE,
+            role=Role.COUNTERS,
+            layout=f"ddos-blocked/1 {labels}",
+            span=self.instance.span,
+            field="blocked",
+            service=self.instance.name,
+            entries=tuple(
+                Constant(path, entry.text, "counted", InMap(name, index.to_bytes(4, "little"), b""), entry.span)
+                for index, (path, entry) in enumerate(counted)
+            ),
+        )
+
+    def tries(self) -> Iterator[MapDef]:
+        """The lists that are too long for code."""
+        for each in self.lists:
+            if not each.inlined:
+                yield self._trie(each)
+
+    def _trie(self, each: _List) -> MapDef:
+        name = f"{self._prefix()}__{each.trie}"
+        version = each.trie[-1]
+        return MapDef(
+            name=name,
+            type="BPF_MAP_TYPE_LPM_TRIE",
+            key_type=f"struct ddos_prefix{version}",
+            key_size=8 if version == "4" else 20,
+            value_type="struct counter",
+            value_size=COUNTER_SIZE,
+            max_entries=_with_headroom(len(each.entries)),
+            scope=Scope.SERVICE,
+            role=Role.CONFIG,
+            layout="ddos-prefixes/1",
+            span=each.entries[0].span,
+            flags=BPF_F_NO_PREALLOC,
+            field=each.trie,
+            service=self.instance.name,
+            entries=tuple(
+                Constant(
+                    self._path(each, entry),
+                    entry.text,
+                    "dropped",
+                    InMap(name, _trie_key(entry), bytes(COUNTER_SIZE)),
+                    entry.span,
+                )
+                for entry in each.entries
+                if isinstance(entry, BlockedPrefix)
+            ),
+        )
+
+
+def _function(name: str, field: str, numbered: Sequence[tuple[int, _Entry]], span: Span) -> GeneratedFunction:
+    prefixes = [(entry, found) for found, entry in numbered if isinstance(entry, BlockedPrefix)]
+    ports = [(entry, found) for found, entry in numbered if isinstance(entry, BlockedPorts)]
+    protocols = [(entry, found) for found, entry in numbered if isinstance(entry, BlockedProtocol)]
+    if prefixes:
+        return address_function(name, field, prefixes, span)
+    return port_function(name, field, ports, span) if ports else protocol_function(name, field, protocols, span)
+
+
+def _with_headroom(entries: int) -> int:
+    """A power of two, at least twice the entries: a list may grow in place for a while."""
+    return int(1 << (2 * entries - 1).bit_length())
+
+
+def _trie_key(entry: BlockedPrefix) -> bytes:
+    """struct ddos_prefix4 or ddos_prefix6: the length as the machine has it, the address as the wire has it."""
+    return entry.prefix.prefixlen.to_bytes(4, "little") + entry.prefix.network_address.packed
+
+
+def _rate_constants(instance: ServiceInstance, rate: Rate) -> Iterator[Constant]:
+    interval = (NS_PER_SECOND << TIME_SHIFT) // rate.per_source
+    path = f"{instance.name}.rate"
+    inlined = [
+        ("per-source", f"{rate.per_source}/s", "1/16 ns between packets", "rate_interval", f"{interval}ULL"),
+        ("burst", str(rate.burst), "1/16 ns ahead", "rate_tolerance", f"{(rate.burst - 1) * interval}ULL"),
+        ("burst", str(rate.burst), "clock of ticks", "rate_coarse", "true" if coarse_clock(rate) else "false"),
+    ]
+    for key, value, meaning, name, literal in inlined:
+        yield Constant(f"{path}.{key}", value, meaning, Inlined(name, literal), rate.span)
+
+
+def coarse_clock(rate: Rate) -> bool:
+    """Whether a clock that stands still between ticks will do: a tick brings at most a quarter of a burst.
+
+    bpf_ktime_get_coarse_ns() takes 6 ns, bpf_ktime_get_ns() 32 (measured).
+    """
+    return rate.per_source * COARSE_TICK_NS * 4 <= rate.burst * NS_PER_SECOND
+
+
+def _buckets(instance: ServiceInstance, rate: Rate) -> Iterator[MapDef]:
+    for version, key_type, key_size in ((4, "__be32", 4), (6, "__u64", 8)):
+        yield MapDef(
+            name=f"{instance.name.replace('-', '_')}__buckets{version}",
+            type="BPF_MAP_TYPE_LRU_HASH",
+            key_type=key_type,
+            key_size=key_size,
+            value_type="struct ddos_bucket",
+            value_size=8,
+            max_entries=rate.size,
+            scope=Scope.SERVICE,
+            role=Role.STATE,
+            layout="ddos-bucket/1",
+            span=rate.span,
+            field=f"buckets{version}",
+            service=instance.name,
+        )
