@@ -92,7 +92,7 @@ def rejection(
     if verdict.insn is not None:
         notes.append(f"instruction {verdict.insn} of `{program.name}`: {verdict.insn_text}")
         here = c_lines(program, strings, verdict.insn)
-        notes += [f"C: {line.file}:{line.line}: {line.text}" for line in here]
+        notes += [f"C: {line.file}:{line.line}: {line.text}".removesuffix(": ") for line in here]
         if record and here:
             span = yaml_span(record, here[-1].line)
     if record and span is None:

@@ -23,7 +23,7 @@ static long (*const bpf_tail_call)(void *ctx, void *map, u32 index) = (void *)12
 static long (*const bpf_loop)(u32 count, void *callback, void *ctx, u64 flags) = (void *)181;
 char _license[] SEC("license") = "GPL";
 """
-"""Stands before every unit: its lines count."""
+"""What every unit may use."""
 
 FLAGS = ("-target", "bpfel", "-O2", "-g", "-mcpu=v3", "-fno-asynchronous-unwind-tables")
 
@@ -41,14 +41,24 @@ def clang() -> list[str]:
 
 @functools.cache
 def compile_c(text: str, flags: Sequence[str] = FLAGS) -> bytes:
-    """The object of a unit: `PRELUDE` and then `text`, whose first line is line 1 of `unit.c`."""
+    """The object of a unit `unit.c` of this text, with `PRELUDE` included before it."""
     with tempfile.TemporaryDirectory() as directory:
-        unit, output = Path(directory, "unit.c"), Path(directory, "unit.o")
-        unit.write_text(f'{PRELUDE}#line 1 "unit.c"\n{text}')
-        command = [*clang(), *flags, "-c", str(unit), "-o", str(output)]
-        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        Path(directory, "prelude.h").write_text(PRELUDE)
+        Path(directory, "unit.c").write_text(text)
+        command = [
+            *clang(),
+            *flags,
+            "-fdebug-compilation-dir=.",
+            "-include",
+            "prelude.h",
+            "-c",
+            "unit.c",
+            "-o",
+            "unit.o",
+        ]
+        run = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
         assert run.returncode == 0, run.stderr
-        return output.read_bytes()
+        return Path(directory, "unit.o").read_bytes()
 
 
 EVERYTHING = """
