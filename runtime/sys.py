@@ -24,6 +24,7 @@ from .uapi import BPF_ENOTSUPP, BPF_OBJ_NAME_LEN, BPF_STATS_RUN_TIME, PER_CPU_MA
 _BPF_SYSCALL_NUMBERS = {"x86_64": 321, "aarch64": 280}
 _PROG_LOAD_ATTEMPTS = 5
 _BATCH_ENTRIES = 4096
+_POSSIBLE_CPUS = "/sys/devices/system/cpu/possible"
 
 
 class SyscallFailed(OSError):
@@ -267,6 +268,9 @@ class _Memory:
     def read(self, size: int | None = None) -> bytes:
         return self._array.raw[: self.size if size is None else min(size, self.size)]
 
+    def before_zero(self) -> bytes:
+        return self._array.value
+
 
 class Log:
     """Memory for what the verifier says. `true_size` is what it wanted to say (0: the kernel is older than 6.4)."""
@@ -283,7 +287,7 @@ class Log:
 
     @property
     def text(self) -> str:
-        return self._memory.read().split(b"\0", 1)[0].decode("utf-8", "replace")
+        return self._memory.before_zero().decode("utf-8", "replace")
 
 
 def object_name(name: str) -> bytes:
@@ -297,8 +301,8 @@ def object_name(name: str) -> bytes:
 
 @functools.cache
 def possible_cpus() -> int:
-    """How many slots a value of a per-CPU map has (/sys/devices/system/cpu/possible: `0-3`, `0,2-3`)."""
-    with open("/sys/devices/system/cpu/possible", encoding="ascii") as file:
+    """How many slots a value of a per-CPU map has: up to the last CPU of a list such as `0-3` or `0,2-3`."""
+    with open(_POSSIBLE_CPUS, encoding="ascii") as file:
         last = file.read().strip().replace(",", "-").rsplit("-", 1)[-1]
     return int(last) + 1
 
