@@ -207,9 +207,9 @@ def _check_unlinked(ends: Ends, uses: _Uses, report: Report) -> None:
     """Report what no link names, unless links that could not be understood account for all of it."""
     loose = [(name, span) for name, span in ends.linkable() if name not in uses.first and name not in uses.meant]
     for service, astray in uses.astray.items():
-        of_service = [item for item in loose if service == ANYTHING or item[0].startswith(f"{service}.")]
-        if len(of_service) <= astray:
-            loose = [item for item in loose if item not in of_service]
+        explained = {name for name, _ in loose if service == ANYTHING or name.startswith(f"{service}.")}
+        if len(explained) <= astray:
+            loose = [(name, span) for name, span in loose if name not in explained]
     interfaces = [name for name, _ in loose if name in ends.known_interfaces]
     for name, span in loose:
         if name in ends.known_interfaces:

@@ -49,13 +49,13 @@ def in_order(diagnostics: set[Diagnostic]) -> tuple[Diagnostic, ...]:
 def shape_errors(source: Source) -> tuple[ShapeError, ...]:
     """What the schemas say: that of a chain, and of each service the schema of its kind."""
     root = source.root()
-    found = list(_errors(root, chain_schema()))
+    found = list(_errors(root, _chain_validator()))
     services = root.get("services")
     if services is not None and isinstance(services.data, dict):
         for _, instance in services.items():
             kind = instance.data.get("kind") if isinstance(instance.data, dict) else None
             if isinstance(kind, str) and kind in registry():
-                found += _errors(instance, registry()[kind].json_schema())
+                found += _errors(instance, _service_validator(registry()[kind]))
     return tuple(dict.fromkeys(found))
 
 
@@ -102,8 +102,18 @@ def _moved(service: Service, name: str) -> JsonSchema:
     return moved
 
 
-def _errors(value: Value, schema: JsonSchema) -> Iterator[ShapeError]:
-    for error in _validator_class()(schema).iter_errors(value.data):
+@functools.cache
+def _chain_validator() -> Any:
+    return _validator_class()(chain_schema())
+
+
+@functools.cache
+def _service_validator(service: Service) -> Any:
+    return _validator_class()(service.json_schema())
+
+
+def _errors(value: Value, validator: Any) -> Iterator[ShapeError]:
+    for error in validator.iter_errors(value.data):
         yield from _diagnostics(error, value)
 
 

@@ -185,15 +185,16 @@ def _wrong_form(value: Value, schema: JsonSchema, _: Any) -> Iterator[Diagnostic
     yield Diagnostic("C116", message, value.span, "", _described(schema), _example(schema))
 
 
-def _repeated(value: Value, _schema: JsonSchema, _: Any) -> Iterator[Diagnostic]:
-    seen: list[Value] = []
+def _repeated(value: Value, schema: JsonSchema, _: Any) -> Iterator[Diagnostic]:
+    seen: dict[str, Value] = {}
     for item in value.elements():
-        first = next((other for other in seen if other.data == item.data), None)
-        if first is None:
-            seen.append(item)
-            continue
-        message, notes = f"{show(item.data)} is listed twice", (f"first at {first.span}",)
-        yield Diagnostic("C117", message, item.span, "the second one", notes, "leave one of them out")
+        first = seen.setdefault(json.dumps(item.data, sort_keys=True), item)
+        if first is not item:
+            message, notes = f"{show(item.data)} is listed twice", (f"first at {first.span}",)
+            yield Diagnostic("C117", message, item.span, "the second one", notes, "leave one of them out")
+    if len(seen) == len(value.data):  # equal, but not written alike: 1 and 1.0
+        advice = "leave one of them out"
+        yield Diagnostic("C117", "two items of this list are equal", _head(value), "", _described(schema), advice)
 
 
 def _not_accepted(value: Value, schema: JsonSchema, _: Any) -> Iterator[Diagnostic]:

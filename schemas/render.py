@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 
 from .diagnostic import Diagnostic, Severity, Span
@@ -47,7 +47,8 @@ def render(
             return "".join(_short(found) + "\n" for found in diagnostics)
         case Format.GITHUB:
             return "".join(_github(found) + "\n" for found in diagnostics)
-    return "\n".join(_text(found, sources, _Paint(colour)) for found in diagnostics)
+    lines = {file: _lines(text) for file, text in sources.items()}
+    return "\n".join(_text(found, lines, _Paint(colour)) for found in diagnostics)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ def _escaped(text: str, more: str = "") -> str:
     return "".join(f"%{ord(c):02X}" if c in "%\r\n" + more else c for c in text)
 
 
-def _text(found: Diagnostic, sources: Mapping[str, str], paint: _Paint) -> str:
+def _text(found: Diagnostic, sources: Mapping[str, Sequence[str]], paint: _Paint) -> str:
     head = paint.severity(f"{found.severity}[{found.code}]", found.severity)
     lines = [f"{head}{paint(f': {_one_line(found.message)}', 1)}"]
     width = len(str(found.span.line)) if found.span else 1
@@ -103,14 +104,17 @@ def _text(found: Diagnostic, sources: Mapping[str, str], paint: _Paint) -> str:
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
-def _excerpt(found: Diagnostic, span: Span, sources: Mapping[str, str], gutter: str, paint: _Paint) -> list[str]:
+def _excerpt(
+    found: Diagnostic, span: Span, sources: Mapping[str, Sequence[str]], gutter: str, paint: _Paint
+) -> list[str]:
     """The first line of the span with carets below it."""
-    lines = _lines(sources.get(span.file, ""))
+    lines = sources.get(span.file, ())
     if span.line > len(lines):
         return []
-    line = lines[span.line - 1]
-    end = span.end_column if span.end_line == span.line else len(line.rstrip()) + 1
-    before, marked, after = line[: span.column - 1], line[span.column - 1 : end - 1], line[end - 1 :]
+    line, start = lines[span.line - 1], span.column - 1
+    end = span.end_column - 1 if span.end_line == span.line else len(line)
+    before, marked, after = line[max(0, start - 2 * WIDTH) : start], line[start:end][:WIDTH], line[end : end + WIDTH]
+    marked = marked.rstrip() or marked[:1]
     shown, indent, carets = _window(_visible(before), _visible(marked), _visible(after))
     below = f"{'^' * carets} {_one_line(found.label)}".rstrip()
     bar = paint.frame("|")
@@ -138,6 +142,8 @@ def _window(before: str, marked: str, after: str) -> tuple[str, int, int]:
 
 def _columns(text: str) -> int:
     """Cells of a terminal that printable text takes."""
+    if text.isascii():
+        return len(text)
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 0 if unicodedata.combining(c) else 1 for c in text)
 
 
