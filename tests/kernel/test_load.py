@@ -279,7 +279,7 @@ def test_the_whole_log_is_kept_where_only_its_owner_reads_it(tmp_path: Path) -> 
 def test_a_log_longer_than_the_first_buffer_is_fetched_whole(tmp_path: Path) -> None:
     """Each branch is one more state in the log; the reason stands at its end."""
     branches = "\n".join(
-        f"if (p[{index % 200}] == {index % 251}) sum += p[{(index * 7) % 200}];" for index in range(3000)
+        f"if (p[{index % 200}] == {index % 251}) sum += p[{(index * 7) % 200}];" for index in range(2000)
     )
     unit = f"""
     SEC("xdp") int only(struct xdp_md *ctx)
@@ -315,7 +315,7 @@ def test_nothing_is_left_open_after_success_or_failure(
 def test_corrupt_objects_that_read_are_loaded_or_refused(tmp_path: Path) -> None:
     content = compile_c(EVERYTHING)
     outcomes: dict[str, int] = {}
-    for seed in range(400):
+    for seed in range(200):
         try:
             spec = read_object(mutated(content, seed))
             maps = load.create_maps(spec)
@@ -330,5 +330,5 @@ def test_corrupt_objects_that_read_are_loaded_or_refused(tmp_path: Path) -> None
             for fd in maps.values():
                 fd.close()
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
-    assert outcomes["loaded"] > 50
+    assert outcomes["loaded"] > 30
     assert outcomes["VerifierRejected"] > 0
