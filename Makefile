@@ -1,0 +1,77 @@
+# Every target sets up what it needs: a virtual environment with the locked dependencies, and a compiler.
+# `make help` lists the targets.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8
+
+# The ziglang wheel carries a whole clang (90 MB): left out where the machine has one that will do.
+WITHOUT_ZIGLANG := awk '/^[^ ]/ { keep = !/^ziglang==/ } keep'
+FIND_CLANG      := $(BIN)/python -m compiler.clang >/dev/null 2>&1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+demo: root $(READY) ## a bridge with a guard in front, between four network namespaces (root)
+	@$(BIN)/python -m tests.demo
+
+test: root $(READY) ## all tests (root)
+	@$(PYTEST) $(ARGS)
+
+test-unit: $(READY) ## the tests that need no root
+	@$(PYTEST) -m "not kernel" $(ARGS)
+
+test-kernel: root $(READY) ## the tests that load programs and move packets (root)
+	@$(PYTEST) -m kernel $(ARGS)
+
+lint: $(READY) ## style of the Python (ruff) and of the C (clang-format)
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@git ls-files '*.h' | xargs $(BIN)/clang-format --dry-run --Werror
+
+types: $(READY) ## mypy --strict
+	@$(BIN)/mypy
+
+format: $(READY) ## rewrites Python and C in the project's style
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+	@git ls-files '*.h' | xargs $(BIN)/clang-format -i
+
+wheel: $(READY) ## dist/: source distribution and wheel
+	@$(BIN)/python -m build --no-isolation --outdir dist
+
+lock: ## requirements.lock anew: the newest versions that pyproject.toml allows
+	@$(PYTHON) -m venv build/uv
+	@build/uv/bin/python -m pip --quiet install uv
+	@build/uv/bin/uv pip compile --no-config --universal --python-version 3.11 --generate-hashes --no-header --upgrade --quiet \
+		--group dev --extra clang --output-file requirements.lock pyproject.toml
+
+clean: ## removes everything that was made here, the environment included
+	rm -rf $(VENV) build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+# The environment, made again in place when a pinned version or the project's own description changes.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "bpfchain needs Python 3.11 or later, and $(PYTHON) is older or missing: make PYTHON=python3.12" >&2; exit 1; }
+	@[ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV) >/dev/null || { rm -rf $(VENV); \
+		echo "$(PYTHON) cannot make virtual environments with pip: its venv or ensurepip module is missing" \
+			"(Debian and Ubuntu split it off as python3-venv)" >&2; exit 1; }
+	@echo "setting up $(VENV) ..." >&2
+	@$(WITHOUT_ZIGLANG) requirements.lock > $(VENV)/system-clang.lock
+	@$(PIP) install --require-hashes --requirement $(VENV)/system-clang.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@$(FIND_CLANG) || $(PIP) install --require-hashes --requirement requirements.lock
+	@touch $@
+
+root:
+	@[ "$$(id -u)" = 0 ] || { \
+		echo "this needs root: it makes network namespaces and loads BPF programs (without: make test-unit)" >&2; exit 1; }
+
+.PHONY: demo test test-unit test-kernel lint types format wheel lock clean help root
