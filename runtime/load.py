@@ -13,7 +13,7 @@ from types import TracebackType
 from schemas.diagnostic import Diagnostic, LoadFailed, NotSupported
 from schemas.manifest import Hook, ProgramRecord
 
-from . import features, sys, verifier
+from . import features, sys
 from .btf import FUNC_INFO, LINE_INFO
 from .info import map_info
 from .instructions import with_fd
@@ -292,6 +292,8 @@ class _Loader:
         self, program: ProgramSpec, try_load: Callable[[sys.Log | None], sys.Fd], failure: sys.SyscallFailed
     ) -> sys.Fd:
         """Raises what the verifier has to say; returns the program if it loads at the second attempt."""
+        from . import verifier  # only a refusal needs it, and imports are most of a command's time
+
         fd, log = verifier.load_with_log(try_load)
         if fd:
             return fd
