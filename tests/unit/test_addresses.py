@@ -75,14 +75,19 @@ REFUSED: list[tuple[Callable[[Value, Report], object], Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("parse", "data", "meaning"), ACCEPTED, ids=lambda item: str(item)[:30])
+def shown(item: Any) -> str:
+    """The same in every process, as pytest-xdist needs it."""
+    return str(item.__name__ if callable(item) else item)[:30]
+
+
+@pytest.mark.parametrize(("parse", "data", "meaning"), ACCEPTED, ids=shown)
 def test_accepted(parse: Callable[[Value, Report], object], data: Any, meaning: Any) -> None:
     report = Report()
     assert parse(value(data), report) == meaning
     assert report.diagnostics == []
 
 
-@pytest.mark.parametrize(("parse", "data", "code"), REFUSED, ids=lambda item: str(item)[:30])
+@pytest.mark.parametrize(("parse", "data", "code"), REFUSED, ids=shown)
 def test_refused(parse: Callable[[Value, Report], object], data: Any, code: str) -> None:
     report = Report()
     assert parse(value(data), report) is None
