@@ -15,9 +15,12 @@
 #include "parse.h"
 #include "verdict.h"
 
+#define DDOS_NEAR_HASH 0x9e3779b1U /* 2^32 divided by the golden ratio */
+
 enum {
 	/* Tries at moving a bucket that other CPUs move too; each one that fails has let another packet through. */
 	DDOS_RATE_ATTEMPTS = 8,
+	DDOS_NEAR_SLOTS = 1 << 16,
 	DDOS_TIME_SHIFT = 4, /* buckets keep time in sixteenths of a nanosecond: exact to 0.1 % up to 10 Mpps */
 };
 
@@ -35,11 +38,15 @@ struct ddos_config {
 	__u32 (*source_port)(__u32 protocol, __u32 port);
 	void *blocked; /* per-CPU array of struct counter */
 
-	/* Lists that are LPM tries: the value is the entry's struct counter. */
+	/* Lists that are LPM tries: the value is the entry's struct counter. Each has a struct ddos_near. */
 	void *sources4;
 	void *sources6;
 	void *destinations4;
 	void *destinations6;
+	void *near_sources4;
+	void *near_sources6;
+	void *near_destinations4;
+	void *near_destinations6;
 
 	/* A bucket for each IPv4 address and each IPv6 /64; times in units of 1 ns >> DDOS_TIME_SHIFT. */
 	void *buckets4;
@@ -57,6 +64,15 @@ struct ddos_prefix4 {
 struct ddos_prefix6 {
 	__u32 length;
 	struct in6_addr address;
+};
+
+/*
+ * A bit for each slot of addresses: 0 if no entry of the trie has an address there. Almost all traffic is near no entry
+ * and never pays for the trie. lists.py has the same slots: an IPv4 address's first 16 bits, a hash of the first 32 of
+ * an IPv6 address.
+ */
+struct ddos_near {
+	__u64 words[DDOS_NEAR_SLOTS / 64];
 };
 
 /* When the next packet of a source would be due if it kept exactly to its rate: the whole state of its bucket. */
@@ -78,6 +94,14 @@ static __always_inline bool ddos_listed(const struct packet *pkt, const struct d
 	return true;
 }
 
+static __always_inline bool ddos_is_near(void *near, __u16 slot)
+{
+	__u32 first = 0;
+	const struct ddos_near *set = bpf_map_lookup_elem(near, &first);
+
+	return !set || set->words[slot >> 6] >> (slot & 63) & 1;
+}
+
 /* True if the trie has a prefix of the address; counts it there, for all CPUs together. */
 static __always_inline bool ddos_in_trie(const struct packet *pkt, void *trie, const void *key)
 {
@@ -90,17 +114,24 @@ static __always_inline bool ddos_in_trie(const struct packet *pkt, void *trie, c
 	return true;
 }
 
-static __always_inline bool ddos_in_trie4(const struct packet *pkt, void *trie, __be32 address)
+static __always_inline bool ddos_in_trie4(const struct packet *pkt, void *trie, void *near, __be32 address)
 {
 	struct ddos_prefix4 key = {.length = 32, .address = address};
 
+	if (likely(!ddos_is_near(near, bpf_ntohl(address) >> 16)))
+		return false;
 	return ddos_in_trie(pkt, trie, &key);
 }
 
-static __always_inline bool ddos_in_trie6(const struct packet *pkt, void *trie, const struct in6_addr *address)
+static __always_inline bool ddos_in_trie6(const struct packet *pkt, void *trie, void *near,
+					  const struct in6_addr *address)
 {
-	struct ddos_prefix6 key = {.length = 128, .address = *address};
+	struct ddos_prefix6 key;
 
+	if (likely(!ddos_is_near(near, bpf_ntohl(address->u6_addr32[0]) * DDOS_NEAR_HASH >> 16)))
+		return false;
+	key.length = 128;
+	key.address = *address;
 	return ddos_in_trie(pkt, trie, &key);
 }
 
@@ -218,11 +249,11 @@ static __always_inline __u32 ddos_check_ipv4(const struct packet *pkt, const str
 		return verdict;
 	if (cfg->source4 && ddos_listed(pkt, cfg, cfg->source4(bpf_ntohl(ip->saddr))))
 		return drop(DROP_BLOCKED_SOURCE);
-	if (cfg->sources4 && ddos_in_trie4(pkt, cfg->sources4, ip->saddr))
+	if (cfg->sources4 && ddos_in_trie4(pkt, cfg->sources4, cfg->near_sources4, ip->saddr))
 		return drop(DROP_BLOCKED_SOURCE);
 	if (cfg->destination4 && ddos_listed(pkt, cfg, cfg->destination4(bpf_ntohl(ip->daddr))))
 		return drop(DROP_BLOCKED_DESTINATION);
-	if (cfg->destinations4 && ddos_in_trie4(pkt, cfg->destinations4, ip->daddr))
+	if (cfg->destinations4 && ddos_in_trie4(pkt, cfg->destinations4, cfg->near_destinations4, ip->daddr))
 		return drop(DROP_BLOCKED_DESTINATION);
 	if (ddos_filters_payload(cfg)) {
 		verdict = parse_ipv4_payload(cursor, ip, &payload);
@@ -251,11 +282,11 @@ static __always_inline __u32 ddos_check_ipv6(const struct packet *pkt, const str
 		return verdict;
 	if (cfg->source6 && ddos_listed(pkt, cfg, cfg->source6(ddos_high(&ip->saddr), ddos_low(&ip->saddr))))
 		return drop(DROP_BLOCKED_SOURCE);
-	if (cfg->sources6 && ddos_in_trie6(pkt, cfg->sources6, &ip->saddr))
+	if (cfg->sources6 && ddos_in_trie6(pkt, cfg->sources6, cfg->near_sources6, &ip->saddr))
 		return drop(DROP_BLOCKED_SOURCE);
 	if (cfg->destination6 && ddos_listed(pkt, cfg, cfg->destination6(ddos_high(&ip->daddr), ddos_low(&ip->daddr))))
 		return drop(DROP_BLOCKED_DESTINATION);
-	if (cfg->destinations6 && ddos_in_trie6(pkt, cfg->destinations6, &ip->daddr))
+	if (cfg->destinations6 && ddos_in_trie6(pkt, cfg->destinations6, cfg->near_destinations6, &ip->daddr))
 		return drop(DROP_BLOCKED_DESTINATION);
 	if (ddos_filters_payload(cfg)) {
 		verdict = ddos_check_payload(pkt, cfg, cursor, &payload, true);

@@ -10,14 +10,21 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from schemas.diagnostic import Span
 
+from ...addresses import Prefix
 from ...ir import GeneratedFunction
 from ...templates import environment
 from .model import BlockedPorts, BlockedPrefix, BlockedProtocol
+from .near import HASH, MAX_SLOT_BITS, Neighbourhood, neighbourhood, sparse
 
 if TYPE_CHECKING:
     import jinja2
 
 TEMPLATES = files("compiler") / "services" / "ddos" / "templates"
+
+FILTERED_ENTRIES = 4
+"""Shorter lists are decided as fast by the tree alone."""
+
+SLOTS_PER_ENTRY = 64
 
 Entry = BlockedPrefix | BlockedPorts | BlockedProtocol
 Listed = TypeVar("Listed", BlockedPrefix, BlockedPorts)
@@ -56,10 +63,19 @@ def address_function(
 ) -> GeneratedFunction:
     """Entries of one IP version, none within another, as a function of an address."""
     ordered = sorted(entries, key=lambda item: _first_address(item[0]))
+    near = _near([entry.prefix for entry, _ in ordered])
     steps = list(_tree(ordered, _first_address))
     version = ordered[0][0].prefix.version
     uses_low = any(entry.prefix.prefixlen > 64 for entry, _ in entries)
-    return _render(f"address{version}.c.j2", name, field, span, steps=steps, uses_low=uses_low)
+    return _render(f"address{version}.c.j2", name, field, span, steps=steps, uses_low=uses_low, near=near, hash=HASH)
+
+
+def _near(prefixes: Sequence[Prefix]) -> Neighbourhood | None:
+    """The bit table that spares most traffic the tree; None where the list is short or covers too much."""
+    if len(prefixes) < FILTERED_ENTRIES:
+        return None
+    near = neighbourhood(prefixes, min((SLOTS_PER_ENTRY * len(prefixes) - 1).bit_length(), MAX_SLOT_BITS))
+    return near if sparse(near) else None
 
 
 def port_function(name: str, field: str, entries: Sequence[Numbered[BlockedPorts]], span: Span) -> GeneratedFunction:

@@ -14,8 +14,9 @@ from ...ir import Constant, GeneratedFunction, Inlined, InMap, LoweredPort, MapD
 from ...model import Port, ServiceInstance
 from .lists import address_function, port_function, protocol_function
 from .model import BlockedPorts, BlockedPrefix, BlockedProtocol, DdosModel, Rate
+from .near import neighbourhood
 
-INLINED_ADDRESSES = 512
+INLINED_ADDRESSES = 256
 """Lists of up to so many prefixes of one IP version are compiled in, longer ones are LPM tries."""
 
 NS_PER_SECOND = 1_000_000_000
@@ -146,6 +147,29 @@ class _Lowering:
         for each in self.lists:
             if not each.inlined:
                 yield self._trie(each)
+                yield self._near(each)
+
+    def _near(self, each: _List) -> MapDef:
+        """The bit table before a trie: one element, written whole when the list changes."""
+        name, span = f"{self._prefix()}__near_{each.trie}", each.entries[0].span
+        near = neighbourhood(entry.prefix for entry in each.entries if isinstance(entry, BlockedPrefix)).packed()
+        path, meaning = f"{self.instance.name}.block.{each.key}", "where to look closer"
+        return MapDef(
+            name=name,
+            type="BPF_MAP_TYPE_ARRAY",
+            key_type="__u32",
+            key_size=4,
+            value_type="struct ddos_near",
+            value_size=len(near),
+            max_entries=1,
+            scope=Scope.SERVICE,
+            role=Role.CONFIG,
+            layout="ddos-near/1",
+            span=span,
+            field=f"near_{each.trie}",
+            service=self.instance.name,
+            entries=(Constant(path, f"{len(each.entries)} entries", meaning, InMap(name, bytes(4), near), span),),
+        )
 
     def _trie(self, each: _List) -> MapDef:
         name = f"{self._prefix()}__{each.trie}"
