@@ -1,0 +1,1 @@
+"""Networks to test on: namespaces joined by veths, raw frames, and the few programs that people would type (ping)."""

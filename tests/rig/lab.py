@@ -1,0 +1,175 @@
+"""Network namespaces and veth pairs between them, gone after their `with` block or after the death of its process."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import itertools
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyroute2
+
+from runtime.netns import NETNS_DIRECTORY, entered
+
+from .ethtool import Feature, set_feature
+
+_T = TypeVar("_T")
+
+_OWNED = re.compile(r"bpfchain-[a-z0-9]+-([0-9]+)-[0-9]+-.+")
+"""Names of our namespaces: `bpfchain-PURPOSE-PID-SERIAL-LABEL`, so that the leftovers of a dead process are known."""
+
+_serial = itertools.count(1)
+
+# Frames that nobody asked for make packet tests random: no router solicitations, no link-local addresses, no DAD.
+_QUIET = {
+    "net/ipv6/conf/{device}/accept_ra": "0",
+    "net/ipv6/conf/{device}/router_solicitations": "0",
+    "net/ipv6/conf/{device}/addr_gen_mode": "1",
+    "net/ipv6/conf/{device}/accept_dad": "0",
+    "net/ipv6/conf/{device}/disable_ipv6": "1",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A named network namespace; `label` is what people call it."""
+
+    label: str
+    name: str
+
+    def run(self, function: Callable[[], _T]) -> _T:
+        """The result of `function`, called by this thread inside the namespace."""
+        with entered(self.name):
+            return function()
+
+    @contextlib.contextmanager
+    def netlink(self) -> Iterator[Any]:
+        """A netlink socket of the namespace."""
+        with entered(self.name):
+            netlink = pyroute2.IPRoute(ext_ack=True)
+        with netlink:
+            yield netlink
+
+    def sysctl(self, key: str, value: str) -> None:
+        """Sets `net/ipv6/conf/eth0/disable_ipv6`: /proc/sys/net is that of the thread's namespace."""
+        with entered(self.name):
+            Path("/proc/sys", key).write_text(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One end of a veth pair."""
+
+    namespace: Namespace
+    name: str
+    ifindex: int
+    mac: str
+
+    @property
+    def mac_bytes(self) -> bytes:
+        return bytes.fromhex(self.mac.replace(":", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Cable:
+    """A veth pair: `port` is in the machine under test, `station` is the neighbour at the far end."""
+
+    port: Device
+    station: Device
+
+
+@dataclass(slots=True)
+class Lab:
+    """Owns every namespace that it makes. `purpose` is part of their names."""
+
+    purpose: str = "test"
+    namespaces: list[Namespace] = field(default_factory=list)
+    _macs: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def __enter__(self) -> Lab:
+        remove_leftovers()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Removes the namespaces, and with them all that is in them."""
+        while self.namespaces:
+            pyroute2.netns.remove(self.namespaces.pop().name)
+
+    def namespace(self, label: str) -> Namespace:
+        """A new namespace with its loopback up and no frame sent unasked."""
+        namespace = Namespace(label, f"bpfchain-{self.purpose}-{os.getpid()}-{next(_serial)}-{label}")
+        pyroute2.netns.create(namespace.name)
+        self.namespaces.append(namespace)
+        for key, value in _QUIET.items():
+            namespace.sysctl(key.format(device="default"), value)
+        with namespace.netlink() as netlink:
+            netlink.link("set", index=1, state="up")
+        return namespace
+
+    def cable(
+        self, port: tuple[Namespace, str], station: tuple[Namespace, str], addresses: Sequence[str] = ()
+    ) -> Cable:
+        """A veth pair that a chain can use: both ends up, `addresses` (`10.0.0.1/24`) on the station.
+
+        GRO goes on at the station after both ends are up: without it, or switched on earlier, a frame that XDP
+        redirects to the port vanishes without an error. Offloads go off because XDP cannot finish what they left
+        unfinished.
+        """
+        (port_namespace, port_name), (station_namespace, station_name) = port, station
+        port_mac, station_mac = self._mac(), self._mac()
+        with port_namespace.netlink() as netlink:
+            netlink.link(
+                "add",
+                ifname=port_name,
+                kind="veth",
+                address=port_mac,
+                peer={"ifname": station_name, "address": station_mac, "net_ns_fd": station_namespace.name},
+            )
+        ends = Cable(
+            Device(port_namespace, port_name, _bring_up(port_namespace, port_name), port_mac),
+            Device(station_namespace, station_name, _bring_up(station_namespace, station_name), station_mac),
+        )
+        for device in (ends.port, ends.station):
+            for feature in (Feature.TX_CHECKSUM, Feature.TSO, Feature.GSO):
+                set_feature(device.namespace.name, device.name, feature, on=False)
+            set_feature(device.namespace.name, device.name, Feature.GRO, on=True)
+        for address in addresses:
+            self.address(ends.station, address)
+        return ends
+
+    def address(self, device: Device, address: str) -> None:
+        """Gives the device's own stack an address, `10.0.0.1/24` or `fd00::1/64`."""
+        interface = ipaddress.ip_interface(address)
+        if interface.version == 6:
+            device.namespace.sysctl(f"net/ipv6/conf/{device.name}/disable_ipv6", "0")
+        with device.namespace.netlink() as netlink:
+            netlink.addr("add", index=device.ifindex, address=str(interface.ip), prefixlen=interface.network.prefixlen)
+
+    def _mac(self) -> str:
+        """The next address of a small range of our own (locally administered)."""
+        return "02:00:00:00:" + next(self._macs).to_bytes(2, "big").hex(":")
+
+
+def remove_leftovers() -> None:
+    """Removes the namespaces of processes that died before they could."""
+    for path in NETNS_DIRECTORY.glob("bpfchain-*"):
+        named = _OWNED.fullmatch(path.name)
+        if named and not Path("/proc", named[1]).exists():
+            with contextlib.suppress(FileNotFoundError):  # another process of the same run was faster
+                pyroute2.netns.remove(path.name)
+
+
+def _bring_up(namespace: Namespace, name: str) -> int:
+    """Sets the device up; returns its ifindex."""
+    with namespace.netlink() as netlink:
+        (index,) = netlink.link_lookup(ifname=name)
+        netlink.link("set", index=index, state="up")
+    return int(index)
