@@ -11,7 +11,7 @@ from schemas.diagnostic import Span
 
 from .model import Host, Interface, Link, LinkEnd, Port, ServiceInstance
 from .source import Report, Value
-from .words import closest, did_you_mean, listed, show
+from .words import SUGGESTED, closest, listed, show
 
 HOST, FROM_HOST = "host", "from-host"
 ANYTHING = ""
@@ -62,6 +62,7 @@ class _Uses:
     first: dict[str, Value] = field(default_factory=dict)
     meant: set[str] = field(default_factory=set)
     astray: Counter[str] = field(default_factory=Counter)
+    dangling: int = 0
 
 
 def resolve_links(links: Value | None, ends: Ends, report: Report) -> tuple[Link, ...]:
@@ -162,7 +163,8 @@ def _port(value: Value, name: str, port: str, ends: Ends, uses: _Uses, report: R
         return None
     ports = ends.ports.get(name, {})
     if port not in ports:
-        meant = closest(port, ports)
+        uses.dangling += 1
+        meant = closest(port, ports) if uses.dangling <= SUGGESTED else None
         if meant:
             uses.meant.add(f"{name}.{meant}")
         else:
@@ -181,7 +183,8 @@ def _port(value: Value, name: str, port: str, ends: Ends, uses: _Uses, report: R
 def _dangling(
     value: Value, what: str, name: str, known: list[str], uses: _Uses, report: Report, port: str = ""
 ) -> None:
-    meant = closest(name, known)
+    uses.dangling += 1
+    meant = closest(name, known) if uses.dangling <= SUGGESTED else None
     if meant:
         uses.meant.add(f"{meant}.{port}" if port else meant)
     report.error(
@@ -190,7 +193,7 @@ def _dangling(
         _part(value, 0, len(name)),
         label=f"no {what} has this name",
         notes=(f"{what}s here: {listed(sorted(name for name in known if name != HOST)) or 'none'}",),
-        help=did_you_mean(name, known),
+        help=f"did you mean `{meant}`?" if meant else "",
     )
 
 

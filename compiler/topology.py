@@ -139,16 +139,16 @@ def _check_flooding_to_host(graph: _Graph, interfaces: Sequence[Interface], repo
         instance = graph.services.get(name)
         if instance is None or not instance.service.floods:
             continue
-        for port in instance.ports:
-            if isinstance(graph.peer(port), Host):
-                report.error(
-                    "C219",
-                    f"`{name}` floods, and XDP cannot send a copy to `host`",
-                    graph.link[port].span,
-                    label="a copy of every flooded frame would have to go up here",
-                    notes=(f"frames reach `{name}` by XDP from {listed(_sources(graph, xdp, name), '`')}",),
-                    help="write `mode: tc` for these interfaces",
-                )
+        to_host = [port for port in instance.ports if isinstance(graph.peer(port), Host)]
+        if to_host:  # one error is enough: the remedy is the same for all
+            report.error(
+                "C219",
+                f"`{name}` floods, and XDP cannot send a copy to `host`",
+                graph.link[to_host[0]].span,
+                label="a copy of every flooded frame would have to go up here",
+                notes=(f"frames reach `{name}` by XDP from {listed(_sources(graph, xdp, name), '`')}",),
+                help="write `mode: tc` for these interfaces",
+            )
 
 
 def _sources(graph: _Graph, interfaces: Iterable[Interface], service: str) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 from schemas.diagnostic import Diagnostic, Span
 
 from .source import Value
-from .words import closest, did_you_mean, kind_of, listed, show
+from .words import SUGGESTED, closest, did_you_mean, kind_of, listed, show
 
 JsonSchema = Mapping[str, Any]
 Notes = tuple[str, ...]
@@ -107,10 +107,10 @@ def _unknown_key(value: Value, schema: JsonSchema, _: Any) -> Iterator[Diagnosti
     known: Sequence[str] = list(schema.get("properties", {}))
     patterns: Sequence[str] = list(schema.get("patternProperties", {}))
     free = [key for key in known if key not in value.data]
-    for key, item in value.items():
-        if key in known or any(matches(pattern, key) for pattern in patterns):
-            continue
-        meant = closest(key, free)
+    unknown = [key for key in value.data if key not in known and not any(matches(p, key) for p in patterns)]
+    for index, key in enumerate(unknown):
+        item = Value(value.source, (*value.pointer, key), value.data[key])
+        meant = closest(key, free) if index < SUGGESTED else None
         yield Diagnostic(
             "C110",
             f"unknown key {show(key)}",
@@ -124,7 +124,9 @@ def _unknown_key(value: Value, schema: JsonSchema, _: Any) -> Iterator[Diagnosti
 def _missing_key(value: Value, schema: JsonSchema, required: Sequence[str]) -> Iterator[Diagnostic]:
     missing = [key for key in required if key not in value.data]
     unknown = [key for key in value.data if key not in schema.get("properties", {})]
-    misspelt = {closest(key, missing) for key in unknown} if schema.get("additionalProperties") is False else set()
+    misspelt = (
+        {closest(key, missing) for key in unknown[:SUGGESTED]} if schema.get("additionalProperties") is False else set()
+    )
     for key in missing:
         if key in misspelt:  # told as an unknown key, with this one as the suggestion
             continue

@@ -8,6 +8,7 @@ from typing import Any
 
 SHOWN = 40  # characters of a value; the source line below the message has the rest
 LISTED = 12  # alternatives
+SUGGESTED = 100  # comparing names is slow: a file with more wrong ones than this gets no more suggestions
 
 
 def show(data: Any) -> str:

@@ -95,7 +95,7 @@ class _Builder:
 
     def __init__(self, file: str) -> None:
         self.root: _Node | None = None
-        self.problems: list[Diagnostic] = []
+        self.problems: dict[Diagnostic, None] = {}  # a set in order: an aliased mapping is constructed more than once
         self._file = file
         self._stack: list[_Node] = []
         self._anchors: dict[str, _Node] = {}
@@ -242,9 +242,7 @@ class _Builder:
     def _problem(
         self, code: str, message: str, span: Span, label: str, notes: tuple[str, ...] = (), help: str = ""
     ) -> None:
-        found = Diagnostic(code, message, span, label, notes, help)
-        if found not in self.problems:  # an aliased mapping is constructed more than once
-            self.problems.append(found)
+        self.problems[Diagnostic(code, message, span, label, notes, help)] = None
 
     def _stop(
         self, code: str, message: str, span: Span, label: str, notes: tuple[str, ...] = (), help: str = ""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import pytest
 import yaml
 
 from compiler import yaml12
-from compiler.source import read
+from compiler.source import MAX_BYTES, read
 from compiler.yaml12 import scalar
 from schemas.diagnostic import InvalidChain, Span
 
@@ -148,3 +149,12 @@ def test_the_slow_parser_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_digest_is_of_the_bytes() -> None:
     assert read("x", b"a: 1").sha256 != read("x", b"\xef\xbb\xbfa: 1").sha256
+
+
+@pytest.mark.parametrize("piece", ["[", "{", "? ", "- ", "a: ", "&a ", "--- \n", "*a ", "!x "])
+def test_four_megabytes_of_one_thing(piece: str) -> None:
+    """Refused early: a second is much more than it takes."""
+    began = time.monotonic()
+    with pytest.raises(InvalidChain):
+        read("x", piece * (MAX_BYTES // len(piece)))
+    assert time.monotonic() - began < 5
