@@ -66,23 +66,30 @@ static __always_inline __u32 parse_tags(const struct packet *pkt, struct cursor 
 	return is_vlan(*ethertype) ? drop(DROP_MALFORMED) : PARSED;
 }
 
-/* Bytes of the frame from the cursor on; what the hook holds outside of the frame (a tag) is no part of it. */
+/*
+ * Bytes of the frame from the cursor on; what the hook holds outside of the frame (a tag) counts as if it followed. The
+ * asm keeps clang from subtracting pointers in 32 bits, which the verifier refuses.
+ */
 static __always_inline __u32 frame_left(const struct packet *pkt, const struct cursor *cursor)
 {
-	return pkt->bytes - (__u32)(cursor->position - (void *)pkt->eth);
+	__u64 parsed = cursor->position - (void *)pkt->eth;
+
+	asm volatile("" : "+r"(parsed));
+	return pkt->bytes - (__u32)parsed;
 }
 
 /*
  * The fixed IPv4 header (RFC 791 3.1). A total length of 0 is what "BIG TCP" gives a segment of more than 64 KiB that
- * has not been cut yet (seen at TC only): there the frame's length holds.
+ * has not been cut yet (seen at TC only): there the frame's length holds. The cursor stays before the header, so that
+ * the verifier sees one bounded step over it and its options.
  */
 static __always_inline __u32 parse_ipv4(const struct packet *pkt, struct cursor *cursor, const struct iphdr **header,
 					struct ip_payload *payload)
 {
 	__u32 available = frame_left(pkt, cursor), total;
-	const struct iphdr *ip = cursor_take(cursor, sizeof(*ip));
+	const struct iphdr *ip = cursor->position;
 
-	if (!ip)
+	if ((void *)(ip + 1) > cursor->end)
 		return drop(DROP_TRUNCATED);
 	total = bpf_ntohs(ip->tot_len);
 	if (unlikely(total == 0 && available > MAX_IP_BYTES))
@@ -91,7 +98,7 @@ static __always_inline __u32 parse_ipv4(const struct packet *pkt, struct cursor 
 		return drop(DROP_MALFORMED);
 	if (unlikely(total > available))
 		return drop(DROP_TRUNCATED);
-	payload->left = total - sizeof(*ip);
+	payload->left = total;
 	*header = ip;
 	return PARSED;
 }
@@ -117,12 +124,12 @@ static __always_inline __u32 check_fragment(const struct ip_payload *payload)
 	return PARSED;
 }
 
-/* Steps over the options and reads the fragment fields of a header that parse_ipv4() has passed. */
+/* Steps over the header with its options and reads the fragment fields of a header that parse_ipv4() has passed. */
 static __always_inline __u32 parse_ipv4_payload(struct cursor *cursor, const struct iphdr *ip,
 						struct ip_payload *payload)
 {
-	const void *options;
-	__u32 verdict = payload_take(cursor, payload, (ip->ihl - 5) * 4U, &options);
+	const void *whole;
+	__u32 verdict = payload_take(cursor, payload, ip->ihl * 4U, &whole);
 
 	if (verdict != PARSED)
 		return verdict;
@@ -187,8 +194,6 @@ static __always_inline __u32 parse_extension_header(struct cursor *cursor, struc
 		return verdict;
 	payload->protocol = extension->next;
 	bytes = extension_header_bytes(extension, protocol);
-	if (bytes < sizeof(*extension)) /* AH of length 0 would end in the middle of itself */
-		return drop(DROP_MALFORMED);
 	verdict = payload_take(cursor, payload, bytes - sizeof(*extension), &rest);
 	if (verdict != PARSED)
 		return verdict;

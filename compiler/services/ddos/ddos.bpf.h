@@ -231,6 +231,8 @@ static __always_inline __u32 ddos_check_payload(const struct packet *pkt, const 
 			return drop(DROP_BLOCKED_PROTOCOL);
 		if (likely(payload->fragment_at || !is_extension_header(payload->protocol, ipv6)))
 			return ddos_filters_ports(cfg) ? ddos_check_ports(pkt, cfg, cursor, payload) : PARSED;
+		if (passed == MAX_EXTENSION_HEADERS)
+			break;
 		verdict = parse_extension_header(cursor, payload);
 		if (verdict != PARSED)
 			return verdict;

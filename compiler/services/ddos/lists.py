@@ -66,8 +66,8 @@ def address_function(
     near = _near([entry.prefix for entry, _ in ordered])
     steps = list(_tree(ordered, _first_address))
     version = ordered[0][0].prefix.version
-    uses_low = any(entry.prefix.prefixlen > 64 for entry, _ in entries)
-    return _render(f"address{version}.c.j2", name, field, span, steps=steps, uses_low=uses_low, near=near, hash=HASH)
+    longest = max(entry.prefix.prefixlen for entry, _ in entries)
+    return _render(f"address{version}.c.j2", name, field, span, steps=steps, longest=longest, near=near, hash=HASH)
 
 
 def _near(prefixes: Sequence[Prefix]) -> Neighbourhood | None:

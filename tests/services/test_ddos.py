@@ -1,0 +1,418 @@
+"""The ddos service, packet by packet: tables and random frames through the kernel and the plain-Python model."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.manifest import Hook
+from tests.services.ddos_frames import (
+    AH,
+    ARP,
+    DCCP,
+    DESTINATION,
+    DOT1AD,
+    DOT1Q,
+    ESP,
+    FRAGMENT,
+    GOOD4,
+    GOOD6,
+    GRE,
+    HOP_BY_HOP,
+    ICMP,
+    IPV6,
+    MOBILITY,
+    NO_NEXT,
+    OTHER4,
+    OTHER6,
+    ROUTING,
+    SCTP,
+    TCP,
+    UDP,
+    UDPLITE,
+    authentication,
+    chained,
+    ethernet,
+    extension,
+    fragment_header,
+    ipv4,
+    ipv6,
+    ports,
+    random_frame,
+)
+from tests.services.ddos_program import SMALLEST, DdosProgram
+from tests.services.model_ddos import DdosModel
+
+pytestmark = pytest.mark.kernel
+
+Config = dict[str, Any]
+
+BLOCK: Config = {
+    "sources": ["198.51.100.0/24", "10.9.0.0/16", "10.10.0.1", "203.0.112.0/20", "2001:db8:bad::/48", "fd00::1"],
+    "destinations": ["203.0.113.7", "2001:db8:2::/65"],
+    "protocols": ["gre", 4, "ipv6-route"],
+    "ports": ["tcp/23", "udp/11211", "udp/1000-2000", "sctp/7", "udplite/8", "dccp/9"],
+    "source-ports": ["udp/53"],
+}
+SHORT: Config = {"block": BLOCK}
+FILLER4 = [f"100.64.{number // 256}.{number % 256}" for number in range(300)]
+FILLER6 = [f"2001:db8:f::{number:x}" for number in range(300)]
+LONG: Config = {
+    "block": BLOCK
+    | {
+        "sources": [*BLOCK["sources"], *FILLER4, *FILLER6],
+        "destinations": [*BLOCK["destinations"], *FILLER4, *FILLER6],
+    }
+}
+ADDRESSES_ONLY: Config = {"block": {"sources": ["198.51.100.0/24", "2001:db8:bad::/48"]}}
+ONLY_IPV4: Config = {"block": {"sources": ["198.51.100.0/24"]}}
+ONLY_PROTOCOLS: Config = {"block": {"protocols": ["gre"]}}
+NOTHING: Config = {}
+EVERYTHING: Config = {"block": {"sources": ["0.0.0.0/0", "::/0"]}}
+CONFIGS = {
+    "short": SHORT,
+    "long": LONG,
+    "addresses": ADDRESSES_ONLY,
+    "ipv4": ONLY_IPV4,
+    "protocols": ONLY_PROTOCOLS,
+    "nothing": NOTHING,
+    "everything": EVERYTHING,
+}
+
+BAD4, BAD6 = "198.51.100.77", "2001:db8:bad:1::5"
+TELNET = ports(4000, 23)
+PASS, TRUNCATED, MALFORMED, DEEP = "inside", "drop truncated", "drop malformed", "drop extension headers"
+SOURCE, TARGET, PROTOCOL, PORT = (f"drop blocked {what}" for what in ("source", "destination", "protocol", "port"))
+
+Row = tuple[str, bytes, str]
+
+
+def good(payload: bytes, ethertype: int = IPV6) -> bytes:
+    return ethernet(payload, ethertype)
+
+
+IPV4_ROWS: list[Row] = [
+    ("clean UDP", ethernet(ipv4()), PASS),
+    ("clean ICMP", ethernet(ipv4(bytes(8), ICMP)), PASS),
+    ("ESP has no ports", ethernet(ipv4(ports(53, 23), ESP)), PASS),
+    ("blocked source, first of its prefix", ethernet(ipv4(source="198.51.100.0")), SOURCE),
+    ("blocked source, last of its prefix", ethernet(ipv4(source="198.51.100.255")), SOURCE),
+    ("source just below", ethernet(ipv4(source="198.51.99.255")), PASS),
+    ("source just above", ethernet(ipv4(source="198.51.101.0")), PASS),
+    ("blocked single source", ethernet(ipv4(source="10.10.0.1")), SOURCE),
+    ("source beside a single one", ethernet(ipv4(source="10.10.0.2")), PASS),
+    ("blocked source of a /20", ethernet(ipv4(source="203.0.127.255")), SOURCE),
+    ("all ones as source", ethernet(ipv4(source="255.255.255.255")), PASS),
+    ("all zeros as source", ethernet(ipv4(source="0.0.0.0")), PASS),
+    ("blocked destination", ethernet(ipv4(destination="203.0.113.7")), TARGET),
+    ("blocked source's address as destination", ethernet(ipv4(destination=BAD4)), PASS),
+    ("source comes before destination", ethernet(ipv4(source=BAD4, destination="203.0.113.7")), SOURCE),
+    ("blocked protocol by name", ethernet(ipv4(bytes(8), GRE)), PROTOCOL),
+    ("blocked protocol by number", ethernet(ipv4(ipv4(), 4)), PROTOCOL),
+    ("IPv6 routing header's number in IPv4", ethernet(ipv4(bytes(8), ROUTING)), PROTOCOL),
+    ("blocked TCP port", ethernet(ipv4(TELNET, TCP)), PORT),
+    ("the same port in UDP", ethernet(ipv4(TELNET, UDP)), PASS),
+    ("the same port as source", ethernet(ipv4(ports(23, 80), TCP)), PASS),
+    ("range: below", ethernet(ipv4(ports(1, 999))), PASS),
+    ("range: first", ethernet(ipv4(ports(1, 1000))), PORT),
+    ("range: last", ethernet(ipv4(ports(1, 2000))), PORT),
+    ("range: above", ethernet(ipv4(ports(1, 2001))), PASS),
+    ("blocked SCTP port", ethernet(ipv4(ports(1, 7), SCTP)), PORT),
+    ("blocked UDP-Lite port", ethernet(ipv4(ports(1, 8), UDPLITE)), PORT),
+    ("blocked DCCP port", ethernet(ipv4(ports(1, 9), DCCP)), PORT),
+    ("blocked source port", ethernet(ipv4(ports(53, 4000))), PORT),
+    ("blocked source port's number as destination", ethernet(ipv4(ports(4000, 53))), PASS),
+    ("options before the port", ethernet(ipv4(TELNET, TCP, options=bytes(40))), PORT),
+    ("four bytes of options", ethernet(ipv4(TELNET, TCP, options=bytes(4))), PORT),
+    ("what looks like ports in options", ethernet(ipv4(ports(1, 80), TCP, options=TELNET[:4])), PASS),
+    ("first fragment has ports", ethernet(ipv4(TELNET, TCP, fragment=0x2000)), PORT),
+    ("later fragment has none", ethernet(ipv4(TELNET, TCP, fragment=0x2005)), PASS),
+    ("last fragment has none", ethernet(ipv4(TELNET, TCP, fragment=0x0005)), PASS),
+    ("later fragment of a blocked source", ethernet(ipv4(TELNET, TCP, BAD4, fragment=5)), SOURCE),
+    ("later fragment of a blocked protocol", ethernet(ipv4(bytes(8), GRE, fragment=5)), PROTOCOL),
+    ("don't fragment", ethernet(ipv4(TELNET, TCP, fragment=0x4000)), PORT),
+    ("fragment beyond the end of a datagram", ethernet(ipv4(bytes(32), fragment=0x1FFF)), MALFORMED),
+    ("fragment up to the end of a datagram", ethernet(ipv4(bytes(7), fragment=0x1FFF)), PASS),
+    ("first fragment without ports", ethernet(ipv4(bytes(3), TCP, fragment=0x2000)), TRUNCATED),
+    ("authentication header before a port", ethernet(ipv4(authentication(TCP, TELNET), AH)), PORT),
+    ("authentication header of odd words", ethernet(ipv4(authentication(TCP, TELNET, 5), AH)), PORT),
+    ("authentication header before GRE", ethernet(ipv4(authentication(GRE, bytes(8)), AH)), PROTOCOL),
+    ("authentication header cut short", ethernet(ipv4(authentication(TCP, b"")[:-1], AH)), TRUNCATED),
+    ("hop-by-hop's number means nothing in IPv4", ethernet(ipv4(extension(TCP, TELNET), HOP_BY_HOP)), PASS),
+    ("UDP cut in its ports", ethernet(ipv4(bytes(3))), TRUNCATED),
+    ("ICMP of no length", ethernet(ipv4(b"", ICMP)), PASS),
+    ("ports behind the packet's own end", ethernet(ipv4(TELNET, TCP, total=22)), TRUNCATED),
+    ("padding behind the packet", ethernet(ipv4(ports(1, 80)[:8]) + bytes(18)), PASS),
+    ("version 5", ethernet(ipv4(version=5)), MALFORMED),
+    ("version 6 in an IPv4 frame", ethernet(ipv6()), MALFORMED),
+    ("header length below five words", ethernet(ipv4(ihl=4)), MALFORMED),
+    ("header length of nothing", ethernet(ipv4(ihl=0)), MALFORMED),
+    ("total length below the header's", ethernet(ipv4(total=19)), MALFORMED),
+    ("total length of nothing", ethernet(ipv4(total=0)), MALFORMED),
+    ("header longer than the packet", ethernet(ipv4(bytes(4), ihl=15)), MALFORMED),
+    ("total length beyond the frame", ethernet(ipv4(total=41)), TRUNCATED),
+]
+
+IPV6_ROWS: list[Row] = [
+    ("clean UDP", good(ipv6()), PASS),
+    ("blocked source", good(ipv6(source=BAD6)), SOURCE),
+    ("blocked source, last of its prefix", good(ipv6(source="2001:db8:bad:ffff:ffff:ffff:ffff:ffff")), SOURCE),
+    ("source just above", good(ipv6(source="2001:db8:bae::")), PASS),
+    ("blocked single source", good(ipv6(source="fd00::1")), SOURCE),
+    ("source beside a single one", good(ipv6(source="fd00::2")), PASS),
+    ("source with the same low half", good(ipv6(source="fd00:1::1")), PASS),
+    ("blocked destination", good(ipv6(destination="2001:db8:2::7fff:ffff:ffff:ffff")), TARGET),
+    ("destination in the other half of its /64", good(ipv6(destination="2001:db8:2::8000:0:0:0")), PASS),
+    ("blocked protocol", good(ipv6(bytes(8), GRE)), PROTOCOL),
+    ("blocked extension header", good(ipv6(extension(TCP, bytes(20)), ROUTING)), PROTOCOL),
+    ("blocked port", good(ipv6(TELNET, TCP)), PORT),
+    ("blocked source port", good(ipv6(ports(53, 1))), PORT),
+    ("hop-by-hop before a port", good(ipv6(extension(TCP, TELNET), HOP_BY_HOP)), PORT),
+    ("long destination options before a port", good(ipv6(extension(TCP, TELNET, 30), DESTINATION)), PORT),
+    ("mobility header before a port", good(ipv6(extension(TCP, TELNET), MOBILITY)), PORT),
+    ("authentication header before a port", good(ipv6(authentication(TCP, TELNET), AH)), PORT),
+    ("two headers before GRE", good(ipv6(*chained([HOP_BY_HOP, DESTINATION], GRE, bytes(8))[::-1])), PROTOCOL),
+    ("eight headers before a port", good(ipv6(*chained([DESTINATION] * 8, TCP, TELNET)[::-1])), PORT),
+    ("eight headers before a clean port", good(ipv6(*chained([DESTINATION] * 8, TCP, ports(1, 80))[::-1])), PASS),
+    ("nine headers", good(ipv6(*chained([DESTINATION] * 9, TCP, ports(1, 80))[::-1])), DEEP),
+    ("no next header", good(ipv6(extension(NO_NEXT, TELNET), HOP_BY_HOP)), PASS),
+    ("ESP ends the chain", good(ipv6(extension(ESP, TELNET), DESTINATION)), PASS),
+    ("first fragment", good(ipv6(fragment_header(TCP, TELNET, more=True), FRAGMENT)), PORT),
+    ("atomic fragment", good(ipv6(fragment_header(TCP, TELNET), FRAGMENT)), PORT),
+    ("later fragment", good(ipv6(fragment_header(TCP, TELNET, 1480), FRAGMENT)), PASS),
+    ("later fragment of a blocked protocol", good(ipv6(fragment_header(GRE, bytes(8), 1480), FRAGMENT)), PROTOCOL),
+    ("later fragment whose data look like headers", good(ipv6(fragment_header(0, bytes(4), 8), FRAGMENT)), PASS),
+    ("fragment beyond the end", good(ipv6(fragment_header(UDP, bytes(16), 65528), FRAGMENT)), MALFORMED),
+    ("extension header cut short", good(ipv6(extension(TCP, b"", 1)[:-1], DESTINATION)), TRUNCATED),
+    ("extension header of seven bytes", good(ipv6(bytes(7), DESTINATION)), TRUNCATED),
+    ("fragment header cut short", good(ipv6(fragment_header(TCP, b"")[:-1], FRAGMENT)), TRUNCATED),
+    ("ports cut short", good(ipv6(bytes(3))), TRUNCATED),
+    ("ports behind the packet's own end", good(ipv6(TELNET, TCP, size=2)), TRUNCATED),
+    ("payload length of nothing", good(ipv6(TELNET, TCP, size=0)), TRUNCATED),
+    ("jumbogram", good(ipv6(extension(TCP, TELNET), HOP_BY_HOP, size=0)), PORT),
+    ("payload length beyond the frame", good(ipv6(size=21)), TRUNCATED),
+    ("version 4 in an IPv6 frame", good(ipv4(bytes(40))), MALFORMED),
+    ("version 7", good(ipv6(version=7)), MALFORMED),
+]
+
+TAG_ROWS: list[Row] = [
+    (f"{name}: {what}", ethernet(packet, ethertype, tags), verdict)
+    for name, tags in (
+        ("802.1Q", (DOT1Q,)),
+        ("802.1ad", (DOT1AD,)),
+        ("QinQ", (DOT1AD, DOT1Q)),
+        ("two 802.1Q tags", (DOT1Q, DOT1Q)),
+    )
+    for what, packet, ethertype, verdict in (
+        ("clean", ipv4(), 0x0800, PASS),
+        ("blocked source", ipv4(source=BAD4), 0x0800, SOURCE),
+        ("blocked port", ipv4(TELNET, TCP), 0x0800, PORT),
+        ("blocked IPv6 source", ipv6(source=BAD6), IPV6, SOURCE),
+        ("blocked port behind an extension header", ipv6(extension(TCP, TELNET), DESTINATION), IPV6, PORT),
+        ("ARP", bytes(28), ARP, PASS),
+    )
+]
+
+OTHER_ROWS: list[Row] = [
+    ("ARP", ethernet(bytes(28), ARP), PASS),
+    ("one byte behind the Ethernet header", ethernet(b"\0", 0x9000), PASS),
+    ("802.3 length", ethernet(bytes(46), 46), PASS),
+    ("three tags", ethernet(ipv4(source=BAD4), tags=(DOT1AD, DOT1Q, DOT1Q)), MALFORMED),
+    ("three tags, clean", ethernet(ipv4(), tags=(DOT1Q, DOT1Q, DOT1Q)), MALFORMED),
+    ("a tag cut short", ethernet(b"", DOT1Q) + b"\0\1\x08", TRUNCATED),
+    ("a second tag cut short", ethernet(b"\0", DOT1Q, (DOT1AD,)), TRUNCATED),
+    ("a tag before nothing", ethernet(b"\0\1\x08\x00", DOT1Q), TRUNCATED),
+]
+
+TABLE: list[tuple[str, str, bytes, str]] = [
+    *((config, *row) for config in ("short", "long") for row in (*IPV4_ROWS, *IPV6_ROWS, *TAG_ROWS, *OTHER_ROWS)),
+    ("addresses", "blocked source", ethernet(ipv4(source=BAD4)), SOURCE),
+    ("addresses", "blocked IPv6 source", good(ipv6(source=BAD6)), SOURCE),
+    ("addresses", "what stands behind the addresses is not looked at", ethernet(ipv4(bytes(3))), PASS),
+    ("addresses", "nine extension headers are not looked at", good(ipv6(*chained([60] * 9, TCP, TELNET)[::-1])), PASS),
+    ("addresses", "malformed", ethernet(ipv4(ihl=4)), MALFORMED),
+    ("addresses", "blocked source behind two tags", ethernet(ipv4(source=BAD4), tags=(DOT1AD, DOT1Q)), SOURCE),
+    ("ipv4", "malformed IPv6 is none of its business", good(ipv6(version=7)), PASS),
+    ("ipv4", "malformed IPv4", ethernet(ipv4(version=7)), MALFORMED),
+    ("protocols", "GRE", ethernet(ipv4(bytes(4), GRE)), PROTOCOL),
+    ("protocols", "UDP without ports", ethernet(ipv4(b"")), PASS),
+    ("protocols", "later fragment of GRE in IPv6", good(ipv6(fragment_header(GRE, b"", 8), FRAGMENT)), PROTOCOL),
+    ("nothing", "malformed", ethernet(ipv4(version=7)), PASS),
+    ("nothing", "three tags", ethernet(ipv4(), tags=(DOT1Q, DOT1Q, DOT1Q)), PASS),
+    ("nothing", "shorter than any packet", ethernet(b"\0", 0x9000), PASS),
+    ("everything", "IPv4", ethernet(ipv4()), SOURCE),
+    ("everything", "IPv6", good(ipv6()), SOURCE),
+    ("everything", "ARP", ethernet(bytes(28), ARP), PASS),
+]
+
+
+@pytest.fixture(scope="module", params=list(Hook), ids=str)
+def programs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, DdosProgram]]:
+    """A program for each configuration, at one hook; native and generic XDP run the same one."""
+    folder = tmp_path_factory.mktemp("ddos")
+    loaded = {name: DdosProgram(config, request.param, folder) for name, config in CONFIGS.items()}
+    yield loaded
+    for program in loaded.values():
+        program.__exit__(None, None, None)
+
+
+def test_table_has_no_row_twice() -> None:
+    names = [(config, name, frame[12:14]) for config, name, frame, _ in TABLE]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("config", list(CONFIGS))
+def test_table(programs: dict[str, DdosProgram], config: str) -> None:
+    program, model = programs[config], DdosModel(CONFIGS[config])
+    rows = [(name, frame, expected) for key, name, frame, expected in TABLE if key == config]
+    assert rows
+    wrong = [
+        (name, expected, got)
+        for name, frame, expected in rows
+        if (got := (program.receive(frame), model.receive("outside", frame))) != (expected, expected)
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("config", ["short", "long"])
+@pytest.mark.parametrize(
+    "whole",
+    [
+        ethernet(ipv4(TELNET, TCP, options=bytes(8)), tags=(DOT1AD, DOT1Q)),
+        ethernet(ipv6(*chained([HOP_BY_HOP, DESTINATION, AH, FRAGMENT], TCP, TELNET)[::-1]), IPV6, (DOT1Q,)),
+        ethernet(ipv4(source=BAD4)),
+        ethernet(ipv6(source=BAD6), IPV6),
+        ethernet(ipv4(source=BAD4), tags=(DOT1Q,)),
+    ],
+    ids=["IPv4 QinQ options", "IPv6 tag extensions", "IPv4 source", "IPv6 source", "IPv4 source, tagged"],
+)
+def test_truncated_at_every_length(programs: dict[str, DdosProgram], config: str, whole: bytes) -> None:
+    program, model = programs[config], DdosModel(CONFIGS[config])
+    verdicts = {}
+    for size in range(SMALLEST, len(whole)):
+        if not program.takes(whole[:size]):
+            continue
+        verdicts[size] = program.receive(whole[:size])
+        assert verdicts[size] == model.receive("outside", whole[:size]), f"{size} bytes"
+        assert verdicts[size] in (TRUNCATED, MALFORMED)
+    assert program.receive(whole) in (PORT, SOURCE)
+    assert len(verdicts) > 15
+
+
+@pytest.mark.parametrize("config", ["short", "long", "addresses", "protocols"])
+@pytest.mark.parametrize("seed", range(3))
+def test_random_frames_against_the_model(programs: dict[str, DdosProgram], config: str, seed: int) -> None:
+    generator = random.Random(f"{config} {seed}")
+    program, model = programs[config], DdosModel(CONFIGS[config])
+    addresses4 = [GOOD4, OTHER4, BAD4, "10.9.8.7", "10.10.0.1", "10.10.0.2", "203.0.113.7", "100.64.1.1"]
+    addresses6 = [GOOD6, OTHER6, BAD6, "fd00::1", "fd00::3", "2001:db8:2::7", "2001:db8:2::ffff:0:0:7", "2001:db8:f::5"]
+    seen = set()
+    for _ in range(1500):
+        frame = random_frame(generator, addresses4, addresses6)
+        if not program.takes(frame):
+            continue
+        expected = model.receive("outside", frame)
+        assert program.receive(frame) == expected, frame.hex()
+        seen.add(expected)
+    assert len(seen) >= 4, "the frames are not varied enough to show anything"
+
+
+def test_lists_are_where_they_should_be(programs: dict[str, DdosProgram]) -> None:
+    tries = {"guard__sources4", "guard__sources6", "guard__destinations4", "guard__destinations6"}
+    assert not tries & set(programs["short"].maps)
+    assert tries <= set(programs["long"].maps)
+
+
+@pytest.mark.parametrize("config", ["short", "long"])
+def test_every_entry_counts_its_own_packets(programs: dict[str, DdosProgram], config: str) -> None:
+    program = programs[config]
+    before = program.blocked()
+    frames = {
+        "guard.block.sources 198.51.100.0/24": [ethernet(ipv4(source=BAD4))] * 3,
+        "guard.block.sources 10.10.0.1": [ethernet(ipv4(source="10.10.0.1"))] * 2,
+        "guard.block.sources fd00::1": [good(ipv6(source="fd00::1"))],
+        "guard.block.destinations 203.0.113.7": [ethernet(ipv4(destination="203.0.113.7"))],
+        "guard.block.destinations 2001:db8:2::/65": [good(ipv6(destination="2001:db8:2::9"))],
+        "guard.block.protocols gre": [ethernet(ipv4(b"", GRE)), good(ipv6(b"", GRE))],
+        "guard.block.protocols 4": [ethernet(ipv4(b"", 4))],
+        "guard.block.ports udp/1000-2000": [ethernet(ipv4(ports(1, 1234)))],
+        "guard.block.source-ports udp/53": [ethernet(ipv4(ports(53, 1)))],
+    }
+    for frame in (frame for each in frames.values() for frame in each):
+        assert program.receive(frame).startswith("drop blocked")
+    assert program.receive(ethernet(ipv4())) == PASS
+    after = program.blocked()
+    counted = {path: count - before.get(path, 0) for path, count in after.items() if count != before.get(path)}
+    assert counted == {path: len(each) for path, each in frames.items()}
+
+
+@pytest.mark.parametrize("hook", list(Hook), ids=str)
+def test_what_comes_from_inside_passes(hook: Hook, tmp_path: Path) -> None:
+    model = DdosModel(SHORT)
+    with DdosProgram(SHORT | {"rate": {"per-source": 1}}, hook, tmp_path, port="inside") as program:
+        assert set(program.maps) == {"guard__counters"}
+        for frame in (ethernet(ipv4(source=BAD4)), ethernet(ipv4(version=9)), ethernet(b"", ARP), good(ipv6())):
+            assert program.receive(frame) == model.receive("inside", frame) == "outside"
+
+
+@pytest.mark.parametrize("hook", list(Hook), ids=str)
+def test_rate_lets_a_burst_through_and_no_more(hook: Hook, tmp_path: Path) -> None:
+    config: Config = {"rate": {"per-source": 1, "burst": 5}}
+    model = DdosModel(config)
+    with DdosProgram(config, hook, tmp_path) as program:
+        for frame, other in (
+            (ethernet(ipv4()), ethernet(ipv4(source=OTHER4))),
+            (good(ipv6()), good(ipv6(source="2001:db8:1:1::1"))),
+        ):
+            verdicts = [program.receive(frame) for _ in range(8)]
+            assert verdicts == [model.receive("outside", frame) for _ in range(8)]
+            assert verdicts == [PASS] * 5 + ["drop rate"] * 3
+            assert program.receive(other) == PASS, "another source has a bucket of its own"
+        assert program.receive(good(ipv6(source=OTHER6))) == "drop rate", "a /64 is one source"
+        assert program.receive(ethernet(bytes(28), ARP)) == PASS
+
+
+def test_blocked_packets_take_no_tokens(tmp_path: Path) -> None:
+    config: Config = {"block": {"ports": ["tcp/23"]}, "rate": {"per-source": 1, "burst": 2}}
+    with DdosProgram(config, Hook.XDP, tmp_path) as program:
+        for _ in range(5):
+            assert program.receive(ethernet(ipv4(TELNET, TCP))) == PORT
+        assert [program.receive(ethernet(ipv4())) for _ in range(3)] == [PASS, PASS, "drop rate"]
+
+
+@pytest.mark.parametrize("burst", [199, 200], ids=["fine clock", "coarse clock"])
+def test_rate_over_time(burst: int, tmp_path: Path) -> None:
+    """What gets through is the burst and what the clock brought, to a tick; a fifth is left to preemption."""
+    rate, tick, packets = 5000, 0.010, 4_000_000
+    with DdosProgram({"rate": {"per-source": rate, "burst": burst}}, Hook.XDP, tmp_path) as program:
+        started = time.monotonic()
+        ran = program.run(ethernet(ipv4()), packets)
+        most = time.monotonic() - started
+        passed = program.counters()["inside"][0]
+        assert passed + program.counters()["drop rate"][0] == packets
+        assert burst + rate * (0.8 * ran - tick) <= passed <= burst + rate * (most + tick) + 1
+
+
+def test_rate_is_exact_on_all_cpus_together(tmp_path: Path) -> None:
+    """Two CPUs flood from one source at once: the one bucket lets exactly its burst through."""
+    burst, packets = 1000, 400_000
+    with DdosProgram({"rate": {"per-source": 1, "burst": burst}}, Hook.XDP, tmp_path) as program:
+        frame = ethernet(ipv4())
+        started = time.monotonic()
+        threads = [threading.Thread(target=program.run, args=(frame, packets)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        refilled = int(time.monotonic() - started) + 1
+        counters = program.counters()
+        assert burst <= counters["inside"][0] <= burst + refilled
+        assert counters["inside"][0] + counters["drop rate"][0] == 2 * packets
