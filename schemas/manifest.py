@@ -1,7 +1,7 @@
-"""The manifest: all that the runtime needs to run a compiled chain, as frozen records and as JSON.
+"""The manifest: all that the runtime needs to run a compiled chain, as frozen records.
 
-`to_json` and `from_json` are exact inverses; `load` also checks the text against manifest.schema.json and every object
-against its SHA-256. Byte strings are lower-case hex in JSON. Names refer to records of the same manifest.
+`schemas.manifest_json` writes and reads it as JSON (byte strings are lower-case hex there), `schemas.compiled` keeps it
+in a directory together with its objects. Names refer to records of the same manifest (`schemas.references`).
 """
 
 from __future__ import annotations

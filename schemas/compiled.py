@@ -1,0 +1,107 @@
+"""A compiled chain as a directory: `manifest.json`, and `objects/SHA256.o` for each object that it lists."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .diagnostic import Diagnostic, LoadFailed
+from .manifest import Manifest
+from .manifest_json import MAX_BYTES, check_schema, from_data, parse, to_json
+
+MANIFEST_FILE = "manifest.json"
+MAX_OBJECT_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledChain:
+    """A manifest, and the bytes of every object that it lists by `ObjectRecord.file`."""
+
+    manifest: Manifest
+    objects: Mapping[str, bytes]
+
+
+def object_file(content: bytes) -> str:
+    """Where an object lies, relative to its manifest."""
+    return f"objects/{hashlib.sha256(content).hexdigest()}.o"
+
+
+def load(path: str | os.PathLike[str]) -> CompiledChain:
+    """A compiled chain from its directory, or from the path of its manifest.
+
+    Raises `LoadFailed`: M101 (a file cannot be read), M102 to M105 (the manifest), M106 (an object is not the one that
+    was compiled).
+    """
+    directory = Path(path)
+    if directory.name == MANIFEST_FILE and not directory.is_dir():
+        directory = directory.parent
+    data = parse(_read(directory / MANIFEST_FILE, MAX_BYTES))
+    check_schema(data)
+    manifest = from_data(data)
+    objects = {record.file: _object(directory, record.file, record.sha256) for record in manifest.objects}
+    return CompiledChain(manifest, objects)
+
+
+def save(chain: CompiledChain, directory: str | os.PathLike[str]) -> None:
+    """Writes a compiled chain; objects that are no longer listed are removed.
+
+    A reader at any moment finds the old chain or the new one: objects are there before the manifest that names them,
+    and leave after it.
+    """
+    root = Path(directory)
+    (root / "objects").mkdir(parents=True, exist_ok=True)
+    for file, content in chain.objects.items():
+        if not _holds(root / file, content):
+            _write(root / file, content)
+    _write(root / MANIFEST_FILE, to_json(chain.manifest).encode())
+    for stale in set((root / "objects").glob("*.o")) - {root / file for file in chain.objects}:
+        stale.unlink(missing_ok=True)
+
+
+def _object(directory: Path, file: str, sha256: str) -> bytes:
+    content = _read(directory / file, MAX_OBJECT_BYTES)
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        message = f"object `{directory / file}` is not the one that was compiled"
+        notes = (f"the manifest says SHA-256 {sha256}", f"the file has {found}")
+        raise LoadFailed(Diagnostic("M106", message, notes=notes, help="compile the chain again"))
+    return content
+
+
+def _read(path: Path, limit: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        message = f"cannot read `{path}`: {error.strerror}"
+        help_text = "a compiled chain is the directory that `bpfchain compile` writes"
+        raise LoadFailed(Diagnostic("M101", message, help=help_text)) from error
+    if len(content) > limit:
+        raise LoadFailed(Diagnostic("M101", f"`{path}` is longer than {limit >> 20} MiB"))
+    return content
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    try:
+        return path.read_bytes() == content
+    except OSError:
+        return False
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Puts a file in place in one step, so that no reader ever sees half of it."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        raise

@@ -1,0 +1,185 @@
+"""A `Manifest` in, every way in which its records contradict each other out: names of nothing, numbers out of range.
+
+The runtime relies on these: a manifest that passes never leads it to a missing record or to an impossible system call.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from .counters import CounterLayout
+from .manifest import HostFact, Manifest, MapRecord, Role, Scope
+
+NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
+"""Names that the chain file gives: chain, interfaces, services, ports."""
+
+IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,127}", re.IGNORECASE)
+"""Names that the compiler gives, which are C identifiers: programs, maps, symbols."""
+
+OBJECT_FILE = re.compile(r"objects/([0-9a-f]{64})\.o")
+DEVICE = re.compile(r"[^\s/:%.][^\s/:%]{0,14}|\.[^\s/:%.][^\s/:%]{0,13}")
+LINK_NAME = re.compile(r"[a-z][a-z0-9.-]{0,71}")
+_U32_MAX = 0xFFFFFFFF
+_FACTS_OF_A_DEVICE = frozenset({HostFact.IFINDEX, HostFact.MAC, HostFact.MTU})
+_DEVMAPS = frozenset({"BPF_MAP_TYPE_DEVMAP", "BPF_MAP_TYPE_DEVMAP_HASH"})
+
+
+def broken_references(manifest: Manifest) -> Iterator[str]:
+    """One sentence for each contradiction."""
+    yield from _names(manifest)
+    yield from _duplicates(manifest)
+    yield from _dangling(manifest)
+    for record in manifest.maps:
+        yield from _map(record)
+    yield from _slots(manifest)
+    yield from _services(manifest)
+
+
+def _names(manifest: Manifest) -> Iterator[str]:
+    given = [manifest.chain, *(i.name for i in manifest.interfaces)]
+    given += [name for service in manifest.services for name in (service.name, *service.ports)]
+    made = [m.name for m in manifest.maps] + [s.symbol for s in manifest.host_symbols]
+    made += [name for program in manifest.programs for name in (program.name, program.function)]
+    for names, form in ((given, NAME), (made, IDENTIFIER)):
+        yield from (f"`{name[:80]}` cannot be a name" for name in names if not form.fullmatch(name))
+    yield from (f"`{i.name[:80]}` cannot be a name" for i in manifest.internal_links if not LINK_NAME.fullmatch(i.name))
+    for interface in manifest.interfaces:
+        if not DEVICE.fullmatch(interface.device):
+            yield f"interface `{interface.name}` has `{interface.device[:80]}`, which cannot be a device"
+        netns = interface.netns
+        if netns is not None and (not netns or "/" in netns or "\0" in netns or netns in (".", "..")):
+            yield f"interface `{interface.name}` has `{netns[:80]}`, which cannot be a network namespace"
+    for record in manifest.objects:
+        found = OBJECT_FILE.fullmatch(record.file)
+        if not found or found[1] != record.sha256:
+            yield f"object file `{record.file[:120]}` is not `objects/SHA256.o` of its own digest"
+
+
+def _duplicates(manifest: Manifest) -> Iterator[str]:
+    yield from _repeated("interface or internal link", _devices(manifest))
+    yield from _repeated("service", (service.name for service in manifest.services))
+    yield from _repeated("program", (program.name for program in manifest.programs))
+    yield from _repeated("map", (record.name for record in manifest.maps))
+    yield from _repeated("object", (record.file for record in manifest.objects))
+    yield from _repeated("function", (f"{program.object} {program.function}" for program in manifest.programs))
+    yield from _repeated("tail slot", (f"{slot.map}[{slot.index}]" for slot in manifest.tail_slots))
+    yield from _repeated("device slot", (f"{slot.map}[{slot.index}]" for slot in manifest.device_slots))
+    yield from _repeated("host symbol", (record.symbol for record in manifest.host_symbols))
+    yield from _repeated("attach point", (record.interface for record in manifest.attach))
+    yield from _repeated("device", (f"{i.device} in {i.netns}" if i.netns else i.device for i in manifest.interfaces))
+
+
+def _repeated(what: str, names: Iterable[str]) -> Iterator[str]:
+    yield from (f"{what} `{name}` is there {times} times" for name, times in Counter(names).items() if times > 1)
+
+
+def _devices(manifest: Manifest) -> list[str]:
+    return [i.name for i in manifest.interfaces] + [link.name for link in manifest.internal_links]
+
+
+def _dangling(manifest: Manifest) -> Iterator[str]:
+    """References to records that are not there."""
+    services = {service.name: service.ports for service in manifest.services}
+    interfaces = {interface.name for interface in manifest.interfaces}
+    known = {
+        "interface": interfaces,
+        "device": set(_devices(manifest)),
+        "service": set(services),
+        "object": {record.file for record in manifest.objects},
+        "program": {program.name for program in manifest.programs},
+        "map": {record.name for record in manifest.maps},
+    }
+    wanted: list[tuple[str, str | None, str]] = [
+        *(("object", p.object, f"program `{p.name}`") for p in manifest.programs),
+        *(("service", p.service, f"program `{p.name}`") for p in manifest.programs),
+        *(("service", m.service, f"map `{m.name}`") for m in manifest.maps),
+        *(("map", s.map, "a tail slot") for s in manifest.tail_slots),
+        *(("program", s.program, f"tail slot {s.index} of `{s.map}`") for s in manifest.tail_slots),
+        *(("map", s.map, "a device slot") for s in manifest.device_slots),
+        *(("device", s.device, f"device slot {s.index} of `{s.map}`") for s in manifest.device_slots),
+        *(("device", s.device, f"host symbol `{s.symbol}`") for s in manifest.host_symbols),
+        *(("interface", a.interface, "an attach point") for a in manifest.attach),
+        *(("program", a.program, f"attach point `{a.interface}`") for a in manifest.attach),
+        *(("program", i.program, f"internal link `{i.name}`") for i in manifest.internal_links),
+        *(("interface", i.interface, f"internal link `{i.name}`") for i in manifest.internal_links),
+        *(("map", s.counters, f"service `{s.name}`") for s in manifest.services if s.counters),
+        *(("service", e.service, "an edge") for e in manifest.edges),
+    ]
+    for kind, name, holder in wanted:
+        if name is not None and name not in known[kind]:
+            yield f"{holder} refers to {kind} `{name[:80]}`, which is not there"
+    ports = [(p.service, p.port, f"program `{p.name}`") for p in manifest.programs]
+    ports += [(e.service, e.port, "an edge") for e in manifest.edges]
+    for service, port, holder in ports:
+        if port not in services.get(service, (port,)):
+            yield f"{holder} refers to port `{service}.{port[:80]}`, which is not there"
+    for edge in manifest.edges:
+        kind, _, name = edge.target.partition(" ")
+        if edge.target != "host" and (kind not in ("interface", "program") or name not in known[kind]):
+            yield f"edge `{edge.service}.{edge.port}` leads to `{edge.target[:80]}`, which is not there"
+    for symbol in manifest.host_symbols:
+        if (symbol.device is not None) != (symbol.fact in _FACTS_OF_A_DEVICE):
+            yield f"host symbol `{symbol.symbol}` is {symbol.fact}, and {'has' if symbol.device else 'lacks'} a device"
+
+
+def _map(record: MapRecord) -> Iterator[str]:
+    numbers = (record.key_size, record.value_size, record.max_entries, record.flags)
+    if any(not 0 <= number <= _U32_MAX for number in numbers):
+        yield f"map `{record.name}` has a number that does not fit 32 bits"
+    if (record.scope is Scope.SERVICE) != (record.service is not None):
+        yield f"map `{record.name}` has scope {record.scope} and {'no' if record.service is None else 'a'} service"
+    if len(record.entries) > record.max_entries:
+        yield f"map `{record.name}` has room for {record.max_entries} of {len(record.entries)} entries"
+    labels = record.role is Role.COUNTERS
+    for entry in record.entries:
+        if len(entry.key) != record.key_size or len(entry.value) != (0 if labels else record.value_size):
+            yield f"an entry of map `{record.name}` (`{entry.path[:80]}`) has not the size of the map's"
+            break
+    yield from _repeated(f"map `{record.name}`: key", (entry.key.hex() for entry in record.entries))
+
+
+def _slots(manifest: Manifest) -> Iterator[str]:
+    maps = {record.name: record for record in manifest.maps}
+    hooks = {program.name: program.hook for program in manifest.programs}
+    slots = [(s.map, s.index, frozenset({"BPF_MAP_TYPE_PROG_ARRAY"})) for s in manifest.tail_slots]
+    slots += [(s.map, s.index, _DEVMAPS) for s in manifest.device_slots]
+    for name, index, allowed in slots:
+        record = maps.get(name)
+        if record is None:
+            continue
+        if not 0 <= index < record.max_entries:
+            yield f"map `{name}` has no slot {index}"
+        if record.type not in allowed or record.role is not Role.LINKS:
+            yield f"map `{name}` ({record.type}, {record.role}) has slots"
+    for record in manifest.maps:
+        held = {hooks.get(slot.program) for slot in manifest.tail_slots if slot.map == record.name}
+        if len(held) > 1:
+            yield f"prog array `{record.name}` holds programs of two hooks"
+    modes = {interface.name: interface.mode for interface in manifest.interfaces}
+    for attach in manifest.attach:
+        mode, hook = modes.get(attach.interface), hooks.get(attach.program)
+        if mode and hook and mode.hook is not hook:
+            yield f"interface `{attach.interface}` ({mode}) has a program of hook {hook}"
+    for link in manifest.internal_links:
+        if hooks.get(link.program, link.hook) is not link.hook:
+            yield f"internal link `{link.name}` ({link.hook}) has a program of another hook"
+
+
+def _services(manifest: Manifest) -> Iterator[str]:
+    maps = {record.name: record for record in manifest.maps}
+    for service in manifest.services:
+        layout = CounterLayout(len(service.ports))
+        counters = maps.get(service.counters)
+        if counters and (
+            counters.type != "BPF_MAP_TYPE_PERCPU_ARRAY"
+            or counters.value_size != layout.size
+            or counters.max_entries != len(service.ports)
+            or counters.role is not Role.COUNTERS
+        ):
+            yield f"map `{counters.name}` cannot be the counters of service `{service.name}`"
+        if len(set(service.ports)) != len(service.ports):
+            yield f"service `{service.name}` has a port twice"
+        if any(not layout.drop(0) <= layout.drop(number) < layout.entries for number, _ in service.drop_reasons):
+            yield f"service `{service.name}` has a drop reason that is not counted"
