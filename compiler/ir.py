@@ -19,7 +19,7 @@ MapName = str
 
 @dataclass(frozen=True, slots=True)
 class Inlined:
-    """Compiled in: `literal` initialises field `field` of the config struct; field "" is part of generated code."""
+    """Compiled in: `literal` initialises field `field` of the config; field "" is part of generated code."""
 
     field: str
     literal: str
@@ -148,11 +148,11 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class FloodCopy:
-    """One receiver of a flooded frame: port `index`, sent to device `device` (an interface or an internal link)."""
+    """One receiver of a flooded frame: device `device` (an interface or an internal link); None: by the port's edge."""
 
     port: str
     index: int
-    device: str
+    device: str | None
 
 
 @dataclass(frozen=True, slots=True)

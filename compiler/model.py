@@ -86,6 +86,10 @@ class Chain:
     def service(self, name: str) -> ServiceInstance:
         return next(service for service in self.services if service.name == name)
 
-    def peer(self, end: LinkEnd) -> LinkEnd:
+    def link(self, end: Port | Interface) -> Link:
+        """The one link at `end`."""
+        return next(link for link in self.links if end in link.ends)
+
+    def peer(self, end: Port | Interface) -> LinkEnd:
         """What the one link at `end` leads to."""
-        return next(link.other(end) for link in self.links if end in link.ends)
+        return self.link(end).other(end)

@@ -14,6 +14,7 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Service:
     `resolve`: (the instance's `Value`, ports, report) → the kind's frozen model; the schema has excluded shape errors.
     `lower`: (instance, incoming port, hook) → what is special about the program for that port.
     `floods`: the verdict FLOOD may be returned.
+    `hairpin`: a packet may leave by the port that it came in by.
     `drop_reasons`: every reason its C returns, as (number, name) pairs: from `compiler/bpf/drop.h`, or its own from
     `DROP_SERVICE_FIRST` on.
     `templates`: folder of its `.j2` files, where it has any.
@@ -55,8 +57,14 @@ class Service:
     transparent: bool = False
     breaks_loops: bool = False
     floods: bool = False
+    hairpin: bool = False
     templates: Traversable | None = None
     origin: str = field(default="bpfchain", compare=False)
+
+    @property
+    def headers(self) -> Path:
+        """The folder that its header lies in; clang includes from it."""
+        return Path(str(self.header)).parent
 
     def json_schema(self) -> Mapping[str, Any]:
         schema: Mapping[str, Any] = json.loads(self.schema.read_text(encoding="utf-8"))

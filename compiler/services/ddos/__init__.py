@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from importlib.resources import files
 
+from schemas.drop import named
+
 from ...service import Service
 from .lowering import lower
 from .model import resolve
@@ -17,16 +19,7 @@ SERVICE = Service(
     header=_HERE / "ddos.bpf.h",
     resolve=resolve,
     lower=lower,
-    drop_reasons=(
-        (0, "truncated"),
-        (1, "malformed"),
-        (2, "extension headers"),
-        (9, "blocked source"),
-        (10, "blocked destination"),
-        (11, "blocked protocol"),
-        (12, "blocked port"),
-        (13, "rate"),
-    ),
+    drop_reasons=named(0, 1, 2, 9, 10, 11, 12, 13),
     ports=("outside", "inside"),
     transparent=True,
     templates=_HERE / "templates",

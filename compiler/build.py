@@ -1,0 +1,221 @@
+"""The whole compiler: a chain file in, a folder with objects, readable C and a manifest out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from time import perf_counter
+
+from schemas import manifest as m
+from schemas.drop import GLUE_DROPS, named
+
+from .clang import CompiledObject, compile_units, find_clang
+from .emit import CUnit, emit
+from .ir import ChainIR, Constant, HostBound, Inlined, InMap, MapDef, Program, Target, ToHost, ToInterface
+from .lower import counters_map, layout_hash, lower
+from .resolve import resolve
+from .source import read
+from .verify import verify
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A compiled chain. `directory` holds `manifest.json`, `objects/` and `src/`; `seconds` is what each stage took."""
+
+    manifest: m.Manifest
+    objects: tuple[CompiledObject, ...]
+    directory: Path | None
+    seconds: tuple[tuple[str, float], ...]
+
+
+class _Stopwatch:
+    """Times the stages one after the other."""
+
+    def __init__(self) -> None:
+        self._last = perf_counter()
+        self.seconds: list[tuple[str, float]] = []
+
+    def lap(self, stage: str) -> None:
+        now = perf_counter()
+        self.seconds.append((stage, now - self._last))
+        self._last = now
+
+
+def version() -> str:
+    """The version of bpfchain that runs."""
+    try:
+        return installed_version("bpfchain")
+    except PackageNotFoundError:
+        return "0+source"
+
+
+def lowered(file: str | os.PathLike[str]) -> ChainIR:
+    """The verified IR of a chain file. Raises InvalidChain."""
+    return verify(lower(resolve(read(os.fspath(file)))), "lower")
+
+
+def build(
+    file: str | os.PathLike[str],
+    directory: str | os.PathLike[str] | None = None,
+    *,
+    clang: str | None = None,
+    jobs: int | None = None,
+    progress: Callable[[CompiledObject, int], None] | None = None,
+) -> Compiled:
+    """Compile a chain file; write the result to `directory`, if one is given. `progress` hears (object, of how many).
+
+    Raises InvalidChain for what is wrong in the file, CompileFailed if there is no clang.
+    """
+    watch = _Stopwatch()
+    source = read(os.fspath(file))
+    watch.lap("read")
+    chain = resolve(source)
+    watch.lap("validate")
+    ir = verify(lower(chain), "lower")
+    units = [emit(ir, program, version()) for program in ir.programs]
+    watch.lap("lower")
+    objects = compile_units(
+        units,
+        find_clang(clang),
+        jobs=jobs,
+        done=(lambda compiled: progress(compiled, len(units))) if progress else None,
+    )
+    watch.lap("clang")
+    manifest = make_manifest(ir, objects)
+    written = _write(Path(directory), manifest, objects) if directory is not None else None
+    watch.lap("write")
+    return Compiled(manifest, objects, written, tuple(watch.seconds))
+
+
+def _write(directory: Path, manifest: m.Manifest, objects: tuple[CompiledObject, ...]) -> Path:
+    """Objects first, under their digests, then the manifest: a reader sees the old chain or the new one."""
+    m.save(manifest, {compiled.sha256: compiled.elf for compiled in objects}, directory)
+    sources = directory / "src"
+    sources.mkdir(exist_ok=True)
+    for stale in {path.name for path in sources.iterdir()} - {compiled.unit.name for compiled in objects}:
+        (sources / stale).unlink()
+    for compiled in objects:
+        (sources / compiled.unit.name).write_text(compiled.unit.text, encoding="utf-8")
+    return directory
+
+
+def make_manifest(ir: ChainIR, objects: tuple[CompiledObject, ...]) -> m.Manifest:
+    """The record of everything that the runtime needs to know."""
+    return m.Manifest(
+        format=m.FORMAT,
+        version=version(),
+        chain=ir.name,
+        source=m.SourceRecord(Path(ir.file).name, ir.sha256),
+        features=_features(ir),
+        interfaces=tuple(m.InterfaceRecord(i.name, i.device, i.mode, i.netns, i.span.brief) for i in ir.interfaces),
+        internal_links=tuple(
+            m.InternalLinkRecord(link.name, link.hook, link.program, link.interface) for link in ir.internal_links
+        ),
+        services=_services(ir),
+        objects=tuple(
+            m.ObjectRecord(f"objects/{sha256}.o", sha256) for sha256 in dict.fromkeys(o.sha256 for o in objects)
+        ),
+        programs=tuple(_program(compiled) for compiled in objects),
+        maps=tuple(_map(definition) for definition in ir.maps),
+        tail_slots=tuple(m.TailSlotRecord(s.map, s.index, s.program, s.span.brief) for s in ir.tail_slots),
+        device_slots=tuple(m.DeviceSlotRecord(s.map, s.index, s.device) for s in ir.device_slots),
+        host_symbols=tuple(m.HostSymbolRecord(s.symbol, s.fact, s.device) for s in ir.host_symbols),
+        attach=tuple(m.AttachRecord(a.interface, a.program) for a in ir.attach),
+        edges=_edges(ir),
+    )
+
+
+def _features(ir: ChainIR) -> tuple[str, ...]:
+    """What the kernel must be able to do, in the words of runtime/features.py."""
+    types = {"xdp": "program:xdp", "tc": "program:sched_cls"}
+    programs = {types[program.hook] for program in ir.programs}
+    return tuple(sorted(programs | {f"map:{definition.type}" for definition in ir.maps}))
+
+
+def _services(ir: ChainIR) -> tuple[m.ServiceRecord, ...]:
+    reached = {program.service for program in ir.programs}
+    return tuple(
+        m.ServiceRecord(
+            name=instance.name,
+            kind=instance.kind,
+            ports=tuple(port.name for port in instance.ports),
+            counters=counters_map(instance.name),
+            drop_reasons=tuple(sorted(dict(named(*GLUE_DROPS) + instance.service.drop_reasons).items())),
+            span=instance.span.brief,
+        )
+        for instance in ir.services
+        if instance.name in reached
+    )
+
+
+def _program(compiled: CompiledObject) -> m.ProgramRecord:
+    program = compiled.unit.program
+    return m.ProgramRecord(
+        name=program.name,
+        service=program.service,
+        port=program.port,
+        hook=program.hook,
+        object=compiled.sha256,
+        function=program.name,
+        span=program.span.brief,
+        constants=tuple(_constants(program)),
+        lines=_lines(compiled.unit),
+    )
+
+
+def _lines(unit: CUnit) -> tuple[m.LineRecord, ...]:
+    """The last word on every line of C, in order."""
+    return tuple(m.LineRecord(line, f"{span.brief}:{span.column}") for line, span in sorted(dict(unit.lines).items()))
+
+
+def _constants(program: Program) -> tuple[m.ConstantRecord, ...]:
+    return tuple(
+        m.ConstantRecord(constant.path, constant.value, constant.span.brief)
+        for constant in program.lowered.constants
+        if isinstance(constant.home, Inlined | HostBound)
+    )
+
+
+def _map(definition: MapDef) -> m.MapRecord:
+    return m.MapRecord(
+        name=definition.name,
+        type=definition.type,
+        key_size=definition.key_size,
+        value_size=definition.value_size,
+        max_entries=definition.max_entries,
+        flags=definition.flags,
+        scope=definition.scope,
+        role=definition.role,
+        service=definition.service,
+        layout=layout_hash(definition),
+        entries=tuple(_entry(entry) for entry in definition.entries),
+        span=definition.span.brief,
+    )
+
+
+def _entry(entry: Constant) -> m.EntryRecord:
+    assert isinstance(entry.home, InMap), "verify has checked it"
+    return m.EntryRecord(entry.home.key, entry.home.value, entry.path, entry.span.brief)
+
+
+def _edges(ir: ChainIR) -> tuple[m.EdgeRecord, ...]:
+    edges = {
+        (edge.service, edge.port, _target(edge.target)): edge.span.brief
+        for program in ir.programs
+        for edge in program.edges
+    }
+    return tuple(m.EdgeRecord(*key, span) for key, span in edges.items())
+
+
+def _target(target: Target) -> str:
+    match target:
+        case ToInterface(interface):
+            return f"interface {interface}"
+        case ToHost():
+            return "host"
+        case _:
+            return f"program {target.program}"

@@ -1,0 +1,242 @@
+"""`CUnit` → `CompiledObject`: finds a clang for BPF, runs it in parallel, and never compiles the same twice."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from schemas.diagnostic import CompileFailed, Diagnostic, Span
+
+from .emit import CUnit
+
+MIN_VERSION = 15
+SYSTEM_NAMES = ("clang", *(f"clang-{version}" for version in range(30, MIN_VERSION - 1, -1)))
+FLAGS = (
+    "-target", "bpfel", "-mcpu=v3", "-O2", "-g", "-fno-asynchronous-unwind-tables", "-fno-ident", "-std=gnu17",
+    "-Wall", "-Wextra", "-Werror", "-Wno-unused-function", "-Wno-unused-variable", "-Wno-unused-const-variable",
+)  # fmt: skip
+_VERSION = re.compile(r"clang version (\d+)[.\d]*")
+_ERROR = re.compile(r"^(?P<file>[^:\n]+):(?P<line>\d+):(?P<column>\d+): (?:fatal )?error: (?P<text>.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Clang:
+    """A usable clang: the words that start it, and its version text."""
+
+    command: tuple[str, ...]
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledObject:
+    """An ELF object, and whether it came from the cache."""
+
+    unit: CUnit
+    elf: bytes
+    cached: bool
+
+    @property
+    def sha256(self) -> str:
+        """Of the object's bytes, in hex."""
+        return hashlib.sha256(self.elf).hexdigest()
+
+
+def find_clang(chosen: str | None = None) -> Clang:
+    """The clang that was chosen (or named in BPFCHAIN_CLANG), else a system clang, else the ziglang wheel's.
+
+    Raises CompileFailed (K101: the chosen one is unfit; K102: there is none), which says what to install.
+    """
+    chosen = chosen or os.environ.get("BPFCHAIN_CLANG") or None
+    if chosen:
+        return _chosen(chosen)
+    for name in SYSTEM_NAMES:
+        path = shutil.which(name)
+        if path and (clang := _usable((path,))):
+            return clang
+    if bundled := _bundled():
+        return bundled
+    raise CompileFailed(
+        Diagnostic(
+            "K102",
+            "no clang that can compile BPF",
+            notes=(f"looked for a system clang of version {MIN_VERSION} or later, then for the `ziglang` package",),
+            help="pip install 'bpfchain[clang]'",
+        )
+    )
+
+
+def _chosen(command: str) -> Clang:
+    path = shutil.which(command)
+    clang = _usable((path,)) if path else None
+    if clang:
+        return clang
+    reason = "it does not compile BPF, or is too old" if path else "there is no such command"
+    raise CompileFailed(
+        Diagnostic(
+            "K101",
+            f"`{command}` is not usable as clang: {reason}",
+            notes=(f"version {MIN_VERSION} or later with the BPF target is needed",),
+            help="leave out --clang and BPFCHAIN_CLANG to have one looked for",
+        )
+    )
+
+
+def _bundled() -> Clang | None:
+    try:
+        import ziglang
+    except ImportError:
+        return None
+    return _usable((str(Path(ziglang.__file__).parent / "zig"), "clang"))
+
+
+@cache
+def _usable(command: tuple[str, ...]) -> Clang | None:
+    """The clang behind `command`, if it is new enough and has the BPF target; what was found out is kept per binary."""
+    binary = Path(command[0]).resolve()
+    stat = binary.stat()
+    known = cache_folder() / "clang" / _digest([*command, str(binary), str(stat.st_size), str(stat.st_mtime_ns)])
+    if not known.exists():
+        _write(known, _probe(command).encode())
+    version = known.read_text()
+    return Clang(command, version) if version else None
+
+
+def _probe(command: tuple[str, ...]) -> str:
+    """The version line of a clang that is fit, "" for any other command."""
+    shown = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)  # noqa: S603
+    version = _VERSION.search(shown.stdout)
+    if not version or int(version[1]) < MIN_VERSION:
+        return ""
+    tried = subprocess.run(  # noqa: S603
+        [*command, *FLAGS, "-x", "c", "-c", "-", "-o", "-"], input=b"int x;", capture_output=True, check=False
+    )
+    return shown.stdout.splitlines()[0] if tried.returncode == 0 else ""
+
+
+def cache_folder() -> Path:
+    """BPFCHAIN_CACHE, or `bpfchain` in the user's cache folder."""
+    chosen = os.environ.get("BPFCHAIN_CACHE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bpfchain"
+
+
+def compile_units(
+    units: Sequence[CUnit],
+    clang: Clang,
+    *,
+    jobs: int | None = None,
+    done: Callable[[CompiledObject], None] | None = None,
+) -> tuple[CompiledObject, ...]:
+    """Compile units, as many at a time as there are CPUs; `done` hears of each. Raises CompileFailed: all errors."""
+    headers = _digest(_header_texts(units))
+
+    def one(unit: CUnit) -> CompiledObject | CompileFailed:
+        try:
+            compiled = _compile(unit, clang, headers)
+        except CompileFailed as failed:
+            return failed
+        if done:
+            done(compiled)
+        return compiled
+
+    with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
+        results = list(pool.map(one, units))
+    failures = [
+        diagnostic for failed in results if isinstance(failed, CompileFailed) for diagnostic in failed.diagnostics
+    ]
+    if failures:
+        raise CompileFailed(*failures)
+    return tuple(result for result in results if isinstance(result, CompiledObject))
+
+
+def _compile(unit: CUnit, clang: Clang, headers: str) -> CompiledObject:
+    cached = cache_folder() / "objects" / _digest([clang.version, *FLAGS, headers, unit.name, unit.code])
+    if cached.exists():
+        return CompiledObject(unit, cached.read_bytes(), cached=True)
+    elf = _run(unit, clang)
+    _write(cached, elf)
+    return CompiledObject(unit, elf, cached=False)
+
+
+def _run(unit: CUnit, clang: Clang) -> bytes:
+    """One run of clang, in a folder of its own, by relative names: no path of this machine gets into the object."""
+    with tempfile.TemporaryDirectory(prefix="bpfchain-") as folder:
+        Path(folder, unit.name).write_text(unit.code, encoding="utf-8")
+        for number, headers in enumerate(unit.headers):
+            Path(folder, f"include{number}").symlink_to(headers, target_is_directory=True)
+        includes = [f"-Iinclude{number}" for number in range(len(unit.headers))]
+        output = Path(folder, "out.o")
+        command = [*clang.command, *FLAGS, "-fdebug-compilation-dir=.", *includes, "-c", unit.name, "-o", output.name]
+        ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603
+        if ran.returncode != 0:
+            raise CompileFailed(*_refusals(unit, ran.stderr))
+        return output.read_bytes()
+
+
+def _refusals(unit: CUnit, stderr: str) -> tuple[Diagnostic, ...]:
+    """clang's errors as diagnostics at the chain file's lines. Users write no C: each is our defect, and says so."""
+    found = list(_ERROR.finditer(stderr))
+    if not found:
+        return (
+            _refusal(unit, stderr.strip().splitlines()[-1] if stderr.strip() else "no output", "", unit.program.span),
+        )
+    return tuple(
+        _refusal(
+            unit, error["text"], f"{error['file']}:{error['line']}", _span_of(unit, error["file"], int(error["line"]))
+        )
+        for error in found
+    )
+
+
+def _refusal(unit: CUnit, text: str, where: str, span: Span) -> Diagnostic:
+    program = unit.program
+    return Diagnostic(
+        "K103",
+        f"clang refused the C of service `{program.service}` (kind `{program.instance.kind}`), port `{program.port}`",
+        span,
+        label="generated for this",
+        notes=(
+            f"clang: {where + ': ' if where else ''}{text}",
+            f"a defect of {program.instance.service.origin}, not of the chain file",
+        ),
+        help="please report it with the chain file",
+    )
+
+
+def _span_of(unit: CUnit, file: str, line: int) -> Span:
+    """The place in the chain file that line `line` of the unit stems from; the program's own for lines of headers."""
+    if file != unit.name:
+        return unit.program.span
+    return max((placed for placed in unit.lines if placed[0] <= line), key=lambda placed: placed[0])[1]
+
+
+def _header_texts(units: Iterable[CUnit]) -> list[str]:
+    folders = sorted({folder for unit in units for folder in unit.headers})
+    return [header.read_text(encoding="utf-8") for folder in folders for header in sorted(folder.glob("*.h"))]
+
+
+def _digest(parts: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        encoded = part.encode()
+        digest.update(len(encoded).to_bytes(8, "little"))
+        digest.update(encoded)
+    return digest.hexdigest()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file so that no reader ever sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as temporary:
+        temporary.write(content)
+    os.replace(temporary.name, path)

@@ -1,0 +1,164 @@
+"""`Program` → `CUnit`: a C translation unit to read and to compile, each line with the place that it stems from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.counters import CounterLayout
+from schemas.diagnostic import Span
+from schemas.manifest import Hook, HostFact
+
+from .ir import ChainIR, Edge, HostBound, Inlined, MapDef, Program, ToHost, ToInterface, ToProgram
+from .lower import c_name, counters_map, devmap, flood_map, host_symbol, port_name, prog_array, program_facts
+from .templates import CText, environment
+
+SHARED_HEADERS = Path(__file__).parent / "bpf"
+UNIT_TEMPLATE = "program.c.j2"
+
+_CTYPE = {
+    HostFact.IFINDEX: "__u32 {}",
+    HostFact.MAC: "__u8 {}[6]",
+    HostFact.MTU: "__u32 {}",
+    HostFact.HZ: "__u32 {}",
+}
+_MARK = re.compile(r"( \*/)?\x00(\d+)\x00")
+_COMMENT = re.compile(r"[ \t]*/\*.*?\*/", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class CUnit:
+    """C for one program; `lines` are (line of C, place in the file), `headers` the folders to include from."""
+
+    program: Program
+    text: str
+    lines: tuple[tuple[int, Span], ...]
+    headers: tuple[Path, ...]
+
+    @property
+    def name(self) -> str:
+        """File name of the unit."""
+        return f"{self.program.name}.c"
+
+    @property
+    def code(self) -> str:
+        """The text without comments, line for line. It is what is compiled: moving a line of YAML changes no object."""
+        return _COMMENT.sub(lambda comment: "\n" * comment[0].count("\n"), self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """One designated initialiser of the configuration."""
+
+    name: str
+    literal: str
+    meaning: str
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class _Symbol:
+    """A declaration in `.rodata.host`."""
+
+    ctype: str
+    meaning: str
+
+
+def emit(ir: ChainIR, program: Program, version: str) -> CUnit:
+    """The C of one program of `ir`."""
+    marks: list[Span] = []
+
+    def at(span: Span) -> CText:
+        marks.append(span)
+        return CText(f"\x00{len(marks) - 1}\x00")
+
+    jinja = environment(SHARED_HEADERS)
+    jinja.filters.update(at=at, ifindex_of=_ifindex_of)
+    marked = jinja.get_template(UNIT_TEMPLATE).render(version=version, ir=ir, program=program, **_names(ir, program))
+    text, lines = _place(marked, marks)
+    service = program.instance.service
+    return CUnit(program, text, ((1, program.span), *lines), (SHARED_HEADERS, service.headers))
+
+
+def _names(ir: ChainIR, program: Program) -> dict[str, object]:
+    """What the template refers to, beside the program itself."""
+    edges = {edge.port: edge for edge in program.edges}
+    port = program.instance.port(program.port)
+    original = next((edges[copy.port] for copy in program.flood if copy.device is None), None)
+    return {
+        "header": program.instance.service.header.name,
+        "kind": c_name(program.instance.kind),
+        "config": port_name(port),
+        "context": "xdp_md" if program.hook is Hook.XDP else "__sk_buff",
+        "xdp": program.hook is Hook.XDP,
+        "layout": CounterLayout(len(program.instance.ports)),
+        "maps": [definition for definition in ir.maps if definition.name in program.maps],
+        "symbols": list(_symbols(program)),
+        "fields": list(_fields(program)),
+        "counters": counters_map(program.service),
+        "prog_array": prog_array(program.hook),
+        "devmap": devmap(program.service),
+        "flood_map": flood_map(port) if flood_map(port) in program.maps else None,
+        "calls": _leading_to(program, ToProgram),
+        "hosts": _leading_to(program, ToHost),
+        "interfaces": _leading_to(program, ToInterface),
+        "clones": [copy for copy in program.flood if copy.device is not None],
+        "original": original,
+    }
+
+
+def _ifindex_of(device: str) -> CText:
+    return CText(host_symbol(HostFact.IFINDEX, device))
+
+
+def _leading_to(program: Program, target: type[ToProgram | ToHost | ToInterface]) -> list[Edge]:
+    return [edge for edge in program.edges if isinstance(edge.target, target)]
+
+
+def _symbols(program: Program) -> Iterator[_Symbol]:
+    for fact, device in dict.fromkeys(program_facts(program)):
+        meaning = f"{fact} of {device}" if device else str(fact)
+        yield _Symbol(_CTYPE[fact].format(host_symbol(fact, device)), meaning)
+
+
+def _fields(program: Program) -> Iterator[_Field]:
+    """The configuration's initialisers: constants, pointers to host facts, to maps and to generated functions."""
+    for constant in program.lowered.constants:
+        meaning = f"{constant.meaning}: {constant.value}"
+        match constant.home:
+            case Inlined(field, literal) if field:
+                yield _Field(field, literal, meaning, constant.span)
+            case HostBound(field, fact, device):
+                yield _Field(field, _address(host_symbol(fact, device), fact), meaning, constant.span)
+            case _:
+                pass
+    for definition in program.lowered.maps:
+        if definition.field:
+            yield _Field(definition.field, f"&{definition.name}", _map_meaning(definition), definition.span)
+    for function in program.lowered.functions:
+        yield _Field(function.field, function.name, "generated above", function.span)
+
+
+def _address(symbol: str, fact: HostFact) -> str:
+    return symbol if fact is HostFact.MAC else f"&{symbol}"
+
+
+def _map_meaning(definition: MapDef) -> str:
+    return f"{definition.role} for {definition.max_entries}"
+
+
+def _place(marked: str, marks: list[Span]) -> tuple[str, tuple[tuple[int, Span], ...]]:
+    """Marked text → the text with provenance in its comments, and the span of every marked line."""
+    lines: list[tuple[int, Span]] = []
+    placed: list[str] = []
+    for number, line in enumerate(marked.split("\n"), start=1):
+        for mark in _MARK.finditer(line):
+            lines.append((number, marks[int(mark[2])]))
+        placed.append(_MARK.sub(lambda mark: _provenance(marks[int(mark[2])], joined=bool(mark[1])), line).rstrip())
+    return "\n".join(placed), tuple(lines)
+
+
+def _provenance(span: Span, *, joined: bool) -> str:
+    return f", {span.brief} */" if joined else f" /* {span.brief} */"

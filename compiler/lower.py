@@ -1,0 +1,350 @@
+"""`Chain` → `ChainIR`: a program for each port and hook where packets can arrive, and what joins them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+
+from schemas.counters import CounterLayout
+from schemas.diagnostic import Span
+from schemas.manifest import Hook, HostFact, Role, Scope
+
+from .ir import (
+    Attach,
+    ChainIR,
+    DeviceSlot,
+    Edge,
+    FloodCopy,
+    HostBound,
+    HostSymbol,
+    InternalLink,
+    LoweredPort,
+    MapDef,
+    Program,
+    TailSlot,
+    Target,
+    ToHost,
+    ToInterface,
+    ToProgram,
+    VirtualPort,
+)
+from .model import Chain, Host, Interface, LinkEnd, Port, ServiceInstance
+
+DEVMAP_ENTRY_SIZE = 8  # struct bpf_devmap_val: ifindex, fd of an egress program
+
+
+def lower(chain: Chain) -> ChainIR:
+    """Specialise every service for every port and hook that packets can reach."""
+    arrivals = _arrivals(chain)
+    slots = _tail_slots(chain, arrivals)
+    programs = tuple(_program(chain, port, hook, slots) for port, hook in arrivals)
+    links = _internal_links(chain, programs)
+    return ChainIR(
+        name=chain.name,
+        file=chain.file,
+        sha256=chain.sha256,
+        interfaces=chain.interfaces,
+        services=chain.services,
+        ports=tuple(_virtual_ports(chain)),
+        programs=programs,
+        maps=tuple(_maps(chain, programs, slots)),
+        tail_slots=tuple(slots.values()),
+        device_slots=tuple(_device_slots(chain, programs)),
+        internal_links=links,
+        host_symbols=tuple(_host_symbols(programs)),
+        attach=tuple(
+            Attach(interface.name, program_name(port, interface.mode.hook))
+            for interface in chain.interfaces
+            if isinstance(port := chain.peer(interface), Port)
+        ),
+    )
+
+
+def c_name(name: str) -> str:
+    """A chain's name as a C identifier; names have neither underscore nor capital, so two never become one."""
+    return name.replace("--", "_D").replace("-", "_").replace(".", "__")
+
+
+def port_name(port: Port) -> str:
+    """`br0__p1`: prefix of everything that belongs to one port."""
+    return f"{c_name(port.service)}__{c_name(port.name)}"
+
+
+def program_name(port: Port, hook: Hook) -> str:
+    """`br0__p1__xdp`."""
+    return f"{port_name(port)}__{hook}"
+
+
+def prog_array(hook: Hook) -> str:
+    """The chain's prog array for one hook: program types must not mix in one (kernel commit 4540aed51b12)."""
+    return f"chain_{hook}"
+
+
+def counters_map(service: str) -> str:
+    """The per-CPU array of a service's counters."""
+    return f"{c_name(service)}__counters"
+
+
+def devmap(service: str) -> str:
+    """The devmap that leads out of a service's ports; the slot is the port's index."""
+    return f"{c_name(service)}__tx"
+
+
+def flood_map(port: Port) -> str:
+    """The devmap of everything that a flood from this port reaches."""
+    return f"{port_name(port)}__flood"
+
+
+def host_symbol(fact: HostFact, device: str | None) -> str:
+    """`host_ifindex_lan`, `host_hz`."""
+    return f"host_{fact}_{c_name(device)}" if device else f"host_{fact}"
+
+
+def internal_link(port: Port, hook: Hook) -> str:
+    """`br0.uplink-xdp`: the veth pair by which floods leave through a port that leads to another service."""
+    return f"{port}-{hook}"
+
+
+def _way_out(instance: ServiceInstance, incoming: Port) -> tuple[Port, ...]:
+    """The ports by which a packet that came in by `incoming` may leave."""
+    return tuple(port for port in instance.ports if port != incoming or instance.service.hairpin)
+
+
+def _arrivals(chain: Chain) -> tuple[tuple[Port, Hook], ...]:
+    """Every (port, hook) that packets can reach from an interface, in the order of the file."""
+    reached: set[tuple[Port, Hook]] = set()
+    pending = [
+        (peer, interface.mode.hook) for interface in chain.interfaces if isinstance(peer := chain.peer(interface), Port)
+    ]
+    while pending:
+        arrival = port, hook = pending.pop()
+        if arrival in reached:
+            continue
+        reached.add(arrival)
+        for out in _way_out(chain.service(port.service), port):
+            if isinstance(peer := chain.peer(out), Port):
+                pending.append((peer, hook))
+    return tuple(
+        (port, hook) for service in chain.services for port in service.ports for hook in Hook if (port, hook) in reached
+    )
+
+
+def _tail_slots(chain: Chain, arrivals: Iterable[tuple[Port, Hook]]) -> dict[tuple[Port, Hook], TailSlot]:
+    """A slot for every program that another service's port leads to, numbered from 0 for each hook."""
+    slots: dict[tuple[Port, Hook], TailSlot] = {}
+    used = dict.fromkeys(Hook, 0)
+    for port, hook in arrivals:
+        link = chain.link(port)
+        if not isinstance(link.other(port), Port):
+            continue
+        slots[port, hook] = TailSlot(prog_array(hook), used[hook], program_name(port, hook), link.span)
+        used[hook] += 1
+    return slots
+
+
+def _program(chain: Chain, port: Port, hook: Hook, slots: dict[tuple[Port, Hook], TailSlot]) -> Program:
+    instance = chain.service(port.service)
+    lowered = instance.service.lower(instance, port, hook)
+    edges = tuple(_edge(chain, out, hook, slots) for out in _way_out(instance, port))
+    flood = _flood(chain, instance, port, hook) if instance.service.floods else ()
+    return Program(
+        name=program_name(port, hook),
+        instance=instance,
+        port=port.name,
+        port_index=port.index,
+        hook=hook,
+        lowered=lowered,
+        edges=edges,
+        flood=flood,
+        maps=tuple(_maps_of(port, hook, lowered, edges, flood)),
+        span=port.span,
+    )
+
+
+def _edge(chain: Chain, out: Port, hook: Hook, slots: dict[tuple[Port, Hook], TailSlot]) -> Edge:
+    link = chain.link(out)
+    return Edge(out.service, out.name, out.index, _target(link.other(out), hook, slots), link.span)
+
+
+def _target(end: LinkEnd, hook: Hook, slots: dict[tuple[Port, Hook], TailSlot]) -> Target:
+    match end:
+        case Interface():
+            return ToInterface(end.name)
+        case Port():
+            slot = slots[end, hook]
+            return ToProgram(slot.program, slot.index)
+        case Host():
+            return ToHost()
+
+
+def _flood(chain: Chain, instance: ServiceInstance, incoming: Port, hook: Hook) -> tuple[FloodCopy, ...]:
+    """Who receives a flood from `incoming`.
+
+    A copy goes to a device. One receiver may get the packet itself, by its port's edge: the only receiver there is, or
+    at TC, where clones are sent first, the host or else another service, which then needs no device.
+    """
+    outs = _way_out(instance, incoming)
+    ends = {out: chain.peer(out) for out in outs}
+    original = outs[0] if len(outs) == 1 else None
+    if hook is Hook.TC and not original:
+        off_device = [out for out in outs if not isinstance(ends[out], Interface)]
+        original = min(off_device, key=lambda out: not isinstance(ends[out], Host), default=None)
+    return tuple(
+        FloodCopy(out.name, out.index, None if out == original else _flood_device(out, ends[out], hook)) for out in outs
+    )
+
+
+def _flood_device(out: Port, end: LinkEnd, hook: Hook) -> str:
+    return end.name if isinstance(end, Interface) else internal_link(out, hook)
+
+
+def _internal_links(chain: Chain, programs: tuple[Program, ...]) -> tuple[InternalLink, ...]:
+    """A veth pair for each port into another service that a flood must reach as one of several copies."""
+    interfaces = {interface.name for interface in chain.interfaces}
+    links: dict[str, InternalLink] = {}
+    for program in programs:
+        home = next(interface.name for interface in chain.interfaces if interface.mode.hook is program.hook)
+        for copy in program.flood:
+            if copy.device is None or copy.device in interfaces:
+                continue
+            peer = chain.peer(program.instance.port(copy.port))
+            assert isinstance(peer, Port), "resolve has refused floods to the host at XDP"
+            links[copy.device] = InternalLink(copy.device, program.hook, program_name(peer, program.hook), home)
+    return tuple(links.values())
+
+
+def _uses_flood_map(hook: Hook, flood: tuple[FloodCopy, ...]) -> bool:
+    return hook is Hook.XDP and any(copy.device for copy in flood)
+
+
+def _maps_of(
+    port: Port, hook: Hook, lowered: LoweredPort, edges: tuple[Edge, ...], flood: tuple[FloodCopy, ...]
+) -> Iterator[str]:
+    """Names of the maps that a program refers to: its service's own, then those of the glue."""
+    yield from (definition.name for definition in lowered.maps)
+    yield counters_map(port.service)
+    if hook is Hook.XDP and any(isinstance(edge.target, ToInterface) for edge in edges):
+        yield devmap(port.service)
+    if _uses_flood_map(hook, flood):
+        yield flood_map(port)
+    if any(isinstance(edge.target, ToProgram) for edge in edges):
+        yield prog_array(hook)
+
+
+def _maps(chain: Chain, programs: tuple[Program, ...], slots: dict[tuple[Port, Hook], TailSlot]) -> Iterator[MapDef]:
+    """Every map of the chain once: the services' own, their counters, and what links them."""
+    own: dict[str, MapDef] = {}
+    for program in programs:
+        own.update((definition.name, definition) for definition in program.lowered.maps)
+    yield from own.values()
+    used = {name for program in programs for name in program.maps}
+    for service in chain.services:
+        if counters_map(service.name) in used:
+            yield _counters(service)
+        if devmap(service.name) in used:
+            yield _devmap(devmap(service.name), len(service.ports), service)
+        for port in service.ports:
+            if flood_map(port) in used:
+                yield _devmap(flood_map(port), len(service.ports), service)
+    for hook in Hook:
+        taken = [slot for slot in slots.values() if slot.map == prog_array(hook)]
+        if prog_array(hook) in used:
+            yield _links_map(
+                prog_array(hook), "BPF_MAP_TYPE_PROG_ARRAY", 4, len(taken), Scope.CHAIN, taken[0].span, None
+            )
+
+
+def _counters(service: ServiceInstance) -> MapDef:
+    layout = CounterLayout(len(service.ports))
+    names = [
+        *(port.name for port in service.ports),
+        *(f"{number}={name}" for number, name in service.service.drop_reasons),
+    ]
+    return MapDef(
+        name=counters_map(service.name),
+        type="BPF_MAP_TYPE_PERCPU_ARRAY",
+        key_type="__u32",
+        key_size=4,
+        value_type="struct counters",
+        value_size=layout.size,
+        max_entries=len(service.ports),
+        scope=Scope.SERVICE,
+        role=Role.COUNTERS,
+        layout="counters/1 " + " ".join(names),
+        span=service.span,
+        service=service.name,
+    )
+
+
+def _devmap(name: str, slots: int, service: ServiceInstance) -> MapDef:
+    return _links_map(name, "BPF_MAP_TYPE_DEVMAP", DEVMAP_ENTRY_SIZE, slots, Scope.SERVICE, service.span, service.name)
+
+
+def _links_map(
+    name: str, type: str, value_size: int, slots: int, scope: Scope, span: Span, service: str | None
+) -> MapDef:
+    value_type = "__u32" if value_size == 4 else "struct bpf_devmap_val"
+    return MapDef(
+        name, type, "__u32", 4, value_type, value_size, slots, scope, Role.LINKS, "links/1", span, service=service
+    )
+
+
+def _device_slots(chain: Chain, programs: tuple[Program, ...]) -> Iterator[DeviceSlot]:
+    """What the loader writes into devmaps: each service's way out of its ports, then each port's flood."""
+    used = {name for program in programs for name in program.maps}
+    for service in chain.services:
+        if devmap(service.name) in used:
+            for port in service.ports:
+                if isinstance(peer := chain.peer(port), Interface):
+                    yield DeviceSlot(devmap(service.name), port.index, peer.name)
+    for program in programs:
+        if not _uses_flood_map(program.hook, program.flood):
+            continue
+        name = flood_map(program.instance.port(program.port))
+        for index, device in enumerate(copy.device for copy in program.flood if copy.device):
+            yield DeviceSlot(name, index, device)
+
+
+def _host_symbols(programs: tuple[Program, ...]) -> Iterator[HostSymbol]:
+    """Every fact about the host that some program reads, once."""
+    facts = {fact: None for program in programs for fact in program_facts(program)}
+    for fact, device in facts:
+        yield HostSymbol(host_symbol(fact, device), fact, device)
+
+
+def program_facts(program: Program) -> Iterator[tuple[HostFact, str | None]]:
+    """The host-bound facts that one program reads: its configuration's, and at TC the ifindexes that it sends to."""
+    for constant in program.lowered.constants:
+        if isinstance(constant.home, HostBound):
+            yield constant.home.fact, constant.home.device
+    if program.hook is not Hook.TC:
+        return
+    for edge in program.edges:
+        if isinstance(edge.target, ToInterface):
+            yield HostFact.IFINDEX, edge.target.interface
+    for copy in program.flood:
+        if copy.device:
+            yield HostFact.IFINDEX, copy.device
+
+
+def _virtual_ports(chain: Chain) -> Iterator[VirtualPort]:
+    for service in chain.services:
+        for port in service.ports:
+            yield VirtualPort(port.service, port.name, port.index, _end_text(chain.peer(port)), port.span)
+
+
+def _end_text(end: LinkEnd) -> str:
+    match end:
+        case Interface():
+            return f"interface {end.name}"
+        case Port():
+            return str(end)
+        case Host():
+            return "host"
+
+
+def layout_hash(definition: MapDef) -> str:
+    """What decides whether a running map's entries mean the same to new programs; max_entries is not part of it."""
+    facts = [definition.type, definition.key_size, definition.value_size, definition.flags, definition.layout]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

@@ -1,0 +1,25 @@
+"""The bridge service: learns where stations are and forwards to them (docs/services/bridge.md)."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from schemas.drop import named
+
+from ...service import Service
+from .lowering import lower
+from .model import resolve
+
+_HERE = files("compiler") / "services" / "bridge"
+
+SERVICE = Service(
+    kind="bridge",
+    summary="Learns on which port a station is (IEEE 802.1D), forwards to it, and floods what it does not know",
+    schema=files("schemas") / "services" / "bridge.schema.json",
+    header=_HERE / "bridge.bpf.h",
+    resolve=resolve,
+    lower=lower,
+    drop_reasons=named(5, 6, 7),
+    floods=True,
+    templates=_HERE / "templates",
+)

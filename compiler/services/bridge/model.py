@@ -1,0 +1,113 @@
+"""What a chain file says of a bridge, resolved: ageing, size and static entries of its filtering database."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from schemas.diagnostic import Span
+
+from ...addresses import parse_duration, parse_mac
+from ...model import Port
+from ...source import Report, Value
+
+DEFAULT_AGING = timedelta(seconds=300)  # IEEE 802.1D-2004 table 7-5
+DEFAULT_SIZE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class StaticEntry:
+    """A station whose port is fixed; `mac` is six bytes in the order of the wire."""
+
+    mac: bytes
+    port: Port
+    span: Span
+    path: str
+
+    @property
+    def text(self) -> str:
+        """`52:54:00:12:34:56`."""
+        return self.mac.hex(":")
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeModel:
+    """A bridge's configuration; the spans are of the values, or of the service where the file leaves them out."""
+
+    aging: timedelta
+    aging_span: Span
+    size: int
+    size_span: Span
+    static: tuple[StaticEntry, ...]
+
+
+def resolve(value: Value, ports: tuple[Port, ...], report: Report) -> BridgeModel:
+    """The model of one bridge. Reports C214 (no MAC, no duration), C411 to C414."""
+    aging, size = value.get("fdb", "aging"), value.get("fdb", "size")
+    return BridgeModel(
+        aging=_aging(aging, report) if aging else DEFAULT_AGING,
+        aging_span=aging.span if aging else value.key_span,
+        size=size.data if size else DEFAULT_SIZE,
+        size_span=size.span if size else value.key_span,
+        static=_static(value, ports, report),
+    )
+
+
+def _aging(value: Value, report: Report) -> timedelta:
+    most = timedelta(days=30)  # twice the wrap-around of 32-bit jiffies at 1000 Hz would be 99 days
+    aging = parse_duration(value, report, least=timedelta(seconds=1), most=most)
+    if aging is not None and aging % timedelta(seconds=1):
+        report.error(
+            "C411",
+            f"ageing time `{value.data}` is not a whole number of seconds",
+            value.span,
+            label="stations age by the second",
+            help=f"write `{round(aging.total_seconds())}s`",
+        )
+    return aging or DEFAULT_AGING
+
+
+def _static(value: Value, ports: tuple[Port, ...], report: Report) -> tuple[StaticEntry, ...]:
+    listed = value.get("fdb", "static")
+    entries: dict[bytes, StaticEntry] = {}
+    for item in listed.elements() if listed else ():
+        entry = _static_entry(item, ports, report)
+        if entry is None:
+            continue
+        if entry.mac in entries:
+            report.error(
+                "C412",
+                f"static entry for `{entry.text}` is there twice",
+                entry.span,
+                label="the second one",
+                notes=(f"the first one is at {entries[entry.mac].span}",),
+                help="remove one of the two",
+            )
+        entries.setdefault(entry.mac, entry)
+    return tuple(entries.values())
+
+
+def _static_entry(item: Value, ports: tuple[Port, ...], report: Report) -> StaticEntry | None:
+    mac_value, port_value = item.get("mac"), item.get("port")
+    assert mac_value, "the schema requires it"
+    assert port_value, "the schema requires it"
+    mac = parse_mac(mac_value, report)
+    port = next((port for port in ports if port.name == port_value.data), None)
+    if port is None:
+        report.error(
+            "C413",
+            f"static entry leads to unknown port `{port_value.data}`",
+            port_value.span,
+            label="no port of this bridge has this name",
+            notes=(f"ports here: {', '.join(sorted(port.name for port in ports))}",),
+        )
+    if mac is not None and (mac[0] & 1 or not any(mac)):
+        report.error(
+            "C414",
+            f"`{mac_value.data}` is not the address of one station",
+            mac_value.span,
+            label="a group address, or zero",
+            notes=("group addresses are flooded, never looked up",),
+        )
+        return None
+    return StaticEntry(mac, port, mac_value.span, item.path) if mac is not None and port is not None else None

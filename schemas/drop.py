@@ -1,0 +1,29 @@
+"""Why packets are dropped: the numbers of compiler/bpf/drop.h with the names that people read."""
+
+from __future__ import annotations
+
+DROP_REASONS = {
+    0: "truncated",
+    1: "malformed",
+    2: "extension-headers",
+    3: "no-device",
+    4: "missed-tail-call",
+    5: "invalid-source",
+    6: "same-port",
+    7: "link-local",
+    8: "no-receiver",
+    9: "blocked-source",
+    10: "blocked-destination",
+    11: "blocked-protocol",
+    12: "blocked-port",
+    13: "rate",
+}
+"""Every reason of this tree. A service outside it counts its own from 48 on (DROP_SERVICE_FIRST)."""
+
+GLUE_DROPS = (0, 3, 4, 8)
+"""The reasons that a generated entry program gives by itself, for every service."""
+
+
+def named(*numbers: int) -> tuple[tuple[int, str], ...]:
+    """(number, name) pairs, as a service's record lists them."""
+    return tuple((number, DROP_REASONS[number]) for number in numbers)
