@@ -1,1 +1,204 @@
-"""bpfchain: compile a YAML chain of network services to eBPF, and run it."""
+"""bpfchain: compile a YAML chain of network services to eBPF programs made for exactly that chain, and run them.
+
+    import bpfchain
+
+    compiled = bpfchain.compile("chains/guarded-bridge.yaml", "build/guarded-bridge")
+    print(bpfchain.plan(compiled))
+    bpfchain.apply(compiled)
+    print(bpfchain.status("guarded-bridge"))
+    bpfchain.detach("guarded-bridge")
+
+Everything that goes wrong is a `ChainError` with diagnostics; `bpfchain.render` turns them into text.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from schemas.diagnostic import (
+    ChainError,
+    CompileFailed,
+    Diagnostic,
+    InvalidChain,
+    LoadFailed,
+    NotSupported,
+    Severity,
+    Span,
+    VerifierRejected,
+)
+
+if TYPE_CHECKING:
+    import click
+
+    from compiler.build import Compiled
+    from runtime.apply import Applied
+    from runtime.plan import Plan
+    from runtime.status import ChainStatus
+    from schemas.compiled import CompiledChain
+
+__all__ = [
+    "ChainError",
+    "CompileFailed",
+    "Diagnostic",
+    "InvalidChain",
+    "LoadFailed",
+    "NotSupported",
+    "Severity",
+    "Span",
+    "VerifierRejected",
+    "apply",
+    "compile",
+    "detach",
+    "load",
+    "plan",
+    "render",
+    "status",
+    "validate",
+]
+
+BUG = 70
+"""Exit code for a defect of bpfchain (EX_SOFTWARE)."""
+
+
+def validate(file: str | os.PathLike[str]) -> tuple[Diagnostic, ...]:
+    """Every mistake of a chain file; none for a valid one."""
+    from compiler.cli import check
+
+    return check(os.fspath(file), {})
+
+
+def compile(  # noqa: A001 - the name of the command
+    file: str | os.PathLike[str], directory: str | os.PathLike[str] | None = None, *, clang: str | None = None
+) -> Compiled:
+    """Compile a chain file; with `directory`, write `manifest.json`, `objects/` and the generated C in `src/` there.
+
+    Raises InvalidChain with every mistake of the file, CompileFailed where there is no clang.
+    """
+    from compiler.build import build
+
+    return build(file, directory, clang=clang)
+
+
+def load(directory: str | os.PathLike[str]) -> CompiledChain:
+    """A compiled chain from the directory that `compile` wrote. Raises LoadFailed for what is not whole."""
+    from schemas.compiled import load as load_compiled
+
+    return load_compiled(directory)
+
+
+def plan(chain: Compiled | CompiledChain) -> Plan:
+    """What `apply` would do on this host; changes nothing. `str()` of it is for people."""
+    from runtime.apply import plan as make_plan
+
+    return make_plan(_compiled(chain))
+
+
+def apply(chain: Compiled | CompiledChain) -> Applied:
+    """Run a compiled chain on this host, in place of what runs under its name; all or nothing.
+
+    Raises ChainError: LoadFailed, VerifierRejected, NotSupported; then everything is as it was.
+    """
+    from runtime.apply import apply as carry_out
+
+    return carry_out(_compiled(chain))
+
+
+def status(chain: str) -> ChainStatus:
+    """What runs under a chain's name, with its counters, read from the kernel."""
+    from runtime.status import status as read_status
+
+    return read_status(chain)
+
+
+def detach(chain: str) -> None:
+    """Stop a chain and remove everything of it: programs, maps, pins, links, veths."""
+    from runtime.apply import detach as remove
+
+    remove(chain)
+
+
+def render(error: ChainError, sources: Mapping[str, str] | None = None, *, format: str = "text") -> str:
+    """The diagnostics of an error as text; `format` is text, short, json or github. `sources`: texts of files by name."""
+    from schemas.render import render as render_diagnostics
+
+    return render_diagnostics(error.diagnostics, sources or _sources(error), format)
+
+
+def main() -> None:
+    """The command line: exits with 0, 1 (input or system at fault), 2 (usage), 3 (differences pending) or 70 (our bug)."""
+    try:
+        _commands().main(prog_name="bpfchain")
+    except ChainError as error:
+        _explain(error)
+        sys.exit(1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        print("bpfchain: this is a defect of bpfchain; please report it with the text above", file=sys.stderr)  # noqa: T201
+        sys.exit(BUG)
+
+
+def _commands() -> click.Group:
+    """Every command that can be had here: a host that only runs chains may lack the compiler."""
+    import click
+
+    from runtime.cli import commands as runtime_commands
+
+    group = click.Group("bpfchain", help="Chains of network services, compiled to eBPF from YAML.")
+    group.params.append(click.Option(["--version"], is_flag=True, expose_value=False, callback=_version, is_eager=True))
+    commands = [*_compiler_commands(), *runtime_commands]
+    for command in commands:
+        group.add_command(command)
+    return group
+
+
+def _compiler_commands() -> tuple[click.Command, ...]:
+    try:
+        from compiler.cli import commands
+    except ModuleNotFoundError as missing:
+        if missing.name not in ("compiler", "compiler.cli"):
+            raise
+        return ()
+    return commands
+
+
+def _version(context: click.Context, _parameter: click.Parameter, asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"bpfchain {version('bpfchain')}")  # noqa: T201
+        context.exit()
+
+
+def _explain(error: ChainError) -> None:
+    from schemas.render import render as render_diagnostics
+
+    text = render_diagnostics(error.diagnostics, _sources(error), "text", colour=sys.stderr.isatty())
+    sys.stderr.write(text)
+
+
+def _sources(error: ChainError) -> dict[str, str]:
+    """The texts that an error points into, where they can be read."""
+    texts = {}
+    for file in {diagnostic.span.file for diagnostic in error.diagnostics if diagnostic.span}:
+        if os.path.isfile(file):
+            with open(file, encoding="utf-8", errors="replace") as text:
+                texts[file] = text.read()
+    return texts
+
+
+def _compiled(chain: Compiled | CompiledChain) -> CompiledChain:
+    from schemas.compiled import CompiledChain
+
+    return chain if isinstance(chain, CompiledChain) else chain.chain
+
+
+if __name__ == "__main__":
+    main()

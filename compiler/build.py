@@ -11,6 +11,7 @@ from pathlib import Path
 from time import perf_counter
 
 from schemas import manifest as m
+from schemas.compiled import CompiledChain, object_file, save
 from schemas.drop import GLUE_DROPS, named
 
 from .clang import CompiledObject, compile_units, find_clang
@@ -24,12 +25,20 @@ from .verify import verify
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A compiled chain. `directory` holds `manifest.json`, `objects/` and `src/`; `seconds` is what each stage took."""
+    """What `build` made: the compiled chain, its C, and what each stage took.
 
-    manifest: m.Manifest
-    objects: tuple[CompiledObject, ...]
+    `directory` holds `manifest.json`, `objects/` and `src/`, or is None where nothing was to be written.
+    """
+
+    chain: CompiledChain
+    programs: tuple[CompiledObject, ...]
     directory: Path | None
     seconds: tuple[tuple[str, float], ...]
+
+    @property
+    def manifest(self) -> m.Manifest:
+        """The record of everything that the runtime needs to know."""
+        return self.chain.manifest
 
 
 class _Stopwatch:
@@ -85,15 +94,15 @@ def build(
         done=(lambda compiled: progress(compiled, len(units))) if progress else None,
     )
     watch.lap("clang")
-    manifest = make_manifest(ir, objects)
-    written = _write(Path(directory), manifest, objects) if directory is not None else None
+    compiled = CompiledChain(make_manifest(ir, objects), {object_file(each.elf): each.elf for each in objects})
+    written = _write(Path(directory), compiled, objects) if directory is not None else None
     watch.lap("write")
-    return Compiled(manifest, objects, written, tuple(watch.seconds))
+    return Compiled(compiled, objects, written, tuple(watch.seconds))
 
 
-def _write(directory: Path, manifest: m.Manifest, objects: tuple[CompiledObject, ...]) -> Path:
-    """Objects first, under their digests, then the manifest: a reader sees the old chain or the new one."""
-    m.save(manifest, {compiled.sha256: compiled.elf for compiled in objects}, directory)
+def _write(directory: Path, chain: CompiledChain, objects: tuple[CompiledObject, ...]) -> Path:
+    """The compiled chain, and beside it the C that it was made from, for people."""
+    save(chain, directory)
     sources = directory / "src"
     sources.mkdir(exist_ok=True)
     for stale in {path.name for path in sources.iterdir()} - {compiled.unit.name for compiled in objects}:
@@ -117,7 +126,8 @@ def make_manifest(ir: ChainIR, objects: tuple[CompiledObject, ...]) -> m.Manifes
         ),
         services=_services(ir),
         objects=tuple(
-            m.ObjectRecord(f"objects/{sha256}.o", sha256) for sha256 in dict.fromkeys(o.sha256 for o in objects)
+            m.ObjectRecord(file, sha256)
+            for file, sha256 in sorted({object_file(each.elf): each.sha256 for each in objects}.items())
         ),
         programs=tuple(_program(compiled) for compiled in objects),
         maps=tuple(_map(definition) for definition in ir.maps),
@@ -159,7 +169,7 @@ def _program(compiled: CompiledObject) -> m.ProgramRecord:
         service=program.service,
         port=program.port,
         hook=program.hook,
-        object=compiled.sha256,
+        object=object_file(compiled.elf),
         function=program.name,
         span=program.span.brief,
         constants=tuple(_constants(program)),

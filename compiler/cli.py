@@ -1,14 +1,19 @@
-"""The commands that need no privilege: check chain files, print the language's schema, explain an error's code."""
+"""The commands that need no privilege: check and compile chain files, print the schema, explain an error's code."""
 
 from __future__ import annotations
 
 import sys
 from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 import click
 
 from schemas.diagnostic import Diagnostic, InvalidChain
 from schemas.render import Format, render
+
+if TYPE_CHECKING:
+    from .clang import CompiledObject
 
 format_option = click.option(
     "--format", "format", type=click.Choice([f.value for f in Format]), default="text", help="How to print findings."
@@ -87,4 +92,64 @@ def _entry(section: str) -> str:
     return section.split("\n## ")[0].strip()
 
 
-commands: tuple[click.Command, ...] = (validate, schema, explain)
+@click.command("compile")
+@click.argument("chain", metavar="FILE", type=click.Path())
+@click.option("-o", "--output", metavar="DIR", type=click.Path(), help="Where to; default: build/NAME of the file.")
+@click.option("--clang", metavar="COMMAND", help="The clang to use; also BPFCHAIN_CLANG. Default: looked for.")
+@click.option("-j", "--jobs", metavar="N", type=click.IntRange(1), help="Programs compiled at a time; default: CPUs.")
+@click.option("--print", "shown", type=click.Choice(["ir", "c"]), help="Print the IR or the C instead of compiling.")
+@click.option("--timings", is_flag=True, help="Tell what each stage took.")
+def compile_chain(
+    chain: str, output: str | None, clang: str | None, jobs: int | None, shown: str | None, timings: bool
+) -> None:
+    """Compile a chain file to objects, readable C and a manifest.
+
+    Needs no privilege. The directory is all that `bpfchain apply` needs, on this host or another one.
+    """
+    from .build import build
+
+    if shown:
+        click.echo(_shown(chain, shown), nl=False)
+        return
+    directory = Path(output) if output else Path("build") / Path(chain).stem
+    with _Progress() as progress:
+        compiled = build(chain, directory, clang=clang, jobs=jobs, progress=progress)
+    if timings:
+        click.echo("  ".join(f"{stage} {seconds * 1000:.0f} ms" for stage, seconds in compiled.seconds), err=True)
+    fresh = sum(not program.cached for program in compiled.programs)
+    programs = "1 program" if len(compiled.programs) == 1 else f"{len(compiled.programs)} programs"
+    click.echo(f"{programs}, {fresh} compiled, {len(compiled.programs) - fresh} from the cache", err=True)
+    click.echo(directory / "manifest.json")
+
+
+def _shown(chain: str, what: str) -> str:
+    from .build import lowered, version
+    from .emit import emit
+    from .ir_text import text
+
+    ir = lowered(chain)
+    return text(ir) if what == "ir" else "\n".join(emit(ir, program, version()).text for program in ir.programs)
+
+
+class _Progress:
+    """One line on a terminal that counts programs while they compile, and leaves nothing behind."""
+
+    def __init__(self) -> None:
+        self._done = 0
+        self._shown = sys.stderr.isatty()
+
+    def __call__(self, compiled: CompiledObject, total: int) -> None:
+        self._done += 1
+        if self._shown:
+            sys.stderr.write(f"\r\x1b[Kcompiling {self._done}/{total} {compiled.unit.program.name}")
+            sys.stderr.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")
+
+
+commands: tuple[click.Command, ...] = (validate, compile_chain, schema, explain)

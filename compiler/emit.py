@@ -74,9 +74,9 @@ def emit(ir: ChainIR, program: Program, version: str) -> CUnit:
         marks.append(span)
         return CText(f"\x00{len(marks) - 1}\x00")
 
-    jinja = environment(SHARED_HEADERS)
-    jinja.filters.update(at=at, ifindex_of=_ifindex_of)
-    marked = jinja.get_template(UNIT_TEMPLATE).render(version=version, ir=ir, program=program, **_names(ir, program))
+    template = environment(SHARED_HEADERS).get_template(UNIT_TEMPLATE)
+    names = _names(ir, program)
+    marked = template.render(version=version, ir=ir, program=program, at=at, ifindex_of=_ifindex_of, **names)
     text, lines = _place(marked, marks)
     service = program.instance.service
     return CUnit(program, text, ((1, program.span), *lines), (SHARED_HEADERS, service.headers))

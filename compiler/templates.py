@@ -7,6 +7,7 @@ chain file becomes code. (What a macro returns is a string: `<{ name(...) | c_te
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from collections.abc import Callable
@@ -26,6 +27,7 @@ class CText(str):
     __slots__ = ()
 
 
+@functools.cache
 def environment(folder: Traversable) -> jinja2.Environment:
     """An environment that loads its templates from `folder`; an undefined name or an unfiltered string is an error."""
     import jinja2  # 60 ms that commands which compile nothing do not pay
@@ -63,7 +65,8 @@ def c_text(text: str) -> CText:
 
 def comment(text: str) -> CText:
     """Text as the inside of a C comment, which it can neither end nor continue over a line."""
-    return CText(" ".join(text.split()).replace("*/", "* /").replace("/*", "/ *"))
+    line = " ".join(text.split()).replace("\\", "/")  # at its end it would join the next line
+    return CText(line.replace("*/", "* /").replace("/*", "/ *"))
 
 
 def be32(address: ipaddress.IPv4Address) -> CText:

@@ -102,8 +102,8 @@ def _protocols(values: Value | None, report: Report) -> tuple[BlockedProtocol, .
 
 
 def _protocol(item: Value, report: Report) -> int | None:
-    if not isinstance(item.data, str):
-        return int(item.data)  # `47.0` is an integer to JSON Schema
+    if isinstance(item.data, int):
+        return item.data
     number = PROTOCOLS.get(item.data)
     if number is None:
         meant = closest(item.data, PROTOCOLS)
@@ -181,18 +181,18 @@ def _rate(value: Value | None, report: Report) -> Rate | None:
         return None
     per_source, burst, size = value.get("per-source"), value.get("burst"), value.get("size")
     assert per_source is not None, "the schema requires it"
-    rate = int(per_source.data)
-    packets = int(burst.data) if burst else max(1, rate // 5)
+    rate: int = per_source.data
+    packets: int = burst.data if burst else max(1, rate // 5)
     if burst and packets > rate * _MAX_FILL_SECONDS:
         report.error(
             "D104",
             f"a burst of {packets} packets makes the rate meaningless",
             burst.span,
-            label=f"at {rate} packets a second it takes {packets // rate} s to fill",
+            label=f"at {rate} packets a second it takes {-(-packets // rate)} s to fill",
             notes=(f"a burst fills within {_MAX_FILL_SECONDS} s",),
             help=f"write at most `{rate * _MAX_FILL_SECONDS}`",
         )
-    return Rate(rate, packets, int(size.data) if size else _DEFAULT_SIZE, value.key_span)
+    return Rate(rate, packets, size.data if size else _DEFAULT_SIZE, value.key_span)
 
 
 def _elements(values: Value | None) -> Iterator[Value]:
