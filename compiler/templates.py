@@ -12,6 +12,7 @@ import ipaddress
 import re
 from collections.abc import Callable
 from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,9 +28,13 @@ class CText(str):
     __slots__ = ()
 
 
-@functools.cache
 def environment(folder: Traversable) -> jinja2.Environment:
     """An environment that loads its templates from `folder`; an undefined name or an unfiltered string is an error."""
+    return _environment(Path(str(folder)))
+
+
+@functools.cache
+def _environment(folder: Path) -> jinja2.Environment:
     import jinja2  # 60 ms that commands which compile nothing do not pay
 
     env = jinja2.Environment(
