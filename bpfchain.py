@@ -32,11 +32,11 @@ from schemas.diagnostic import (
 
 if TYPE_CHECKING:
     import click
-
-    from compiler.build import Compiled
     from runtime.apply import Applied
     from runtime.plan import Plan
     from runtime.status import ChainStatus
+
+    from compiler.build import Compiled
     from schemas.compiled import CompiledChain
 
 __all__ = [
@@ -121,14 +121,14 @@ def detach(chain: str) -> None:
 
 
 def render(error: ChainError, sources: Mapping[str, str] | None = None, *, format: str = "text") -> str:
-    """The diagnostics of an error as text; `format` is text, short, json or github. `sources`: texts of files by name."""
+    """The diagnostics of an error as text; `format` is text, short, json or github. `sources`: texts by file."""
     from schemas.render import render as render_diagnostics
 
     return render_diagnostics(error.diagnostics, sources or _sources(error), format)
 
 
 def main() -> None:
-    """The command line: exits with 0, 1 (input or system at fault), 2 (usage), 3 (differences pending) or 70 (our bug)."""
+    """The command line: exits with 0, 1 (input or system), 2 (usage), 3 (differences pending) or 70 (our bug)."""
     try:
         _commands().main(prog_name="bpfchain")
     except ChainError as error:
@@ -141,14 +141,13 @@ def main() -> None:
         import traceback
 
         traceback.print_exc()
-        print("bpfchain: this is a defect of bpfchain; please report it with the text above", file=sys.stderr)  # noqa: T201
+        sys.stderr.write("bpfchain: this is a defect of bpfchain; please report it with the text above\n")
         sys.exit(BUG)
 
 
 def _commands() -> click.Group:
     """Every command that can be had here: a host that only runs chains may lack the compiler."""
     import click
-
     from runtime.cli import commands as runtime_commands
 
     group = click.Group("bpfchain", help="Chains of network services, compiled to eBPF from YAML.")

@@ -93,6 +93,7 @@ def _names(ir: ChainIR, program: Program) -> dict[str, object]:
         "config": port_name(port),
         "context": "xdp_md" if program.hook is Hook.XDP else "__sk_buff",
         "xdp": program.hook is Hook.XDP,
+        "constant_verdicts": program.instance.service.transparent,
         "layout": CounterLayout(len(program.instance.ports)),
         "maps": [definition for definition in ir.maps if definition.name in program.maps],
         "symbols": list(_symbols(program)),

@@ -21,4 +21,11 @@ static __always_inline __u32 drop(enum drop_reason reason)
 	return VERDICT_DROP + reason;
 }
 
+/* The value, but clang no longer knows what it is: it then tests a bound as written, where the verifier can see it. */
+static __always_inline __u32 opaque(__u32 value)
+{
+	asm volatile("" : "+r"(value));
+	return value;
+}
+
 #endif
