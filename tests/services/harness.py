@@ -1,0 +1,164 @@
+"""Packet tables: a frame and the port that it comes in by are given, the verdict and the frame that goes out observed.
+
+The service is alone in its chain, each port on a veth, loaded at one hook. A table is a tuple of scenes, `SCENES` in
+tests/services/test_KIND.py; test_tables.py runs each at every hook and through the kind's plain-Python model. Native
+and generic XDP run the same object under BPF_PROG_TEST_RUN, so they are one hook here (tests/kernel/test_end_to_end.py
+attaches in all three modes). At TC a test run differs from real life in one thing: a VLAN tag stays in the frame, where
+a received packet has it in the skb's metadata.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import yaml
+
+from compiler.build import build
+from runtime import sys as kernel
+from runtime.netns import entered
+from schemas.counters import CounterLayout
+from schemas.manifest import Hook, ServiceRecord
+from tests.rig.lab import Lab
+from tests.services.generation import prepare
+
+SERVICE = "tested"
+"""Name of the service in the chains made here."""
+
+XDP_DROP, XDP_PASS, XDP_REDIRECT = 1, 2, 4
+TC_ACT_OK, TC_ACT_SHOT, TC_ACT_REDIRECT = 0, 2, 7
+
+# What the program may return for each sort of verdict. At TC a flood sends clones; the original ends, or is one more.
+RETURNED = {
+    Hook.XDP: {"out": {XDP_REDIRECT}, "flood": {XDP_REDIRECT}, "drop": {XDP_DROP}, "host": {XDP_PASS}},
+    Hook.TC: {
+        "out": {TC_ACT_REDIRECT},
+        "flood": {TC_ACT_SHOT, TC_ACT_REDIRECT},
+        "drop": {TC_ACT_SHOT},
+        "host": {TC_ACT_OK},
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A frame on a port and what must come of it: `out PORT`, `flood`, `host` or `drop REASON`.
+
+    `out` is the frame after the service; None: the one that came in.
+    """
+
+    name: str
+    port: str
+    frame: bytes
+    verdict: str
+    out: bytes | None = None
+
+
+class Model(Protocol):
+    """A service in plain Python."""
+
+    def receive(self, port: str, frame: bytes) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Rows that one service sees in this order; `config` is what the chain file has under its name."""
+
+    name: str
+    config: Mapping[str, Any]
+    ports: Sequence[str]
+    model: Callable[[], Model]
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a program did with one frame."""
+
+    verdict: str
+    frame: bytes
+
+
+class Bench:
+    """One service with every port linked to a veth of its own, loaded for one hook and attached to nothing."""
+
+    def __init__(self, config: Mapping[str, Any], ports: Sequence[str], hook: Hook, folder: Path) -> None:
+        self.hook = hook
+        with ExitStack() as stack:
+            self._lab = stack.enter_context(Lab("bench"))
+            self._namespace = self._lab.namespace("dut")
+            for number in range(len(ports)):
+                self._lab.cable((self._namespace, f"dut{number}"), (self._namespace, f"far{number}"))
+            file = folder / f"chain-{hook}.yaml"
+            file.write_text(yaml.safe_dump(_chain(config, ports, hook), sort_keys=False))
+            compiled = build(file).chain
+            with entered(self._namespace.name):
+                self._generation = stack.enter_context(prepare(compiled))
+            self._record = next(service for service in compiled.manifest.services if service.name == SERVICE)
+            self._programs = {program.port: program.name for program in compiled.manifest.programs}
+            self._open = stack.pop_all()
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    def receive(self, port: str, frame: bytes) -> Outcome:
+        """Runs the program of `port` on a frame; fails unless it is counted exactly once, and at its verdict."""
+        before = self.counters(port)
+        with entered(self._namespace.name):  # a TC test run looks its devices up in the caller's namespace
+            run = kernel.prog_test_run(self._generation.programs[self._programs[port]], frame)
+        changes = _changes(before, self.counters(port))
+        assert list(changes.values()) == [(1, len(frame))], f"{frame.hex()} on {port} was counted as {changes}"
+        (verdict,) = changes
+        assert run.retval in RETURNED[self.hook][verdict.split()[0]], f"{verdict}, but returned {run.retval}"
+        return Outcome(verdict, run.data)
+
+    def counters(self, port: str) -> dict[str, tuple[int, int]]:
+        """Packets and bytes by verdict of what arrived on `port`; those that are zero are left out."""
+        layout = CounterLayout(len(self._record.ports))
+        key = self._record.ports.index(port).to_bytes(4, "little")
+        size = layout.size * kernel.possible_cpus()
+        content = kernel.map_lookup_elem(self._generation.maps[self._record.counters], key, size)
+        assert content is not None
+        rows = [struct.unpack_from(f"<{2 * layout.entries}Q", content, at) for at in range(0, size, layout.size)]
+        totals = [sum(column) for column in zip(*rows, strict=True)]
+        cells = {index: (totals[2 * index], totals[2 * index + 1]) for index in range(layout.entries)}
+        return {_verdict(self._record, layout, index): cell for index, cell in cells.items() if any(cell)}
+
+
+def _chain(config: Mapping[str, Any], ports: Sequence[str], hook: Hook) -> dict[str, Any]:
+    """A chain file's data: port number N is linked to interface `ifN`, device `dutN`."""
+    return {
+        "chain": "bench",
+        "mode": "tc" if hook is Hook.TC else "native",
+        "interfaces": {f"if{number}": {"device": f"dut{number}"} for number in range(len(ports))},
+        "services": {SERVICE: dict(config)},
+        "links": [[f"if{number}", f"{SERVICE}.{port}"] for number, port in enumerate(ports)],
+    }
+
+
+def _verdict(service: ServiceRecord, layout: CounterLayout, index: int) -> str:
+    """What a packet met that was counted at `index` of its row."""
+    if index < layout.ports:
+        return f"out {service.ports[index]}"
+    reasons = {layout.drop(number): f"drop {name}" for number, name in service.drop_reasons}
+    return {layout.flood: "flood", layout.host: "host", **reasons}.get(index, f"unknown verdict {index}")
+
+
+def _changes(before: Mapping[str, tuple[int, int]], after: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """How much each counter has grown."""
+    grown = {}
+    for verdict, (packets, size) in after.items():
+        packets_before, size_before = before.get(verdict, (0, 0))
+        if (packets, size) != (packets_before, size_before):
+            grown[verdict] = (packets - packets_before, size - size_before)
+    return grown

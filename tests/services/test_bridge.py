@@ -1,0 +1,259 @@
+"""The bridge, frame by frame: a packet table, random frames against 802.1D in Python, ageing, full tables."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.manifest import Hook
+from tests.services.harness import Bench, Row, Scene
+from tests.services.model_bridge import BridgeModel
+
+PORTS = ("p1", "p2", "p3", "p4")
+BROADCAST = "ff:ff:ff:ff:ff:ff"
+FLOOD, SAME_PORT, LINK_LOCAL, INVALID = "flood", "drop same-port", "drop link-local", "drop invalid-source"
+ETHERTYPE = bytes.fromhex("88b5")  # local experiments: no stack looks at it
+
+A, B, C, D = (f"02:aa:00:00:00:0{digit}" for digit in "abcd")
+GATEWAY, PRINTER = "52:54:00:12:34:56", "52:54:00:00:00:01"
+
+
+def mac(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))
+
+
+def ethernet(source: str, destination: str, payload: bytes = bytes(46), ethertype: bytes = ETHERTYPE) -> bytes:
+    return mac(destination) + mac(source) + ethertype + payload
+
+
+def tagged(source: str, destination: str, *tags: str) -> bytes:
+    return ethernet(source, destination, ethertype=b"".join(bytes.fromhex(tag) for tag in tags) + ETHERTYPE)
+
+
+def row(name: str, port: str, source: str, destination: str, verdict: str) -> Row:
+    return Row(name, port, ethernet(source, destination), verdict)
+
+
+def bridge(fdb: Mapping[str, Any] | None = None, ports: tuple[str, ...] = PORTS) -> dict[str, Any]:
+    """What a chain file has under the service's name."""
+    return {"kind": "bridge", **({"fdb": fdb} if fdb else {}), "ports": {port: {} for port in ports}}
+
+
+LEARNING = Scene(
+    "learning",
+    bridge(),
+    PORTS,
+    partial(BridgeModel, PORTS),
+    [
+        row("unknown destination", "p1", A, B, FLOOD),
+        row("the answer finds the station that spoke", "p2", B, A, "out p1"),
+        row("now both are known", "p1", A, B, "out p2"),
+        row("broadcast", "p1", A, BROADCAST, FLOOD),
+        row("broadcast from another port", "p3", C, BROADCAST, FLOOD),
+        row("the sender of a broadcast is known", "p1", A, C, "out p3"),
+        row("IPv4 multicast", "p1", A, "01:00:5e:00:00:fb", FLOOD),
+        row("IPv6 multicast", "p2", B, "33:33:00:00:00:01", FLOOD),
+        row("a group address is not learned as destination", "p3", C, "33:33:00:00:00:01", FLOOD),
+        row("destination on the port it came from", "p1", D, A, SAME_PORT),
+        row("who was dropped is known all the same", "p2", B, D, "out p1"),
+        row("to itself", "p2", B, B, SAME_PORT),
+        row("a station moves", "p4", A, B, "out p2"),
+        row("and is followed", "p2", B, A, "out p4"),
+        row("frames to its old port's neighbours go on", "p2", B, D, "out p1"),
+        row("it moves back", "p1", A, BROADCAST, FLOOD),
+        row("and is followed again", "p2", B, A, "out p1"),
+        row("moves to where it is wanted", "p2", A, B, SAME_PORT),
+        row("from its old port to it", "p1", D, A, "out p2"),
+        row("broadcast source", "p1", BROADCAST, B, INVALID),
+        row("multicast source", "p1", "01:00:5e:00:00:01", B, INVALID),
+        row("a group source is not learned", "p2", B, "01:00:5e:00:00:01", FLOOD),
+        row("source of zero", "p1", "00:00:00:00:00:00", B, INVALID),
+        row("destination of zero is just unknown", "p1", D, "00:00:00:00:00:00", FLOOD),
+        row("a frame that is invalid teaches nothing", "p3", "03:aa:00:00:00:0a", A, INVALID),
+        row("addresses that differ in the last bit", "p2", B, "02:aa:00:00:00:0e", FLOOD),
+        row("addresses that differ in the first byte", "p2", B, "06:aa:00:00:00:0a", FLOOD),
+        row("addresses with their halves exchanged", "p2", B, "00:00:00:0a:02:aa", FLOOD),
+        row("universally administered address", "p3", "00:1b:21:00:00:01", A, "out p2"),
+        row("and back", "p1", D, "00:1b:21:00:00:01", "out p3"),
+        row("highest unicast address", "p4", "fe:ff:ff:ff:ff:ff", A, "out p2"),
+        row("highest unicast address as destination", "p1", D, "fe:ff:ff:ff:ff:ff", "out p4"),
+    ],
+)
+
+RESERVED = Scene(
+    "reserved",
+    bridge(),
+    PORTS,
+    partial(BridgeModel, PORTS),
+    [
+        row("BPDU is relayed without STP", "p1", A, "01:80:c2:00:00:00", FLOOD),
+        row("pause frame", "p1", A, "01:80:c2:00:00:01", LINK_LOCAL),
+        row("LACP", "p1", A, "01:80:c2:00:00:02", LINK_LOCAL),
+        row("802.1X", "p1", A, "01:80:c2:00:00:03", LINK_LOCAL),
+        row("LLDP", "p1", A, "01:80:c2:00:00:0e", LINK_LOCAL),
+        row("the last reserved address", "p1", A, "01:80:c2:00:00:0f", LINK_LOCAL),
+        row("behind the last reserved address", "p1", A, "01:80:c2:00:00:10", FLOOD),
+        row("GVRP", "p1", A, "01:80:c2:00:00:21", FLOOD),
+        row("reserved but for the fifth byte", "p1", A, "01:80:c2:00:01:01", FLOOD),
+        row("reserved but for the first byte", "p1", A, "03:80:c2:00:00:01", FLOOD),
+        row("reserved but not a group", "p1", A, "00:80:c2:00:00:01", FLOOD),
+        row("invalid source comes first", "p1", BROADCAST, "01:80:c2:00:00:0e", INVALID),
+    ],
+)
+
+FRAMES = Scene(
+    "frames",
+    bridge(),
+    PORTS,
+    partial(BridgeModel, PORTS),
+    [
+        Row("nothing behind the Ethernet header", "p1", ethernet(A, B, b""), FLOOD),
+        Row("one byte of payload", "p2", ethernet(B, A, b"x"), "out p1"),
+        Row("full length", "p1", ethernet(A, B, bytes(1500)), "out p2"),
+        Row("802.3 length and LLC", "p2", ethernet(B, A, b"\x42\x42\x03" + bytes(35), b"\x00\x26"), "out p1"),
+        Row("802.1Q tag", "p1", tagged(A, B, "81000064"), "out p2"),
+        Row("a tag does not make another station", "p2", tagged(B, A, "810000c8"), "out p1"),
+        Row("two tags", "p1", tagged(A, B, "88a80064", "810000c8"), "out p2"),
+        Row("three tags, the last cut short", "p2", ethernet(B, A, b"\x00", bytes.fromhex("88a800648100")), "out p1"),
+        Row("garbage that claims to be IPv4", "p1", ethernet(A, B, b"\xff" * 20, b"\x08\x00"), "out p2"),
+        Row("tagged broadcast", "p1", tagged(A, BROADCAST, "81000064"), FLOOD),
+    ],
+)
+
+STATIC = Scene(
+    "static",
+    bridge({"static": [{"mac": GATEWAY, "port": "p4"}, {"mac": PRINTER, "port": "p2"}]}),
+    PORTS,
+    partial(BridgeModel, PORTS, static={mac(GATEWAY): "p4", mac(PRINTER): "p2"}),
+    [
+        row("known before it has spoken", "p1", A, GATEWAY, "out p4"),
+        row("the second entry", "p1", A, PRINTER, "out p2"),
+        row("from its own port", "p4", C, GATEWAY, SAME_PORT),
+        row("it speaks from its port", "p4", GATEWAY, A, "out p1"),
+        row("somebody else claims its address", "p3", GATEWAY, A, "out p1"),
+        row("and is not believed", "p1", A, GATEWAY, "out p4"),
+        row("others are learned beside it", "p3", D, BROADCAST, FLOOD),
+        row("as ever", "p1", A, D, "out p3"),
+        row("a neighbour of the entry is unknown", "p1", A, "52:54:00:12:34:57", FLOOD),
+    ],
+)
+
+TWO_PORTS = Scene(
+    "two-ports",
+    bridge(ports=("left", "right")),
+    ("left", "right"),
+    partial(BridgeModel, ("left", "right")),
+    [
+        row("a flood has one receiver", "left", A, B, FLOOD),
+        row("broadcast", "right", B, BROADCAST, FLOOD),
+        row("known", "left", A, B, "out right"),
+        row("same port", "right", C, B, SAME_PORT),
+        row("back", "right", C, A, "out left"),
+    ],
+)
+
+SCENES = (LEARNING, RESERVED, FRAMES, STATIC, TWO_PORTS)
+
+every_hook = pytest.mark.parametrize("hook", list(Hook), ids=str)
+
+
+def test_the_table_is_large_enough() -> None:
+    assert sum(len(scene.rows) for scene in SCENES) >= 60
+
+
+def random_frames(generator: random.Random, count: int) -> Iterator[tuple[str, bytes]]:
+    """Frames of a small, busy network: stations that stay and move, groups, reserved and invalid addresses."""
+    stations = [f"02:bb:00:00:00:{number:02x}" for number in range(24)] + [GATEWAY, PRINTER]
+    odd = [BROADCAST, "01:00:5e:00:00:01", "01:80:c2:00:00:00", "01:80:c2:00:00:0e", "33:33:00:00:00:16"]
+    home = {station: generator.choice(PORTS) for station in stations}
+    for _ in range(count):
+        source = generator.choice(stations)
+        if generator.random() < 0.05:
+            home[source] = generator.choice(PORTS)
+        destination = generator.choice(odd if generator.random() < 0.15 else stations)
+        invalid = generator.random() < 0.02
+        payload = generator.randbytes(generator.randrange(0, 200))
+        yield home[source], ethernet(generator.choice(odd) if invalid else source, destination, payload)
+
+
+@pytest.mark.kernel
+@every_hook
+@pytest.mark.parametrize("seed", range(2))
+def test_random_frames_against_the_model(hook: Hook, seed: int, tmp_path: Path) -> None:
+    model = STATIC.model()
+    seen = set()
+    with Bench(STATIC.config, PORTS, hook, tmp_path) as bench:
+        for port, frame in random_frames(random.Random(seed), 1500):
+            expected = model.receive(port, frame)
+            outcome = bench.receive(port, frame)
+            assert (outcome.verdict, outcome.frame) == (expected, frame)
+            seen.add(expected)
+    assert seen == {*(f"out {port}" for port in PORTS), FLOOD, SAME_PORT, LINK_LOCAL, INVALID}
+
+
+@pytest.mark.kernel
+@every_hook
+def test_a_silent_station_is_forgotten(hook: Hook, tmp_path: Path) -> None:
+    """Only what a station sends keeps it known: frames sent to it do not."""
+    model = BridgeModel(PORTS, aging=2)
+    with Bench(bridge({"aging": "2s"}), PORTS, hook, tmp_path) as bench:
+        started = time.monotonic()
+
+        def both(port: str, source: str, destination: str) -> str:
+            frame = ethernet(source, destination)
+            got = bench.receive(port, frame).verdict
+            assert got == model.receive(port, frame, time.monotonic() - started)
+            return got
+
+        def at(second: float) -> None:
+            time.sleep(max(0.0, started + second - time.monotonic()))
+
+        assert both("p1", A, BROADCAST) == FLOOD
+        assert both("p2", B, BROADCAST) == FLOOD
+        at(1.2)
+        assert both("p3", C, A) == "out p1"
+        assert both("p2", B, A) == "out p1"
+        at(2.6)  # A has been silent for 2.6 s, though it was written to at 1.2 s; B for 1.4 s
+        assert both("p3", C, A) == FLOOD
+        assert both("p3", C, B) == "out p2"
+        assert both("p4", A, B) == "out p2"
+        assert both("p3", C, A) == "out p4"
+
+
+@pytest.mark.kernel
+@every_hook
+def test_a_full_table_never_leads_astray(hook: Hook, tmp_path: Path) -> None:
+    """Ten times more stations than fit: whoever is known is known at the right port, everyone else is flooded to."""
+    generator = random.Random(7)
+    model = BridgeModel(PORTS)
+    stations = [f"02:cc:00:00:00:{number:02x}" for number in range(160)]
+    home = {station: generator.choice(PORTS) for station in stations}
+    verdicts = []
+    with Bench(bridge({"size": 8}), PORTS, hook, tmp_path) as bench:
+        for _ in range(3000):
+            source, destination = generator.choice(stations), generator.choice(stations)
+            frame = ethernet(source, destination)
+            expected = model.receive(home[source], frame)
+            got = bench.receive(home[source], frame).verdict
+            assert got in (expected, FLOOD)
+            verdicts.append(got)
+    assert 0.5 < verdicts.count(FLOOD) / len(verdicts) < 1
+
+
+@pytest.mark.kernel
+def test_a_scan_does_not_drive_stations_out(tmp_path: Path) -> None:
+    """Addresses that are seen once give way to new ones; a station that keeps talking stays."""
+    with Bench(bridge({"aging": "4s", "size": 8}), PORTS, Hook.XDP, tmp_path) as bench:
+        bench.receive("p1", ethernet(A, BROADCAST))
+        time.sleep(0.7)  # longer than an entry's time may lag: half a second of four
+        bench.receive("p1", ethernet(A, BROADCAST))
+        for number in range(500):
+            source = f"02:dd:00:00:{number >> 8:02x}:{number & 255:02x}"
+            assert bench.receive("p2", ethernet(source, A)).verdict == "out p1", "the scan has driven it out"
+            assert bench.receive("p3", ethernet(C, source)).verdict == "out p2", "a full table must take new stations"
