@@ -45,7 +45,7 @@ class DdosProgram:
         self._skb = hook is Hook.TC
         self._passed, self._dropped = (TC_ACT_OK, TC_ACT_SHOT) if hook is Hook.TC else (XDP_PASS, XDP_DROP)
         with ExitStack() as stack:
-            spec = read_object(compiled.objects[0].elf)
+            spec = read_object(compiled.programs[0].elf)
             self.maps = {name: stack.enter_context(fd) for name, fd in create_maps(spec).items()}
             for record in self.manifest.maps:
                 self._fill(record)

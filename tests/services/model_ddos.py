@@ -106,20 +106,20 @@ class DdosModel:
 
     def _check_addresses(self, source: Address, destination: Address) -> None:
         if any(source in prefix for prefix in self.sources):
-            raise Dropped("blocked source")
+            raise Dropped("blocked-source")
         if any(destination in prefix for prefix in self.destinations):
-            raise Dropped("blocked destination")
+            raise Dropped("blocked-destination")
 
     def _check_chain(self, protocol: int, rest: bytes, offset: int, extensions: set[int]) -> None:
         """`rest` is what follows the fixed header and its options; `offset` its place in the datagram."""
         followed = 0
         while True:
             if protocol in self.protocols:
-                raise Dropped("blocked protocol")
+                raise Dropped("blocked-protocol")
             if offset or protocol not in extensions:
                 break
             if followed == FOLLOWED:
-                raise Dropped("extension headers")
+                raise Dropped("extension-headers")
             protocol, rest, offset = _step(protocol, rest)
             followed += 1
         if not offset and protocol in WITH_PORTS:
@@ -132,9 +132,9 @@ class DdosModel:
             raise Dropped("truncated")
         source, destination = struct.unpack("!HH", segment[:4])
         if any(protocol == entry[0] and destination in entry[1] for entry in self.ports):
-            raise Dropped("blocked port")
+            raise Dropped("blocked-port")
         if any(protocol == entry[0] and source in entry[1] for entry in self.source_ports):
-            raise Dropped("blocked port")
+            raise Dropped("blocked-port")
 
     def _check_rate(self, source: object, now_ns: int) -> None:
         """A bucket of tokens as textbooks have it, in exact fractions: the clock fills it, each packet takes one."""

@@ -87,8 +87,8 @@ CONFIGS = {
 
 BAD4, BAD6 = "198.51.100.77", "2001:db8:bad:1::5"
 TELNET = ports(4000, 23)
-PASS, TRUNCATED, MALFORMED, DEEP = "inside", "drop truncated", "drop malformed", "drop extension headers"
-SOURCE, TARGET, PROTOCOL, PORT = (f"drop blocked {what}" for what in ("source", "destination", "protocol", "port"))
+PASS, TRUNCATED, MALFORMED, DEEP = "inside", "drop truncated", "drop malformed", "drop extension-headers"
+SOURCE, TARGET, PROTOCOL, PORT = (f"drop blocked-{what}" for what in ("source", "destination", "protocol", "port"))
 
 Row = tuple[str, bytes, str]
 
@@ -347,7 +347,7 @@ def test_every_entry_counts_its_own_packets(programs: dict[str, DdosProgram], co
         "guard.block.source-ports udp/53": [ethernet(ipv4(ports(53, 1)))],
     }
     for frame in (frame for each in frames.values() for frame in each):
-        assert program.receive(frame).startswith("drop blocked")
+        assert program.receive(frame).startswith("drop blocked-")
     assert program.receive(ethernet(ipv4())) == PASS
     after = program.blocked()
     counted = {path: count - before.get(path, 0) for path, count in after.items() if count != before.get(path)}
