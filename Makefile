@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8
 
 # The ziglang wheel carries a whole clang (90 MB): left out where the machine has one that will do.
 WITHOUT_ZIGLANG := awk '/^[^ ]/ { keep = !/^ziglang==/ } keep'
-FIND_CLANG      := $(BIN)/python -m compiler.clang >/dev/null 2>&1
+FIND_CLANG      := $(BIN)/python -c 'from compiler.clang import find_clang; find_clang()' 2>/dev/null
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
