@@ -1,0 +1,142 @@
+"""Whole chains through clang: everything compiles at every hook, folds, and comes out the same wherever it is made."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from elftools.elf.elffile import ELFFile
+from elftools.elf.relocation import RelocationSection
+
+from compiler import clang as clang_module
+from compiler.build import Compiled, build, lowered
+from compiler.clang import compile_units, find_clang
+from compiler.emit import emit
+from compiler.ir import Inlined
+from schemas.chains import examples
+from schemas.diagnostic import CompileFailed
+from schemas.manifest import Mode
+
+BRIDGE = """\
+chain: plain
+mode: {mode}
+interfaces: {{one: {{device: eth0}}, two: {{device: eth1}}, three: {{device: eth2}}}}
+services:
+  br0: {{kind: bridge, {fdb}ports: {{p1: {{}}, p2: {{}}, p3: {{}}}}}}
+links: [[one, br0.p1], [two, br0.p2], [three, br0.p3]]
+"""
+
+
+def compiled(folder: Path, text: str, name: str = "plain.yaml") -> Compiled:
+    file = folder / name
+    file.write_text(text)
+    return build(file)
+
+
+def relocated_symbols(elf: bytes) -> set[str]:
+    """Names of everything that the object's programs refer to."""
+    parsed = ELFFile(io.BytesIO(elf))
+    names = set()
+    for section in parsed.iter_sections():
+        if isinstance(section, RelocationSection) and section.name in (".relxdp", ".reltc"):
+            symbols = parsed.get_section(section["sh_link"])
+            for relocation in section.iter_relocations():
+                symbol = symbols.get_symbol(relocation["r_info_sym"])
+                names.add(symbol.name or parsed.get_section(symbol["st_shndx"]).name)
+    return names
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("chain", sorted(examples()))
+def test_configuration_is_folded(chain: str, mode: Mode, tmp_path: Path) -> None:
+    """A program refers to its maps and to facts of the host; nothing of its configuration is left in memory."""
+    text = examples()[chain].read_text()
+    for other in Mode:
+        text = text.replace(f"mode: {other}", f"mode: {mode}")
+    made = compiled(tmp_path, text, f"{chain}.yaml")
+    host_facts = {symbol.symbol for symbol in made.manifest.host_symbols}
+    for program in made.programs:
+        allowed = set(program.unit.program.maps) | host_facts
+        assert relocated_symbols(program.elf) <= allowed, program.unit.name
+
+
+def test_static_entries_that_are_not_there_cost_nothing(tmp_path: Path) -> None:
+    without, with_static = (
+        compiled(tmp_path, BRIDGE.format(mode="native", fdb=fdb)).programs[0]
+        for fdb in ("", "fdb: {static: [{mac: 52:54:00:12:34:56, port: p2}]}, ")
+    )
+    assert "static" not in without.unit.code.split("br0__p1 =")[1].split("};")[0]
+    assert len(without.elf) < len(with_static.elf)
+
+
+def test_objects_and_manifest_are_reproducible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other folders, other caches, other times: the same bytes."""
+    digests = []
+    for place in ("here", "there"):
+        monkeypatch.setenv("BPFCHAIN_CACHE", str(tmp_path / f"cache-{place}"))
+        folder = tmp_path / place
+        folder.mkdir()
+        (folder / "edge.yaml").write_text(examples()["guarded-bridge"].read_text())
+        made = build(folder / "edge.yaml", folder / "out")
+        assert not any(program.cached for program in made.programs)
+        files = sorted(path for path in (folder / "out").rglob("*") if path.is_file())
+        digests.append({str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files})
+    assert digests[0] == digests[1]
+    assert len(digests[0]) > 4
+
+
+def test_moved_lines_change_no_object(tmp_path: Path) -> None:
+    text = BRIDGE.format(mode="native", fdb="")
+    before, after = compiled(tmp_path, text), compiled(tmp_path, "# a comment\n\n" + text)
+    assert [p.elf for p in after.programs] == [p.elf for p in before.programs]
+    assert all(program.cached for program in after.programs)
+    assert after.manifest.programs[0].span == "plain.yaml:7"
+
+
+def test_one_changed_value_recompiles_what_holds_it(tmp_path: Path) -> None:
+    text = examples()["guarded-bridge"].read_text()
+    before = compiled(tmp_path, text, "edge.yaml")
+    after = compiled(tmp_path, text.replace("udp/11211", "udp/11212"), "edge.yaml")
+    changed = {a.unit.program.name for a, b in zip(after.programs, before.programs, strict=True) if a.elf != b.elf}
+    assert changed == {"guard__outside__xdp"}
+
+
+def test_unfit_clang_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CompileFailed, match="K101: `false` is not usable as clang: it does not compile BPF"):
+        find_clang("false")
+    monkeypatch.setenv("BPFCHAIN_CLANG", "no-such-compiler")
+    with pytest.raises(CompileFailed, match="there is no such command"):
+        find_clang()
+
+
+def test_no_clang_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clang_module, "SYSTEM_NAMES", ())
+    monkeypatch.setattr(clang_module, "_bundled", lambda: None)
+    monkeypatch.delenv("BPFCHAIN_CLANG", raising=False)
+    with pytest.raises(CompileFailed) as refused:
+        find_clang()
+    assert refused.value.diagnostics[0].help == "pip install 'bpfchain[clang]'"
+
+
+def test_refused_c_is_our_defect_at_the_line_of_yaml(tmp_path: Path) -> None:
+    file = tmp_path / "plain.yaml"
+    file.write_text(BRIDGE.format(mode="native", fdb="fdb: {aging: 60s}, "))
+    ir = lowered(file)
+    program = ir.programs[0]
+    constants = tuple(
+        replace(c, home=Inlined("aging_s", "no_such_name")) if c.path == "br0.fdb.aging" else c
+        for c in program.lowered.constants
+    )
+    unit = emit(ir, replace(program, lowered=replace(program.lowered, constants=constants)), "VERSION")
+    with pytest.raises(CompileFailed) as refused:
+        compile_units([unit], find_clang())
+    (diagnostic,) = refused.value.diagnostics
+    assert diagnostic.code == "K103"
+    assert diagnostic.message == "clang refused the C of service `br0` (kind `bridge`), port `p1`"
+    assert diagnostic.span is not None
+    assert (diagnostic.span.line, diagnostic.span.column) == (5, 36)
+    assert "use of undeclared identifier 'no_such_name'" in diagnostic.notes[0]
+    assert diagnostic.notes[1] == "a defect of bpfchain, not of the chain file"
