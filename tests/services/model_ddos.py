@@ -38,15 +38,15 @@ class DdosModel:
         self.buckets: dict[object, tuple[Fraction, int]] = {}
 
     def receive(self, port: str, frame: bytes, now_ns: int = 0) -> str:
-        """Name of the port that the frame leaves by, or `drop REASON`."""
+        """`out PORT` or `drop REASON`, for a frame that comes in by `port`."""
         if port == "inside":
-            return "outside"
+            return "out outside"
         try:
             if self._looks_at(4) or self._looks_at(6):
                 self._check(frame, now_ns)
         except Dropped as dropped:
             return f"drop {dropped}"
-        return "inside"
+        return "out inside"
 
     def _looks_at(self, version: int) -> bool:
         prefixes = [*self.sources, *self.destinations]
