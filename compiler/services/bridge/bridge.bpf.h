@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * A learning bridge after IEEE 802.1D: where a station is, is learned from the source addresses it sends with; frames for
- * a known station go to its port, all others to every port but the one they came from.
+ * A learning bridge after IEEE 802.1D: where a station is, is learned from the source addresses it sends with; frames
+ * for a known station go to its port, all others to every port but the one they came from.
  */
 #ifndef BPFCHAIN_BRIDGE_H
 #define BPFCHAIN_BRIDGE_H
@@ -11,9 +11,9 @@
 #include "verdict.h"
 
 /*
- * The filtering database (FDB) is set-associative, as in a switch: a hash of the address picks one of 2^set_bits sets, and
- * the station is in one of its eight entries or nowhere. It is an array map: a lookup is a multiplication and two cache
- * lines at most, no helper call, and user space can map the memory.
+ * The filtering database (FDB) is set-associative, as in a switch: a hash of the address picks one of 2^set_bits sets,
+ * and the station is in one of its eight entries or nowhere. It is an array map: a lookup is a multiplication and two
+ * cache lines at most, no helper call, and user space can map the memory.
  */
 enum {
 	FDB_WAYS = 8,
@@ -115,7 +115,8 @@ static __always_inline struct fdb_entry *fdb_victim(const struct bridge_config *
 	return victim;
 }
 
-/* Two CPUs may want the same entry: whoever exchanges the key for FDB_BUSY has it; the other learns from the next frame. */
+/* Two CPUs may want the same entry: whoever exchanges the key for FDB_BUSY has it; the other learns from the next
+ * frame. */
 static __always_inline void fdb_insert(const struct bridge_config *cfg, struct fdb_set *set, __u64 mac, __u32 now)
 {
 	struct fdb_entry *entry = fdb_victim(cfg, set, now);
@@ -127,8 +128,9 @@ static __always_inline void fdb_insert(const struct bridge_config *cfg, struct f
 }
 
 /*
- * IEEE 802.1D 7.8: a station is learned on the port that it sends from, and followed when it moves. Nothing is written for
- * a frame that tells nothing new; if the entry went to another station meanwhile, the exchange fails and changes nothing.
+ * IEEE 802.1D 7.8: a station is learned on the port that it sends from, and followed when it moves. Nothing is written
+ * for a frame that tells nothing new; if the entry went to another station meanwhile, the exchange fails and changes
+ * nothing.
  */
 static __always_inline void bridge_learn(const struct bridge_config *cfg, __u64 source, __u32 now)
 {
@@ -149,7 +151,8 @@ static __always_inline void bridge_learn(const struct bridge_config *cfg, __u64 
 	__sync_val_compare_and_swap(&entry->station, known, fdb_station(cfg->port, FDB_CONFIRMED, now));
 }
 
-/* IEEE 802.1D 7.12.6: 01:80:c2:00:00:01 to 0f end at the next bridge. BPDUs (...:00) pass while there is no STP here. */
+/* IEEE 802.1D 7.12.6: 01:80:c2:00:00:01 to 0f end at the next bridge. BPDUs (...:00) pass while there is no STP here.
+ */
 static __always_inline bool is_link_local(__u64 mac)
 {
 	__u8 last = mac >> 40;
