@@ -1,0 +1,70 @@
+"""The name of a network device in, what the host knows about it out: index, MAC address, MTU."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from schemas.diagnostic import Diagnostic, LoadFailed
+
+from .netns import NETNS_DIRECTORY, entered
+
+_SIOCGIFMTU = 0x8921
+_SIOCGIFHWADDR = 0x8927
+_IFREQ = struct.Struct("16s24s")
+_MAC_AT = 2  # behind sa_family of struct sockaddr
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A network device as it is now; `mac` has 6 bytes, zeros where the device has none."""
+
+    name: str
+    netns: str | None
+    ifindex: int
+    mac: bytes
+    mtu: int
+
+
+def find_device(name: str, netns: str | None = None) -> Device | None:
+    """The device, or None where there is none of this name (or no such namespace)."""
+    if netns is not None and not (NETNS_DIRECTORY / netns).exists():
+        return None
+    with entered(netns):
+        try:
+            ifindex = socket.if_nametoindex(name)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+                address = _ask(asker, _SIOCGIFHWADDR, name)
+                mtu = _ask(asker, _SIOCGIFMTU, name)
+        except OSError as error:
+            if error.errno in (errno.ENODEV, errno.ENXIO):
+                return None
+            raise
+    return Device(name, netns, ifindex, address[_MAC_AT : _MAC_AT + 6], int.from_bytes(mtu[:4], "little"))
+
+
+def require_device(name: str, netns: str | None, span: str = "") -> Device:
+    """The device. Raises `LoadFailed` (A101) where it does not exist; `span` is who asks for it."""
+    found = find_device(name, netns)
+    if found is not None:
+        return found
+    with entered(netns):
+        present = ", ".join(sorted(device for _, device in socket.if_nameindex()))
+    where = f" in network namespace `{netns}`" if netns else ""
+    notes = (f"devices here: {present}", *([f"the chain file asks for it at {span}"] if span else []))
+    raise LoadFailed(Diagnostic("A101", f"there is no device `{name}`{where}", notes=notes))
+
+
+def _ask(asker: socket.socket, request: int, name: str) -> bytes:
+    """What follows the name in struct ifreq."""
+    ifreq = _IFREQ.pack(name.encode(), b"")
+    content: bytes = _IFREQ.unpack(fcntl.ioctl(asker, request, ifreq))[1]
+    return content
+
+
+DeviceFinder = Callable[[str, str | None], Device | None]
+"""`find_device`, or what stands for it in tests."""

@@ -1,0 +1,235 @@
+"""A compiled chain and the host's facts in, a generation in the kernel out: loaded and linked, attached nowhere."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from schemas.compiled import CompiledChain
+from schemas.diagnostic import Diagnostic, LoadFailed
+from schemas.manifest import HostFact, Manifest, MapRecord, Role
+
+from . import features, link, sys
+from .carry import carried_entries, carry_labelled, carry_rows
+from .devices import Device, DeviceFinder, find_device, require_device
+from .load import create_map, load_object
+from .object import read_object
+from .pin import GenerationPins
+from .veth import veth_pairs
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What the host says about a chain's devices, by the chain's names for them; what is missing is left out."""
+
+    devices: Mapping[str, Device]
+    hz: int
+
+
+@dataclass(slots=True)
+class Generation:
+    """Maps and programs by name, for as long as this is open; `kept` are the maps taken over from a running one."""
+
+    manifest: Manifest
+    facts: Mapping[str, bytes]
+    devices: Mapping[str, Device]
+    maps: dict[str, sys.Fd] = field(default_factory=dict)
+    programs: dict[str, sys.Fd] = field(default_factory=dict)
+    kept: set[str] = field(default_factory=set)
+
+    def close(self) -> None:
+        for fd in (*self.programs.values(), *self.maps.values()):
+            fd.close()
+
+    def __enter__(self) -> Generation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Predecessor:
+    """The generation that runs: where its maps are pinned, and what they mean."""
+
+    pins: GenerationPins
+    manifest: Manifest
+
+    def map(self, name: str) -> MapRecord | None:
+        return next((record for record in self.manifest.maps if record.name == name), None)
+
+    def open(self, record: MapRecord) -> sys.Fd:
+        return sys.obj_get(self.pins.map(record.name, record.layout))
+
+
+def look(manifest: Manifest, find: DeviceFinder = find_device) -> Host:
+    """The host as it is now, as far as this chain is concerned."""
+    wanted = {interface.name: (interface.device, interface.netns) for interface in manifest.interfaces}
+    wanted |= {pair.link: (pair.a, pair.netns) for pair in veth_pairs(manifest)}
+    found = {name: find(device, netns) for name, (device, netns) in wanted.items()}
+    return Host({name: device for name, device in found.items() if device}, features.hz())
+
+
+def require_interfaces(manifest: Manifest) -> None:
+    """Raises `LoadFailed` (A101) where an interface's device does not exist."""
+    for interface in manifest.interfaces:
+        require_device(interface.device, interface.netns, interface.span)
+
+
+def host_facts(manifest: Manifest, host: Host) -> dict[str, bytes]:
+    """The value of every host-bound symbol, as programs read it; left out where its device is missing."""
+    facts = {}
+    for symbol in manifest.host_symbols:
+        device = host.devices.get(symbol.device) if symbol.device else None
+        if symbol.fact is HostFact.HZ:
+            facts[symbol.symbol] = host.hz.to_bytes(4, "little")
+        elif device:
+            facts[symbol.symbol] = _fact(symbol.fact, device)
+    return facts
+
+
+def _fact(fact: HostFact, device: Device) -> bytes:
+    match fact:
+        case HostFact.MAC:
+            return device.mac
+        case HostFact.MTU:
+            return device.mtu.to_bytes(4, "little")
+        case _:
+            return device.ifindex.to_bytes(4, "little")
+
+
+def prepare(
+    chain: CompiledChain,
+    host: Host | None = None,
+    before: Predecessor | None = None,
+    *,
+    log_directory: Path | None = None,
+) -> Generation:
+    """Makes or takes over every map, loads every program, fills every slot.
+
+    The devices of interfaces and internal links must exist. Raises `LoadFailed`, `VerifierRejected`, `NotSupported`;
+    nothing is left then.
+    """
+    manifest = chain.manifest
+    found = host or look(manifest)
+    generation = Generation(manifest, host_facts(manifest, found), found.devices)
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(generation.close)
+        make_maps(generation, before)
+        load_programs(generation, chain.objects, log_directory)
+        link.fill(manifest, generation.maps, generation.programs, generation.devices)
+        on_failure.pop_all()
+    return generation
+
+
+def make_maps(generation: Generation, before: Predecessor | None) -> None:
+    """Every map of the manifest: the running one where it can stay, a new one otherwise."""
+    for record in generation.manifest.maps:
+        running = before.map(record.name) if before else None
+        if before and running and stays(running, record):
+            generation.maps[record.name] = before.open(running)
+            generation.kept.add(record.name)
+        else:
+            generation.maps[record.name] = _new_map(record)
+            with contextlib.ExitStack() as opened:
+                old_fd = opened.enter_context(before.open(running)) if before and running else None
+                _first_content(generation, record, before, running, old_fd)
+
+
+def stays(running: MapRecord, wanted: MapRecord) -> bool:
+    """Whether new programs can go on with a running map as it is."""
+    if wanted.role is Role.LINKS or running.role is not wanted.role or not same_shape(running, wanted):
+        return False
+    return wanted.role is Role.STATE or contents(running) == contents(wanted)
+
+
+def same_shape(running: MapRecord, wanted: MapRecord) -> bool:
+    """Whether two maps are of one type and size and their entries mean the same."""
+    return _shape(running) == _shape(wanted)
+
+
+def _shape(record: MapRecord) -> tuple[object, ...]:
+    return (record.type, record.key_size, record.value_size, record.max_entries, record.flags, record.layout)
+
+
+def contents(record: MapRecord) -> dict[bytes, tuple[bytes, str]]:
+    """Entries by key; of counters, their labels."""
+    return {e.key: (e.value, e.path if record.role is Role.COUNTERS else "") for e in record.entries}
+
+
+def _new_map(record: MapRecord) -> sys.Fd:
+    return create_map(
+        name=record.name,
+        type=record.type,
+        key_size=record.key_size,
+        value_size=record.value_size,
+        max_entries=record.max_entries,
+        flags=record.flags,
+    )
+
+
+def _first_content(
+    generation: Generation,
+    record: MapRecord,
+    before: Predecessor | None,
+    running: MapRecord | None,
+    old_fd: sys.Fd | None,
+) -> None:
+    """What the manifest says is in a map from the start, and what was counted so far."""
+    fd = generation.maps[record.name]
+    if record.role is Role.COUNTERS:
+        if before and running and old_fd and running.role is Role.COUNTERS:
+            _carry_counts(generation.manifest, record, fd, before, running, old_fd)
+        return
+    entries = {entry.key: entry.value for entry in record.entries}
+    if running and old_fd and running.role is Role.CONFIG and same_entries(running, record):
+        entries = dict(carried_entries(running, old_fd, record))
+    sys.map_update_batch(fd, list(entries), list(entries.values()))
+
+
+def same_entries(running: MapRecord, wanted: MapRecord) -> bool:
+    """Whether entries of the one map can stand in the other, whatever room there is."""
+    return _shape(running)[:3] == _shape(wanted)[:3] and running.layout == wanted.layout
+
+
+def _carry_counts(
+    manifest: Manifest, record: MapRecord, fd: sys.Fd, before: Predecessor, running: MapRecord, old_fd: sys.Fd
+) -> None:
+    new = next((service for service in manifest.services if service.counters == record.name), None)
+    old = next((service for service in before.manifest.services if service.counters == record.name), None)
+    if new and old:
+        carry_rows(old, old_fd, new, fd)
+    elif not new and not old and (running.type, running.value_size) == (record.type, record.value_size):
+        carry_labelled(running, old_fd, record, fd)
+
+
+def load_programs(generation: Generation, objects: Mapping[str, bytes], log_directory: Path | None = None) -> None:
+    """Loads every object, and keeps the programs that the manifest names."""
+    manifest = generation.manifest
+    for record in manifest.objects:
+        programs = [program for program in manifest.programs if program.object == record.file]
+        name = programs[0].name if programs else record.file
+        loaded = load_object(
+            read_object(objects[record.file], name),
+            maps=generation.maps,
+            host_symbols=generation.facts,
+            records={program.function: program for program in programs},
+            log_directory=log_directory,
+        )
+        wanted = {program.function: program.name for program in programs}
+        for fd in loaded.data.values():  # the programs hold them
+            fd.close()
+        for function, fd in loaded.programs.items():
+            if function in wanted:
+                generation.programs[wanted[function]] = fd
+            else:
+                fd.close()
+        for program in programs:
+            if program.name not in generation.programs:
+                message = f"object `{record.file}` has no function `{program.function}`"
+                raise LoadFailed(Diagnostic("M107", message, help="compile the chain again"))

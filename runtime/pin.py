@@ -1,0 +1,298 @@
+"""Where a running chain is found: the layout of bpffs, and the record of each generation in it.
+
+    /sys/fs/bpf/bpfchain/CHAIN/generation-3/            -unfinished is appended until every hook runs it
+        record                                          what was applied: a frozen array of one element
+        programs/NAME    maps/NAME-LAYOUT    links/NAME
+
+A generation pins everything that it uses, also what it took over from the one before it: what is pinned twice lives
+until the second pin goes. So a generation is dropped by removing its directory, and nothing else knows what is shared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import re
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.diagnostic import Diagnostic, LoadFailed
+from schemas.manifest import Manifest
+from schemas.manifest_json import from_data, parse, to_json
+
+from . import sys
+from .info import map_info
+from .uapi import MapFlag, MapType
+
+BPFFS = Path("/sys/fs/bpf")
+BPFFS_VARIABLE = "BPFCHAIN_BPFFS"
+LOCK_PATIENCE_SECONDS = 10.0
+
+_GENERATION = re.compile(r"generation-([0-9]{1,9})(-unfinished)?")
+_RECORD, _PENDING = "record", "record-pending"
+_INDEX = bytes(4)
+_RECORD_FORMAT = 1
+_MAX_RECORD_BYTES = 16 << 20
+_MOUNT_POINT = 4  # fields of /proc/self/mountinfo, before the ` - `
+_POLL_SECONDS = 0.02
+
+
+def bpffs_root(given: str | os.PathLike[str] | None = None) -> Path:
+    """The bpffs to use: as given, as BPFCHAIN_BPFFS says, or /sys/fs/bpf."""
+    return Path(given or os.environ.get(BPFFS_VARIABLE) or BPFFS)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a generation was made from. `facts` are host-bound symbols' values; `applied_at` is Unix time in seconds."""
+
+    manifest: Manifest
+    facts: Mapping[str, bytes]
+    applied_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationPins:
+    """The directory of one generation."""
+
+    path: Path
+    number: int
+    finished: bool
+
+    def program(self, name: str) -> Path:
+        return self.path / "programs" / name
+
+    def map(self, name: str, layout: str) -> Path:
+        return self.path / "maps" / f"{name}-{layout}"
+
+    def link(self, name: str) -> Path:
+        """Names of internal links have dots, which bpffs does not take."""
+        return self.path / "links" / name.replace(".", "__")
+
+    def pinned(self, folder: str) -> tuple[Path, ...]:
+        try:
+            return tuple(sorted((self.path / folder).iterdir()))
+        except FileNotFoundError:
+            return ()
+
+    def make(self) -> None:
+        self.path.parent.mkdir(mode=0o700, exist_ok=True)
+        self.path.mkdir(mode=0o700)
+        for folder in ("programs", "maps", "links"):
+            (self.path / folder).mkdir(mode=0o700)
+
+    def write_record(self, record: Record, *, pending: bool = False) -> None:
+        """Puts a record in place in one step; a pending one says what an update in place is about to make true."""
+        path = self.path / (_PENDING if pending else _RECORD)
+        fresh = path.with_name(f"{path.name}-fresh")
+        fresh.unlink(missing_ok=True)
+        with _frozen(_encoded(record)) as fd:
+            sys.obj_pin(fd, fresh)
+        fresh.rename(path)
+
+    def read_record(self, *, pending: bool = False) -> Record | None:
+        """The record, or None where there is none. Raises `LoadFailed` (A112)."""
+        try:
+            fd = sys.obj_get(self.path / (_PENDING if pending else _RECORD))
+        except sys.SyscallFailed as failure:
+            if failure.errno == errno.ENOENT:
+                return None
+            raise
+        with fd:
+            found = map_info(fd)
+            if found.type != MapType.BPF_MAP_TYPE_ARRAY or found.value_size > _MAX_RECORD_BYTES:
+                raise _unreadable(self.path, "it is another map")
+            return _decoded(self.path, sys.map_lookup_elem(fd, _INDEX, found.value_size) or b"")
+
+    def forget_pending(self) -> None:
+        (self.path / _PENDING).unlink(missing_ok=True)
+
+    def finish(self) -> GenerationPins:
+        """From now on this is the generation that runs."""
+        final = self.path.with_name(f"generation-{self.number}")
+        self.path.rename(final)
+        return GenerationPins(final, self.number, finished=True)
+
+    def remove(self) -> None:
+        """Unpins everything; what nothing else holds is gone then."""
+        _remove_tree(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class ChainPins:
+    """The directory of one chain."""
+
+    path: Path
+
+    @property
+    def chain(self) -> str:
+        return self.path.name
+
+    def generations(self) -> tuple[GenerationPins, ...]:
+        """All generations, finished or not, in their order."""
+        found = []
+        for path in self.path.iterdir() if self.path.is_dir() else ():
+            match = _GENERATION.fullmatch(path.name)
+            if match:
+                found.append(GenerationPins(path, int(match[1]), not match[2]))
+        return tuple(sorted(found, key=lambda generation: (generation.number, generation.finished)))
+
+    def unfinished(self, number: int) -> GenerationPins:
+        """Where generation `number` is built."""
+        return GenerationPins(self.path / f"generation-{number}-unfinished", number, finished=False)
+
+    def remove_if_empty(self) -> None:
+        with contextlib.suppress(FileNotFoundError, OSError):
+            self.path.rmdir()
+
+
+def chain_pins(root: Path, chain: str) -> ChainPins:
+    """The place of a chain, whether it runs or not."""
+    return ChainPins(root / "bpfchain" / chain)
+
+
+def chains(root: Path) -> tuple[str, ...]:
+    """Names of all chains that have pins."""
+    home = root / "bpfchain"
+    return tuple(sorted(path.name for path in home.iterdir())) if home.is_dir() else ()
+
+
+@contextlib.contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """One apply or detach at a time on a host. Raises `LoadFailed` (A111) if another one takes too long."""
+    home = root / "bpfchain"
+    deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
+    while True:
+        home.mkdir(mode=0o700, exist_ok=True)
+        with _opened(home) as directory:
+            _lock(directory, deadline)
+            if _is_still(home, directory):
+                try:
+                    yield
+                finally:
+                    with contextlib.suppress(OSError):  # not empty: chains run
+                        home.rmdir()
+                return
+
+
+@contextlib.contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, deadline: float) -> None:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                message = f"another apply or detach has been running for {LOCK_PATIENCE_SECONDS:.0f} s"
+                raise LoadFailed(Diagnostic("A111", message, help="wait until it is done")) from None
+            time.sleep(_POLL_SECONDS)
+        else:
+            return
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    """Whether the directory that was locked has not been removed meanwhile by whoever had the lock before."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def ensure_bpffs(root: Path) -> None:
+    """Mounts bpffs at `root` unless it is there. Raises `LoadFailed` (A110)."""
+    if is_bpffs(root):
+        return
+    try:
+        with _opened(root) as directory:  # the lock is on the directory below the mount: only one of us mounts
+            _lock(directory, time.monotonic() + LOCK_PATIENCE_SECONDS)
+            if not is_bpffs(root):
+                sys.mount("bpf", str(root), "bpf")
+    except OSError as error:
+        raise LoadFailed(Diagnostic("A110", f"cannot mount bpffs at `{root}`: {error.strerror}")) from error
+
+
+def is_bpffs(path: Path) -> bool:
+    """Whether `path` lies in a mounted bpffs."""
+    wanted = path.resolve()
+    best, found = -1, False
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        mounted = Path(before.split()[_MOUNT_POINT].replace("\\040", " "))
+        if (wanted == mounted or mounted in wanted.parents) and len(mounted.parts) >= best:
+            best, found = len(mounted.parts), after.split()[0] == "bpf"
+    return found
+
+
+# --- records --------------------------------------------------------------------------------------------------------
+
+
+def _encoded(record: Record) -> bytes:
+    content = {
+        "format": _RECORD_FORMAT,
+        "applied_at": record.applied_at,
+        "facts": {symbol: value.hex() for symbol, value in record.facts.items()},
+        "manifest": json.loads(to_json(record.manifest)),
+    }
+    return zlib.compress(json.dumps(content, separators=(",", ":")).encode())
+
+
+def _decoded(path: Path, content: bytes) -> Record:
+    try:
+        data = parse(zlib.decompress(content))
+        if data["format"] != _RECORD_FORMAT:
+            raise _unreadable(path, f"it has format {data['format']}, this version knows {_RECORD_FORMAT}")
+        facts = {symbol: bytes.fromhex(value) for symbol, value in data["facts"].items()}
+        return Record(from_data(data["manifest"]), facts, int(data["applied_at"]))
+    except (zlib.error, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _unreadable(path, str(error)) from error
+    except LoadFailed as error:
+        raise _unreadable(path, error.diagnostics[0].message) from error
+
+
+def _unreadable(path: Path, reason: str) -> LoadFailed:
+    message = f"cannot read the record of the running generation at `{path}`: {reason}"
+    help_text = f"`bpfchain detach {path.parent.name}` removes the chain"
+    return LoadFailed(Diagnostic("A112", message, help=help_text))
+
+
+def _frozen(content: bytes) -> sys.Fd:
+    fd = sys.map_create(
+        MapType.BPF_MAP_TYPE_ARRAY,
+        key_size=len(_INDEX),
+        value_size=len(content),
+        max_entries=1,
+        map_flags=MapFlag.BPF_F_RDONLY_PROG,
+        map_name="bpfchain_record",
+    )
+    try:
+        sys.map_update_elem(fd, _INDEX, content)
+        sys.map_freeze(fd)
+    except BaseException:
+        fd.close()
+        raise
+    return fd
+
+
+def _remove_tree(path: Path) -> None:
+    """Depth first; what is gone already is no error."""
+    for folder, folders, files in os.walk(path, topdown=False):
+        for name in files:
+            Path(folder, name).unlink(missing_ok=True)
+        for name in folders:
+            with contextlib.suppress(FileNotFoundError):
+                Path(folder, name).rmdir()
+    with contextlib.suppress(FileNotFoundError):
+        path.rmdir()

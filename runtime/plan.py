@@ -1,0 +1,336 @@
+"""The manifest that is wanted and what runs in, a `Plan` out: every difference, why it is one, and what it costs.
+
+Pure: the same manifest, live state and host give the same plan, and nothing is touched to make it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from schemas.manifest import Manifest, MapRecord, ProgramRecord, Role
+
+from .attach import AttachPoint
+from .generation import Host, contents, host_facts, same_entries, same_shape, stays
+from .reasons import brief, entry_reason, fact_reasons, map_reason, program_reasons, slot_reasons
+from .state import LiveAttachment, LiveChain, LiveGeneration, attach_points
+
+
+class Action(StrEnum):
+    """What becomes of one thing."""
+
+    ADD = "add"
+    CHANGE = "change"
+    REMOVE = "remove"
+
+
+class Kind(StrEnum):
+    """What it is that changes."""
+
+    PROGRAM = "program"
+    MAP = "map"
+    ENTRY = "entry"
+    SLOTS = "slots"
+    ATTACH = "attach point"
+    VETH = "internal link"
+    HOST = "host"
+    LEFTOVER = "leftover"
+
+
+class Effect(StrEnum):
+    """What traffic notices."""
+
+    IN_PLACE = "in place"
+    SWAP = "atomic swap"
+    INTERRUPTS = "interrupts"
+    NONE = "no effect on traffic"
+
+
+class Fate(StrEnum):
+    """What becomes of what was learned or counted."""
+
+    KEPT = "kept"
+    CARRIED = "carried over"
+    LOST = "lost"
+
+
+class Way(StrEnum):
+    """How a plan is carried out."""
+
+    NOTHING = "nothing to do"
+    IN_PLACE = "in place"
+    GENERATION = "new generation"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One difference. `reasons` are worded for people; `state` is set where there was something to keep or lose."""
+
+    action: Action
+    kind: Kind
+    name: str
+    reasons: tuple[str, ...]
+    effect: Effect
+    state: Fate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to get from what runs to `manifest`. `running` and `following` are numbers of generations."""
+
+    manifest: Manifest
+    way: Way
+    changes: tuple[Change, ...]
+    running: int | None
+    following: int
+    kept: tuple[str, ...]
+    facts: Mapping[str, bytes]
+
+    def __bool__(self) -> bool:
+        """Whether there is something to do."""
+        return self.way is not Way.NOTHING or bool(self.changes)
+
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """Maps whose content will be lost."""
+        return tuple(change.name for change in self.changes if change.state is Fate.LOST)
+
+    @property
+    def interrupts(self) -> bool:
+        return any(change.effect is Effect.INTERRUPTS for change in self.changes)
+
+
+def plan(manifest: Manifest, live: LiveChain | None, host: Host) -> Plan:
+    """Every difference between `manifest` and what runs, on a host as it is."""
+    facts = host_facts(manifest, host)
+    current = live.current if live else None
+    if live is None or current is None or current.record is None:
+        changes = tuple(_first(manifest)) + (_leftovers(live) if live else ())
+        return Plan(manifest, Way.GENERATION, changes, None, live.next_number if live else 1, (), facts)
+    running = current.record.manifest
+    structural = (
+        *_interfaces(manifest, running, live, current, host),
+        *_veths(manifest, running, host),
+        *_programs(manifest.programs, running.programs, _versions(running, manifest)),
+        *_maps(manifest, running, current),
+        *_slots(manifest, running),
+        *_facts(manifest, running, current.record.facts, facts),
+    )
+    entries = tuple(_entries(manifest, [running, *([current.pending] if current.pending else [])]))
+    way = Way.GENERATION if structural else Way.IN_PLACE if entries or current.pending else Way.NOTHING
+    if structural:
+        entries = tuple(replace(change, effect=Effect.SWAP) for change in entries)
+    kept = _kept(manifest, running, structural)
+    changes = (*structural, *entries, *_leftovers(live))
+    return Plan(manifest, way, changes, current.number, live.next_number, kept, facts)
+
+
+def _versions(running: Manifest, wanted: Manifest) -> str:
+    return "" if running.version == wanted.version else f"compiled by {wanted.version}, before by {running.version}"
+
+
+# --- nothing runs yet -----------------------------------------------------------------------------------------------
+
+
+def _first(manifest: Manifest) -> Iterator[Change]:
+    def added(kind: Kind, name: str, *reasons: str) -> Change:
+        return Change(Action.ADD, kind, name, reasons, Effect.SWAP)
+
+    for link in manifest.internal_links:
+        yield added(Kind.VETH, link.name, "floods into another service need a device")
+    for record in manifest.maps:
+        yield added(Kind.MAP, record.name, map_reason(record))
+    for program in manifest.programs:
+        yield added(Kind.PROGRAM, program.name, f"{program.service}.{program.port}, {brief(program.span)}")
+    for point, program in attach_points(manifest).values():
+        yield added(Kind.ATTACH, point.name, f"{point}: {program}")
+
+
+def _leftovers(live: LiveChain) -> tuple[Change, ...]:
+    reason = ("an interrupted apply or detach left it",)
+    return tuple(
+        Change(Action.REMOVE, Kind.LEFTOVER, found.pins.path.name, reason, Effect.NONE) for found in live.leftovers
+    )
+
+
+# --- where packets enter --------------------------------------------------------------------------------------------
+
+
+def _interfaces(
+    manifest: Manifest, running: Manifest, live: LiveChain, current: LiveGeneration, host: Host
+) -> Iterator[Change]:
+    wanted, before = attach_points(manifest), attach_points(running)
+    for name, (point, program) in wanted.items():
+        attached = live.attachment(name)
+        if name not in before:
+            yield Change(Action.ADD, Kind.ATTACH, name, (f"{point}: {program}",), Effect.SWAP)
+        elif before[name][0].place != point.place:
+            effect = Effect.INTERRUPTS if excludes(before[name][0], point) else Effect.SWAP
+            yield Change(Action.CHANGE, Kind.ATTACH, name, (f"{before[name][0]} → {point}",), effect)
+        elif reason := _broken(attached, current.programs.get(before[name][1]), _ifindex(host, manifest, name)):
+            yield Change(Action.CHANGE, Kind.ATTACH, name, (reason,), Effect.SWAP)
+        elif before[name][1] != program:
+            yield Change(Action.CHANGE, Kind.ATTACH, name, (f"{before[name][1]} → {program}",), Effect.SWAP)
+    for name in before.keys() - wanted.keys():
+        yield Change(Action.REMOVE, Kind.ATTACH, name, (f"{before[name][0]}",), Effect.SWAP)
+
+
+def excludes(before: AttachPoint, wanted: AttachPoint) -> bool:
+    """Whether the old attachment has to go before the new one can come: one device has one XDP program."""
+    same_device = before.place[:2] == wanted.place[:2]
+    return same_device and before.mode.hook is wanted.mode.hook
+
+
+def _ifindex(host: Host, manifest: Manifest, name: str) -> int | None:
+    """The device's present ifindex; None where that says nothing (internal links: their far end is not looked at)."""
+    if all(interface.name != name for interface in manifest.interfaces):
+        return None
+    device = host.devices.get(name)
+    return device.ifindex if device else 0
+
+
+def _broken(attached: LiveAttachment | None, program_id: int | None, ifindex: int | None) -> str:
+    """What is wrong with an attachment that should be there, or nothing."""
+    if attached is None:
+        return "nothing is attached there any more"
+    if attached.ifindex == 0:
+        return f"the device was removed; {'it is back' if ifindex else 'it is still missing'}"
+    if ifindex and attached.ifindex != ifindex:
+        return f"the device was made anew: ifindex {attached.ifindex} → {ifindex}"
+    if attached.prog_id != program_id:
+        return "another generation's program is there: an apply was interrupted"
+    return ""
+
+
+def _veths(manifest: Manifest, running: Manifest, host: Host) -> Iterator[Change]:
+    wanted = {link.name: link for link in manifest.internal_links}
+    before = {link.name: link for link in running.internal_links}
+    for name in wanted:
+        if name not in before:
+            reason = "floods into another service need a device"
+            yield Change(Action.ADD, Kind.VETH, name, (reason,), Effect.SWAP)
+        elif name not in host.devices:
+            yield Change(Action.CHANGE, Kind.VETH, name, ("its veth pair is gone",), Effect.SWAP)
+    for name in before.keys() - wanted.keys():
+        yield Change(Action.REMOVE, Kind.VETH, name, ("nothing floods through it any more",), Effect.SWAP)
+
+
+# --- programs and maps ----------------------------------------------------------------------------------------------
+
+
+def _programs(wanted: Sequence[ProgramRecord], running: Sequence[ProgramRecord], versions: str) -> Iterator[Change]:
+    before = {program.name: program for program in running}
+    for program in wanted:
+        old = before.pop(program.name, None)
+        if old is None:
+            reason = f"{program.service}.{program.port}, {brief(program.span)}"
+            yield Change(Action.ADD, Kind.PROGRAM, program.name, (reason,), Effect.SWAP)
+        elif (old.object, old.function, old.hook) != (program.object, program.function, program.hook):
+            reasons = tuple(program_reasons(old, program, versions))
+            yield Change(Action.CHANGE, Kind.PROGRAM, program.name, reasons, Effect.SWAP)
+    for program in before.values():
+        reason = "no packet can arrive there any more"
+        yield Change(Action.REMOVE, Kind.PROGRAM, program.name, (reason,), Effect.SWAP)
+
+
+def _maps(manifest: Manifest, running: Manifest, current: LiveGeneration) -> Iterator[Change]:
+    """Maps that cannot stay; entries of those that can are the business of `_entries`."""
+    before = {record.name: record for record in running.maps}
+    for record in manifest.maps:
+        old = before.pop(record.name, None)
+        if old is None:
+            yield Change(Action.ADD, Kind.MAP, record.name, (map_reason(record),), Effect.SWAP)
+        elif record.name not in current.maps:
+            fate = None if record.role in (Role.LINKS, Role.CONFIG) else Fate.LOST
+            yield Change(Action.CHANGE, Kind.MAP, record.name, ("its pin is gone",), Effect.SWAP, fate)
+        elif not same_shape(old, record) or old.role is not record.role or _labels(old) != _labels(record):
+            reasons = (map_reason(record, old),)
+            yield Change(Action.CHANGE, Kind.MAP, record.name, reasons, Effect.SWAP, _fate(old, record))
+    for old in before.values():
+        fate = Fate.LOST if old.role in (Role.STATE, Role.COUNTERS) else None
+        yield Change(Action.REMOVE, Kind.MAP, old.name, ("no program uses it any more",), Effect.SWAP, fate)
+
+
+def _labels(record: MapRecord) -> object:
+    return contents(record) if record.role is Role.COUNTERS else None
+
+
+def _fate(old: MapRecord, new: MapRecord) -> Fate | None:
+    match old.role:
+        case Role.LINKS | Role.CONFIG:
+            return None
+        case Role.STATE:
+            return Fate.LOST
+        case Role.COUNTERS:
+            carried = new.role is Role.COUNTERS and old.type == new.type
+            return Fate.CARRIED if carried else Fate.LOST
+
+
+def _kept(manifest: Manifest, running: Manifest, structural: Sequence[Change]) -> tuple[str, ...]:
+    """Maps with learned or counted content that go on as they are."""
+    changed = {change.name for change in structural if change.kind is Kind.MAP}
+    before = {record.name: record for record in running.maps}
+    return tuple(
+        record.name
+        for record in manifest.maps
+        if record.role in (Role.STATE, Role.COUNTERS)
+        and record.name not in changed
+        and stays(before[record.name], record)
+    )
+
+
+def _entries(manifest: Manifest, running: Sequence[Manifest]) -> Iterator[Change]:
+    """Entries of configured maps; where an update was interrupted, against both what was and what was to be."""
+    for record in manifest.maps:
+        if record.role is not Role.CONFIG:
+            continue
+        wanted = {entry.key: entry for entry in record.entries}
+        for old in _same_map(record, running[:1]):
+            before = {entry.key: entry for entry in old.entries}
+            for key in wanted.keys() | before.keys():
+                new_entry, old_entry = wanted.get(key), before.get(key)
+                if new_entry and old_entry and new_entry.value == old_entry.value:
+                    continue
+                entry = new_entry or old_entry
+                assert entry is not None
+                action = Action.CHANGE if new_entry and old_entry else Action.ADD if new_entry else Action.REMOVE
+                name = f"{record.name}[{entry.path}]"
+                yield Change(action, Kind.ENTRY, name, entry_reason(new_entry, old_entry), Effect.IN_PLACE)
+
+
+def _same_map(record: MapRecord, manifests: Sequence[Manifest]) -> Iterator[MapRecord]:
+    for manifest in manifests:
+        yield from (old for old in manifest.maps if old.name == record.name and same_entries(old, record))
+
+
+def entry_updates(record: MapRecord, running: Sequence[Manifest]) -> tuple[dict[bytes, bytes], set[bytes]]:
+    """(entries to write, keys to delete) that bring a running map to `record`, from whichever of `running` it has.
+
+    What every one of them has the same is not written: programs may count in it.
+    """
+    wanted = {entry.key: entry.value for entry in record.entries}
+    befores = [{entry.key: entry.value for entry in old.entries} for old in _same_map(record, running)]
+    writes = {key: value for key, value in wanted.items() if any(b.get(key) != value for b in befores)}
+    return writes, {key for before in befores for key in before} - wanted.keys()
+
+
+# --- what links them ------------------------------------------------------------------------------------------------
+
+
+def _slots(manifest: Manifest, running: Manifest) -> Iterator[Change]:
+    for name in dict.fromkeys(slot.map for slot in (*manifest.tail_slots, *manifest.device_slots)):
+        reasons = tuple(slot_reasons(name, running, manifest))
+        if reasons and any(record.name == name for record in running.maps):
+            yield Change(Action.CHANGE, Kind.SLOTS, name, reasons, Effect.SWAP)
+
+
+def _facts(
+    manifest: Manifest, running: Manifest, before: Mapping[str, bytes], now: Mapping[str, bytes]
+) -> Iterator[Change]:
+    known = {symbol.symbol for symbol in running.host_symbols}
+    for symbol in manifest.host_symbols:
+        value = now.get(symbol.symbol)
+        if symbol.symbol in known and value is not None and value != before.get(symbol.symbol):
+            reasons = fact_reasons(symbol, before.get(symbol.symbol), value)
+            yield Change(Action.CHANGE, Kind.HOST, symbol.symbol, reasons, Effect.SWAP)

@@ -1,0 +1,158 @@
+"""bpffs and the kernel in, what runs of a chain out: the only source of truth, read and never written here."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.diagnostic import LoadFailed
+from schemas.manifest import Manifest
+
+from . import attach, sys
+from .attach import AttachPoint
+from .devices import DeviceFinder, find_device
+from .info import MapInfo, link_info, map_info, prog_info
+from .pin import GenerationPins, Record, chain_pins
+from .veth import veth_pairs
+
+
+@dataclass(frozen=True, slots=True)
+class LiveAttachment:
+    """What runs at an attach point. `ifindex` is 0 if the device is gone; `link` is the pin, None without a link."""
+
+    point: AttachPoint
+    prog_id: int
+    ifindex: int
+    link: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class LiveGeneration:
+    """A generation as bpffs has it. `record` is None if it cannot be read, and `problem` says why then."""
+
+    pins: GenerationPins
+    record: Record | None
+    pending: Manifest | None
+    programs: Mapping[str, int]
+    maps: Mapping[str, MapInfo]
+    problem: str = ""
+
+    @property
+    def number(self) -> int:
+        return self.pins.number
+
+
+@dataclass(frozen=True, slots=True)
+class LiveChain:
+    """Everything that there is of a chain: `current` is the newest finished generation, the rest are leftovers."""
+
+    chain: str
+    generations: tuple[LiveGeneration, ...]
+    attachments: tuple[LiveAttachment, ...]
+
+    @property
+    def current(self) -> LiveGeneration | None:
+        return max((g for g in self.generations if g.pins.finished), key=lambda g: g.number, default=None)
+
+    @property
+    def leftovers(self) -> tuple[LiveGeneration, ...]:
+        return tuple(generation for generation in self.generations if generation is not self.current)
+
+    @property
+    def next_number(self) -> int:
+        return max((generation.number for generation in self.generations), default=0) + 1
+
+    def attachment(self, name: str) -> LiveAttachment | None:
+        """What runs at the attach point of this name: the newest, if an interrupted apply left several."""
+        return next((found for found in self.attachments if found.point.name == name), None)
+
+
+def attach_points(manifest: Manifest) -> dict[str, tuple[AttachPoint, str]]:
+    """Every hook that a chain needs, by name, with the program that belongs there."""
+    interfaces = {interface.name: interface for interface in manifest.interfaces}
+    points = {}
+    for record in manifest.attach:
+        interface = interfaces[record.interface]
+        point = AttachPoint(interface.name, interface.device, interface.netns, interface.mode)
+        points[point.name] = (point, record.program)
+    for link, pair in zip(manifest.internal_links, veth_pairs(manifest), strict=True):
+        points[link.name] = (pair.attach_point, link.program)
+    return points
+
+
+def read(root: Path, chain: str, find: DeviceFinder = find_device) -> LiveChain | None:
+    """What runs of a chain; None if nothing does."""
+    pins = chain_pins(root, chain).generations()
+    if not pins:
+        return None
+    generations = tuple(_generation(generation) for generation in pins)
+    attachments: dict[object, LiveAttachment] = {}
+    for generation in reversed(generations):
+        for found in _attachments(generation, find):
+            attachments.setdefault((found.point.name, found.point.place, found.prog_id), found)
+    return LiveChain(chain, generations, tuple(attachments.values()))
+
+
+def _generation(pins: GenerationPins) -> LiveGeneration:
+    record = pending = None
+    problem = ""
+    try:
+        record = pins.read_record()
+        waiting = pins.read_record(pending=True)
+        pending = waiting.manifest if waiting else None
+    except LoadFailed as error:
+        problem = error.diagnostics[0].message
+    if record is None and not problem:
+        problem = "it has no record: whoever built it was interrupted"
+    programs = {path.name: _id_of(path) for path in pins.pinned("programs")}
+    maps = {path.name.rpartition("-")[0]: _map_of(path) for path in pins.pinned("maps")}
+    return LiveGeneration(pins, record, pending, programs, maps, problem)
+
+
+def _id_of(path: Path) -> int:
+    with sys.obj_get(path) as fd:
+        return prog_info(fd).id
+
+
+def _map_of(path: Path) -> MapInfo:
+    with sys.obj_get(path) as fd:
+        return map_info(fd)
+
+
+def _attachments(generation: LiveGeneration, find: DeviceFinder) -> list[LiveAttachment]:
+    if generation.record is None:
+        return []
+    found = []
+    for point, _ in attach_points(generation.record.manifest).values():
+        path = generation.pins.link(point.name)
+        attachment = _linked(point, path) if path.exists() else _linkless(generation, point, find)
+        if attachment:
+            found.append(attachment)
+    return found
+
+
+def _linked(point: AttachPoint, path: Path) -> LiveAttachment | None:
+    try:
+        with sys.obj_get(path) as fd:
+            link = link_info(fd)
+    except sys.SyscallFailed as failure:
+        if failure.errno == errno.ENOENT:
+            return None
+        raise
+    return LiveAttachment(point, link.prog_id, link.ifindex, path)
+
+
+def _linkless(generation: LiveGeneration, point: AttachPoint, find: DeviceFinder) -> LiveAttachment | None:
+    """A program that the device itself holds: one of ours, or nothing."""
+    if attach.has_link(point.mode):
+        return None
+    device = find(point.device, point.netns)
+    if device is None:
+        return None
+    ours = set(generation.programs.values())
+    for occupant in attach.occupants(point, device.ifindex):
+        if occupant.prog_id in ours:
+            return LiveAttachment(point, occupant.prog_id, device.ifindex, None)
+    return None

@@ -1,0 +1,129 @@
+"""Internal links in, veth pairs out: how a flood reaches another service's port without leaving the machine.
+
+A copy is sent into end `a` and received at end `b`, which carries the receiving program. Nothing else ever uses the
+pair: no IPv6, no ARP, no addresses.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.diagnostic import Diagnostic, LoadFailed
+from schemas.manifest import Hook, InternalLinkRecord, Manifest, Mode
+
+from .attach import AttachPoint, NetlinkRefused, netlink
+from .devices import find_device
+from .netns import entered
+
+_MAX_MTU = {Hook.XDP: 3498, Hook.TC: 65535}
+"""veth takes native XDP only where a frame fits one page (veth_xdp_set, drivers/net/veth.c)."""
+
+
+@dataclass(frozen=True, slots=True)
+class VethPair:
+    """The devices of an internal link."""
+
+    link: str
+    chain: str
+    hook: Hook
+    netns: str | None
+
+    @property
+    def a(self) -> str:
+        """Where copies are sent into. 12 characters: device names have 15 at most."""
+        return f"bc{self._digest}a"
+
+    @property
+    def b(self) -> str:
+        """Where the receiving program is."""
+        return f"bc{self._digest}b"
+
+    @property
+    def _digest(self) -> str:
+        return hashlib.sha256(f"{self.chain} {self.link}".encode()).hexdigest()[:9]
+
+    @property
+    def alias(self) -> str:
+        """What `ip link` shows, and how the pair is known as ours."""
+        return f"bpfchain {self.chain} {self.link}"
+
+    @property
+    def attach_point(self) -> AttachPoint:
+        return AttachPoint(self.link, self.b, self.netns, Mode.TC if self.hook is Hook.TC else Mode.NATIVE)
+
+    @property
+    def exists(self) -> bool:
+        return find_device(self.a, self.netns) is not None and find_device(self.b, self.netns) is not None
+
+
+def veth_pair(manifest: Manifest, link: InternalLinkRecord) -> VethPair:
+    """The pair of an internal link."""
+    home = next(interface for interface in manifest.interfaces if interface.name == link.interface)
+    return VethPair(link.name, manifest.chain, link.hook, home.netns)
+
+
+def veth_pairs(manifest: Manifest) -> tuple[VethPair, ...]:
+    """Every pair that a chain needs."""
+    return tuple(veth_pair(manifest, link) for link in manifest.internal_links)
+
+
+def create(pair: VethPair, mtu: int) -> None:
+    """Makes the pair and sets it up; the MTU is cut to what the hook can. Raises `LoadFailed` (A105)."""
+    try:
+        with netlink(pair.netns) as rtnl:
+            rtnl.link("add", ifname=pair.a, kind="veth", peer={"ifname": pair.b})
+            for name in (pair.a, pair.b):
+                _silence(name, pair.netns)
+                (ifindex,) = rtnl.link_lookup(ifname=name)
+                rtnl.link(
+                    "set",
+                    index=ifindex,
+                    ifalias=pair.alias,
+                    mtu=min(max(mtu, 1500), _MAX_MTU[pair.hook]),
+                    arp=False,
+                    state="up",
+                )
+    except NetlinkRefused as refused:
+        if refused.errno != errno.EEXIST:
+            remove(pair)
+        raise LoadFailed(
+            Diagnostic(
+                "A105", f"cannot make the veth pair {pair.a}, {pair.b} for internal link `{pair.link}`: {refused}"
+            )
+        ) from refused
+
+
+def is_ours(pair: VethPair) -> bool:
+    """Whether the pair is there and was made for this internal link. Raises `LoadFailed` (A105) if it is another's."""
+    if find_device(pair.a, pair.netns) is None and find_device(pair.b, pair.netns) is None:
+        return False
+    for name in (pair.a, pair.b):
+        if find_device(name, pair.netns) is None or _alias(name, pair.netns) != pair.alias:
+            message = f"device `{pair.a}` or `{pair.b}` is there, and is not internal link `{pair.link}`"
+            raise LoadFailed(Diagnostic("A105", message, help=f"`ip link delete {pair.a}`, if nobody needs it"))
+    return True
+
+
+def remove(pair: VethPair) -> None:
+    """Removes both ends; nothing is done where there is none."""
+    with netlink(pair.netns) as rtnl:
+        for ifindex in rtnl.link_lookup(ifname=pair.a):
+            rtnl.link("del", index=ifindex)
+
+
+def _alias(name: str, netns: str | None) -> str | None:
+    with netlink(netns) as rtnl:
+        (ifindex,) = rtnl.link_lookup(ifname=name)
+        alias: str | None = rtnl.link("get", index=ifindex)[0].get_attr("IFLA_IFALIAS")
+    return alias
+
+
+def _silence(name: str, netns: str | None) -> None:
+    """No IPv6, so neither solicitations nor duplicate address detection. /proc/sys/net is the thread's namespace's."""
+    with entered(netns):
+        switch = Path("/proc/sys/net/ipv6/conf", name, "disable_ipv6")
+        if switch.exists():
+            switch.write_text("1")
