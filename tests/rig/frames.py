@@ -22,7 +22,7 @@ MAX_FRAME = 65536
 _AUXDATA = struct.Struct("IIIHHHH")  # struct tpacket_auxdata: status, len, snaplen, mac, net, vlan_tci, vlan_tpid
 _ADDRESSES = 12  # bytes of a frame before its first tag
 
-QUIET = 0.15
+QUIET = 0.08
 """Seconds without a frame after which none is expected any more; a veth delivers in microseconds."""
 
 

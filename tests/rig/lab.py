@@ -7,6 +7,7 @@ import ipaddress
 import itertools
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,14 +26,20 @@ _OWNED = re.compile(r"bpfchain-[a-z0-9]+-([0-9]+)-[0-9]+-.+")
 
 _serial = itertools.count(1)
 
+LINK_WATCH_TIMEOUT = 5.0
+"""Seconds; it takes one at most."""
+
 # Frames that nobody asked for make packet tests random: no router solicitations, no link-local addresses, no DAD.
 _QUIET = {
-    "net/ipv6/conf/{device}/accept_ra": "0",
-    "net/ipv6/conf/{device}/router_solicitations": "0",
-    "net/ipv6/conf/{device}/addr_gen_mode": "1",
-    "net/ipv6/conf/{device}/accept_dad": "0",
-    "net/ipv6/conf/{device}/disable_ipv6": "1",
+    "net/ipv6/conf/default/accept_ra": "0",
+    "net/ipv6/conf/default/router_solicitations": "0",
+    "net/ipv6/conf/default/addr_gen_mode": "1",
+    "net/ipv6/conf/default/accept_dad": "0",
+    "net/ipv6/conf/default/disable_ipv6": "1",
 }
+
+# Several networks share a cable here: a stack takes what arrives, whichever way it would answer.
+_TRUSTING = {"net/ipv4/conf/all/rp_filter": "0", "net/ipv4/conf/default/rp_filter": "0"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,20 +115,25 @@ class Lab:
         namespace = Namespace(label, f"bpfchain-{self.purpose}-{os.getpid()}-{next(_serial)}-{label}")
         pyroute2.netns.create(namespace.name)
         self.namespaces.append(namespace)
-        for key, value in _QUIET.items():
-            namespace.sysctl(key.format(device="default"), value)
+        for key, value in {**_QUIET, **_TRUSTING}.items():
+            namespace.sysctl(key, value)
         with namespace.netlink() as netlink:
             netlink.link("set", index=1, state="up")
         return namespace
 
     def cable(
-        self, port: tuple[Namespace, str], station: tuple[Namespace, str], addresses: Sequence[str] = ()
+        self,
+        port: tuple[Namespace, str],
+        station: tuple[Namespace, str],
+        addresses: Sequence[str] = (),
+        *,
+        offloads: bool = False,
     ) -> Cable:
         """A veth pair that a chain can use: both ends up, `addresses` (`10.0.0.1/24`) on the station.
 
         GRO goes on at the station after both ends are up: without it, or switched on earlier, a frame that XDP
-        redirects to the port vanishes without an error. Offloads go off because XDP cannot finish what they left
-        unfinished.
+        redirects to the port vanishes without an error. Without `offloads` no frame is left for
+        the device to finish, which XDP cannot do; the TC hook can.
         """
         (port_namespace, port_name), (station_namespace, station_name) = port, station
         port_mac, station_mac = self._mac(), self._mac()
@@ -138,7 +150,8 @@ class Lab:
             Device(station_namespace, station_name, _bring_up(station_namespace, station_name), station_mac),
         )
         for device in (ends.port, ends.station):
-            for feature in (Feature.TX_CHECKSUM, Feature.TSO, Feature.GSO):
+            _wait_until_it_sends(device)
+            for feature in () if offloads else (Feature.TX_CHECKSUM, Feature.TSO, Feature.GSO):
                 set_feature(device.namespace.name, device.name, feature, on=False)
             set_feature(device.namespace.name, device.name, Feature.GRO, on=True)
         for address in addresses:
@@ -173,3 +186,18 @@ def _bring_up(namespace: Namespace, name: str) -> int:
         (index,) = netlink.link_lookup(ifname=name)
         netlink.link("set", index=index, state="up")
     return int(index)
+
+
+def _wait_until_it_sends(device: Device) -> None:
+    """Waits for the kernel to notice that there is a carrier: until then it drops what is sent, without an error.
+
+    The link watch does that in its own time, and gives the device its queue then (net/core/link_watch.c, dev_activate).
+    """
+    deadline = time.monotonic() + LINK_WATCH_TIMEOUT
+    with device.namespace.netlink() as netlink:
+        while time.monotonic() < deadline:
+            (link,) = netlink.get_links(device.ifindex)
+            if link.get("operstate") == "UP" and link.get("qdisc") != "noop":
+                return
+            time.sleep(0.002)
+    raise TimeoutError(f"{device.name} in {device.namespace.name} has no carrier")
