@@ -16,6 +16,7 @@ from pathlib import Path
 
 from schemas.diagnostic import CompileFailed, Diagnostic, Span
 
+from .cache import cache_folder, write_whole
 from .emit import CUnit
 
 MIN_VERSION = 15
@@ -105,7 +106,7 @@ def _usable(command: tuple[str, ...]) -> Clang | None:
     stat = binary.stat()
     known = cache_folder() / "clang" / _digest([*command, str(binary), str(stat.st_size), str(stat.st_mtime_ns)])
     if not known.exists():
-        _write(known, _probe(command).encode())
+        write_whole(known, _probe(command).encode())
     version = known.read_text()
     return Clang(command, version) if version else None
 
@@ -120,14 +121,6 @@ def _probe(command: tuple[str, ...]) -> str:
         [*command, *FLAGS, "-x", "c", "-c", "-", "-o", "-"], input=b"int x;", capture_output=True, check=False
     )
     return shown.stdout.splitlines()[0] if tried.returncode == 0 else ""
-
-
-def cache_folder() -> Path:
-    """BPFCHAIN_CACHE, or `bpfchain` in the user's cache folder."""
-    chosen = os.environ.get("BPFCHAIN_CACHE")
-    if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bpfchain"
 
 
 def compile_units(
@@ -164,7 +157,7 @@ def _compile(unit: CUnit, clang: Clang, headers: str) -> CompiledObject:
     if cached.exists():
         return CompiledObject(unit, cached.read_bytes(), cached=True)
     elf = _run(unit, clang)
-    _write(cached, elf)
+    write_whole(cached, elf)
     return CompiledObject(unit, elf, cached=False)
 
 
@@ -232,11 +225,3 @@ def _digest(parts: Iterable[str]) -> str:
         digest.update(len(encoded).to_bytes(8, "little"))
         digest.update(encoded)
     return digest.hexdigest()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file so that no reader ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as temporary:
-        temporary.write(content)
-    os.replace(temporary.name, path)
