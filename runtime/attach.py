@@ -113,19 +113,17 @@ def replace(point: AttachPoint, ifindex: int, link: sys.Fd | None, new: sys.Fd, 
 def detach(point: AttachPoint, ifindex: int, link: sys.Fd | None, old: sys.Fd | None = None) -> None:
     """Empties the hook; without a link, only if `old` (XDP) or our filter (TC) is still there."""
     if link is not None:
-        with _unless_gone():
-            sys.link_detach(link)
+        empty(link)
     elif point.mode is Mode.TC:
         _remove_filter(point, ifindex)
     elif old is not None:
         _set_xdp(point, ifindex, -1, XdpFlag.XDP_FLAGS_REPLACE, expected_fd=old.fileno())
 
 
-@contextlib.contextmanager
-def _unless_gone() -> Iterator[None]:
-    """A link whose device is gone has been detached by the kernel (ENOLINK)."""
+def empty(link: sys.Fd) -> None:
+    """Detaches a link now; one whose device is gone has been detached by the kernel (ENOLINK)."""
     try:
-        yield
+        sys.link_detach(link)
     except sys.SyscallFailed as failure:
         if failure.errno != errno.ENOLINK:
             raise

@@ -55,13 +55,14 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Predecessor:
-    """The generation that runs: where its maps are pinned, and what they mean."""
+    """The generation that runs: where its maps are pinned, what they mean, and which of them are still there."""
 
     pins: GenerationPins
     manifest: Manifest
+    pinned: frozenset[str]
 
     def map(self, name: str) -> MapRecord | None:
-        return next((record for record in self.manifest.maps if record.name == name), None)
+        return next((found for found in self.manifest.maps if found.name == name and name in self.pinned), None)
 
     def open(self, record: MapRecord) -> sys.Fd:
         return sys.obj_get(self.pins.map(record.name, record.layout))

@@ -16,6 +16,7 @@ from . import sys
 from .devices import Device
 from .info import prog_info
 from .netns import entered
+from .uapi import MapType
 
 _DEVMAP_VALUE = struct.Struct("<Ii")  # struct bpf_devmap_val: ifindex; fd of an egress program in, its id out
 _INDEX = struct.Struct("<I")
@@ -39,6 +40,20 @@ def device_slot(devmap: sys.AnyFd, index: int) -> int:
     """The ifindex in a slot of a devmap; 0 where it is empty, because its device has gone."""
     value = sys.map_lookup_elem(devmap, _INDEX.pack(index), _DEVMAP_VALUE.size)
     return 0 if value is None else int(_DEVMAP_VALUE.unpack(value)[0])
+
+
+def settle() -> None:
+    """Returns when no CPU is any more inside a program that it was in before.
+
+    An update of a map of maps waits for that, so that whoever replaced an inner map may free what it meant (kernel
+    commit 1ae80cf31938, 4.20). The old generation's prog arrays may only go when its last packet is through.
+    """
+    array, nested = MapType.BPF_MAP_TYPE_ARRAY, MapType.BPF_MAP_TYPE_ARRAY_OF_MAPS
+    with (
+        sys.map_create(array, key_size=4, value_size=4, max_entries=1) as inner,
+        sys.map_create(nested, key_size=4, value_size=4, max_entries=1, inner_map_fd=inner) as outer,
+    ):
+        sys.map_update_elem(outer, _INDEX.pack(0), _INDEX.pack(inner.fileno()))
 
 
 def _tail(prog_array: sys.Fd, index: int) -> int:

@@ -50,10 +50,15 @@ def bpffs_root(given: str | os.PathLike[str] | None = None) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a generation was made from. `facts` are host-bound symbols' values; `applied_at` is Unix time in seconds."""
+    """What a generation was made from.
+
+    `facts` are host-bound symbols' values, `home` the inode of the network namespace that it was applied in,
+    `applied_at` is Unix time in seconds.
+    """
 
     manifest: Manifest
     facts: Mapping[str, bytes]
+    home: int
     applied_at: int
 
 
@@ -243,6 +248,7 @@ def _encoded(record: Record) -> bytes:
     content = {
         "format": _RECORD_FORMAT,
         "applied_at": record.applied_at,
+        "home": record.home,
         "facts": {symbol: value.hex() for symbol, value in record.facts.items()},
         "manifest": json.loads(to_json(record.manifest)),
     }
@@ -255,7 +261,7 @@ def _decoded(path: Path, content: bytes) -> Record:
         if data["format"] != _RECORD_FORMAT:
             raise _unreadable(path, f"it has format {data['format']}, this version knows {_RECORD_FORMAT}")
         facts = {symbol: bytes.fromhex(value) for symbol, value in data["facts"].items()}
-        return Record(from_data(data["manifest"]), facts, int(data["applied_at"]))
+        return Record(from_data(data["manifest"]), facts, int(data["home"]), int(data["applied_at"]))
     except (zlib.error, KeyError, TypeError, ValueError, AttributeError) as error:
         raise _unreadable(path, str(error)) from error
     except LoadFailed as error:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from schemas.diagnostic import Diagnostic, LoadFailed
 from schemas.manifest import Manifest, MapRecord, ProgramRecord, Role
 
 from .attach import AttachPoint
@@ -101,10 +102,13 @@ class Plan:
         return any(change.effect is Effect.INTERRUPTS for change in self.changes)
 
 
-def plan(manifest: Manifest, live: LiveChain | None, host: Host) -> Plan:
-    """Every difference between `manifest` and what runs, on a host as it is."""
+def make_plan(manifest: Manifest, live: LiveChain | None, host: Host) -> Plan:
+    """Every difference between `manifest` and what runs, on a host as it is. Raises `LoadFailed` (A112)."""
     facts = host_facts(manifest, host)
     current = live.current if live else None
+    if current and current.record is None:
+        help_text = f"`bpfchain detach {manifest.chain}` removes the chain"
+        raise LoadFailed(Diagnostic("A112", f"what runs cannot be compared: {current.problem}", help=help_text))
     if live is None or current is None or current.record is None:
         changes = tuple(_first(manifest)) + (_leftovers(live) if live else ())
         return Plan(manifest, Way.GENERATION, changes, None, live.next_number if live else 1, (), facts)
@@ -143,8 +147,8 @@ def _first(manifest: Manifest) -> Iterator[Change]:
         yield added(Kind.MAP, record.name, map_reason(record))
     for program in manifest.programs:
         yield added(Kind.PROGRAM, program.name, f"{program.service}.{program.port}, {brief(program.span)}")
-    for point, program in attach_points(manifest).values():
-        yield added(Kind.ATTACH, point.name, f"{point}: {program}")
+    for point, receiver in attach_points(manifest).values():
+        yield added(Kind.ATTACH, point.name, f"{point}: {receiver}")
 
 
 def _leftovers(live: LiveChain) -> tuple[Change, ...]:
@@ -160,7 +164,7 @@ def _leftovers(live: LiveChain) -> tuple[Change, ...]:
 def _interfaces(
     manifest: Manifest, running: Manifest, live: LiveChain, current: LiveGeneration, host: Host
 ) -> Iterator[Change]:
-    wanted, before = attach_points(manifest), attach_points(running)
+    wanted, before = attach_points(manifest), attach_points(running, current.home)
     for name, (point, program) in wanted.items():
         attached = live.attachment(name)
         if name not in before:
@@ -172,7 +176,7 @@ def _interfaces(
             yield Change(Action.CHANGE, Kind.ATTACH, name, (reason,), Effect.SWAP)
         elif before[name][1] != program:
             yield Change(Action.CHANGE, Kind.ATTACH, name, (f"{before[name][1]} → {program}",), Effect.SWAP)
-    for name in before.keys() - wanted.keys():
+    for name in (name for name in before if name not in wanted):
         yield Change(Action.REMOVE, Kind.ATTACH, name, (f"{before[name][0]}",), Effect.SWAP)
 
 
@@ -212,7 +216,7 @@ def _veths(manifest: Manifest, running: Manifest, host: Host) -> Iterator[Change
             yield Change(Action.ADD, Kind.VETH, name, (reason,), Effect.SWAP)
         elif name not in host.devices:
             yield Change(Action.CHANGE, Kind.VETH, name, ("its veth pair is gone",), Effect.SWAP)
-    for name in before.keys() - wanted.keys():
+    for name in (name for name in before if name not in wanted):
         yield Change(Action.REMOVE, Kind.VETH, name, ("nothing floods through it any more",), Effect.SWAP)
 
 
@@ -288,7 +292,7 @@ def _entries(manifest: Manifest, running: Sequence[Manifest]) -> Iterator[Change
         wanted = {entry.key: entry for entry in record.entries}
         for old in _same_map(record, running[:1]):
             before = {entry.key: entry for entry in old.entries}
-            for key in wanted.keys() | before.keys():
+            for key in dict.fromkeys((*wanted, *before)):
                 new_entry, old_entry = wanted.get(key), before.get(key)
                 if new_entry and old_entry and new_entry.value == old_entry.value:
                     continue
@@ -319,7 +323,8 @@ def entry_updates(record: MapRecord, running: Sequence[Manifest]) -> tuple[dict[
 
 
 def _slots(manifest: Manifest, running: Manifest) -> Iterator[Change]:
-    for name in dict.fromkeys(slot.map for slot in (*manifest.tail_slots, *manifest.device_slots)):
+    names = [*(slot.map for slot in manifest.tail_slots), *(slot.map for slot in manifest.device_slots)]
+    for name in dict.fromkeys(names):
         reasons = tuple(slot_reasons(name, running, manifest))
         if reasons and any(record.name == name for record in running.maps):
             yield Change(Action.CHANGE, Kind.SLOTS, name, reasons, Effect.SWAP)

@@ -13,6 +13,7 @@ from schemas.manifest import Manifest
 from . import attach, sys
 from .attach import AttachPoint
 from .devices import DeviceFinder, find_device
+from .home import name_of
 from .info import MapInfo, link_info, map_info, prog_info
 from .pin import GenerationPins, Record, chain_pins
 from .veth import veth_pairs
@@ -43,6 +44,11 @@ class LiveGeneration:
     def number(self) -> int:
         return self.pins.number
 
+    @property
+    def home(self) -> str | None:
+        """The network namespace that it was applied in, as it is entered from here."""
+        return name_of(self.record.home) if self.record else None
+
 
 @dataclass(frozen=True, slots=True)
 class LiveChain:
@@ -69,15 +75,18 @@ class LiveChain:
         return next((found for found in self.attachments if found.point.name == name), None)
 
 
-def attach_points(manifest: Manifest) -> dict[str, tuple[AttachPoint, str]]:
-    """Every hook that a chain needs, by name, with the program that belongs there."""
+def attach_points(manifest: Manifest, home: str | None = None) -> dict[str, tuple[AttachPoint, str]]:
+    """Every hook that a chain needs, by name, with the program that belongs there.
+
+    `home` is the namespace that the chain was applied in; None is that of the caller.
+    """
     interfaces = {interface.name: interface for interface in manifest.interfaces}
     points = {}
     for record in manifest.attach:
         interface = interfaces[record.interface]
-        point = AttachPoint(interface.name, interface.device, interface.netns, interface.mode)
+        point = AttachPoint(interface.name, interface.device, interface.netns or home, interface.mode)
         points[point.name] = (point, record.program)
-    for link, pair in zip(manifest.internal_links, veth_pairs(manifest), strict=True):
+    for link, pair in zip(manifest.internal_links, veth_pairs(manifest, home), strict=True):
         points[link.name] = (pair.attach_point, link.program)
     return points
 
@@ -125,7 +134,7 @@ def _attachments(generation: LiveGeneration, find: DeviceFinder) -> list[LiveAtt
     if generation.record is None:
         return []
     found = []
-    for point, _ in attach_points(generation.record.manifest).values():
+    for point, _ in attach_points(generation.record.manifest, generation.home).values():
         path = generation.pins.link(point.name)
         attachment = _linked(point, path) if path.exists() else _linkless(generation, point, find)
         if attachment:

@@ -59,15 +59,15 @@ class VethPair:
         return find_device(self.a, self.netns) is not None and find_device(self.b, self.netns) is not None
 
 
-def veth_pair(manifest: Manifest, link: InternalLinkRecord) -> VethPair:
-    """The pair of an internal link."""
-    home = next(interface for interface in manifest.interfaces if interface.name == link.interface)
-    return VethPair(link.name, manifest.chain, link.hook, home.netns)
+def veth_pair(manifest: Manifest, link: InternalLinkRecord, home: str | None = None) -> VethPair:
+    """The pair of an internal link; `home` is the namespace that the chain was applied in."""
+    beside = next(interface for interface in manifest.interfaces if interface.name == link.interface)
+    return VethPair(link.name, manifest.chain, link.hook, beside.netns or home)
 
 
-def veth_pairs(manifest: Manifest) -> tuple[VethPair, ...]:
+def veth_pairs(manifest: Manifest, home: str | None = None) -> tuple[VethPair, ...]:
     """Every pair that a chain needs."""
-    return tuple(veth_pair(manifest, link) for link in manifest.internal_links)
+    return tuple(veth_pair(manifest, link, home) for link in manifest.internal_links)
 
 
 def create(pair: VethPair, mtu: int) -> None:

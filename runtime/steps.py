@@ -1,0 +1,60 @@
+"""Steps in, all of them done or all of them undone out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from schemas.diagnostic import ChainError, Diagnostic, LoadFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing to do, and how to take it back. `undo` finds everything as `do` left it, or was interrupted."""
+
+    title: str
+    do: Callable[[], None]
+    undo: Callable[[], None] | None = None
+
+
+OnStep = Callable[[Step], None]
+"""Called before each step: for progress, and for tests that fail there."""
+
+
+def carry_out(steps: Sequence[Step], on_step: OnStep | None = None) -> None:
+    """Does every step, or takes back what was done, last first, and raises what stopped it.
+
+    What the system refuses becomes `LoadFailed` (A108) that names the step; if taking back fails too, that is told with
+    it and the rest is taken back all the same.
+    """
+    begun: list[Step] = []
+    try:
+        for step in steps:
+            if on_step:
+                on_step(step)
+            begun.append(step)
+            step.do()
+    except BaseException as error:
+        problems = _take_back(begun)
+        if isinstance(error, OSError):
+            raise LoadFailed(_refused(begun[-1] if begun else None, error), *problems) from error
+        if isinstance(error, ChainError):
+            error.diagnostics = (*error.diagnostics, *problems)
+        raise
+
+
+def _take_back(begun: Sequence[Step]) -> list[Diagnostic]:
+    problems = []
+    for step in reversed(begun):
+        if step.undo is None:
+            continue
+        try:
+            step.undo()
+        except (OSError, ChainError) as error:
+            help_text = "the next apply or detach finds what is left, and mends it"
+            problems.append(Diagnostic("A108", f"cannot take back `{step.title}`: {error}", help=help_text))
+    return problems
+
+
+def _refused(step: Step | None, error: OSError) -> Diagnostic:
+    return Diagnostic("A108", f"`{step.title if step else 'the first step'}` failed: {error}")
