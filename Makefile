@@ -27,6 +27,9 @@ test-unit: $(READY) ## the tests that need no root
 test-kernel: root $(READY) ## the tests that load programs and move packets (root)
 	@$(PYTEST) -m kernel $(ARGS)
 
+bench: root $(READY) ## how fast chains are, beside the bare redirect and the kernel (root; QUICK=1: under a minute)
+	@$(BIN)/python -m bench $(if $(QUICK),--quick) $(ARGS)
+
 lint: $(READY) ## style of the Python (ruff) and of the C (clang-format)
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
@@ -74,4 +77,4 @@ root:
 	@[ "$$(id -u)" = 0 ] || { \
 		echo "this needs root: it makes network namespaces and loads BPF programs (without: make test-unit)" >&2; exit 1; }
 
-.PHONY: demo test test-unit test-kernel lint types format wheel lock clean help root
+.PHONY: demo test test-unit test-kernel bench lint types format wheel lock clean help root

@@ -22,7 +22,7 @@ from pathlib import Path
 from compiler.ir import Inlined, InMap, LoweredPort, MapDef
 from compiler.model import Port, ServiceInstance
 from compiler.services.ddos import SERVICE, lists, lowering
-from compiler.services.ddos.model import BlockedPrefix, DdosModel
+from compiler.services.ddos.model import BlockedPrefix, DdosModel, Rate
 from runtime import sys as kernel
 from runtime.load import create_maps, load_object
 from runtime.object import read_object
@@ -91,6 +91,10 @@ def main() -> None:
         for form in ("tree", "code", "trie") if size <= LARGEST_CODE else ("trie",):
             cells, seconds = measure(size, form, options.clang)
             tell(f"{size:>6} {form:>5} " + " ".join(f"{cell:7.1f}" for cell in cells) + f" {seconds:9.2f}")
+    tell("a rate for each source, which nobody reaches: 1, 1k, 64k sources")
+    for name, burst in (("coarse clock", 1_000_000_000), ("fine clock", 100_000)):
+        cells = measure_rate(Rate(10_000_000, burst, 131072, HERE), options.clang)
+        tell(f"{name:>12} " + " ".join(f"{cell:7.1f}" for cell in cells))
 
 
 def tell(line: str) -> None:
@@ -105,23 +109,24 @@ def measure(size: int, form: str, clang: str) -> tuple[list[float], float]:
     prefixes = random_prefixes(size, generator)
     lowering.INLINED_ADDRESSES = 0 if form == "trie" else size
     lists.FILTERED_ENTRIES = 1 if form == "code" else size + 1
-    instance = ServiceInstance(
-        "guard",
-        SERVICE,
-        (Port("guard", "outside", 0, HERE), Port("guard", "inside", 1, HERE)),
-        DdosModel(sources=tuple(BlockedPrefix(prefix, str(prefix), HERE) for prefix in prefixes)),
-        HERE,
-    )
-    lowered = lowering.lower(instance, instance.ports[0], Hook.XDP)
+    lowered = lower(DdosModel(sources=tuple(BlockedPrefix(prefix, str(prefix), HERE) for prefix in prefixes)))
     clean = list(random_addresses(SOURCES, prefixes, generator))
     listed = [int(generator.choice(prefixes).network_address) for _ in range(SOURCES)]
-    cells, seconds = [], 0.0
-    for count, addresses in ((1, clean), (1024, clean), (65536, clean), (1024, listed)):
-        started = time.perf_counter()
-        content = build(lowered, count, clang)
-        seconds = time.perf_counter() - started
-        cells.append(cost(content, lowered, addresses))
-    return cells, seconds
+    costs = [cost(lowered, *traffic, clang) for traffic in ((1, clean), (1024, clean), (65536, clean), (1024, listed))]
+    return [nanoseconds for nanoseconds, _ in costs], max(seconds for _, seconds in costs)
+
+
+def measure_rate(rate: Rate, clang: str) -> list[float]:
+    """Cost of a rate that nobody reaches, for 1, 1,024 and 65,536 sources."""
+    addresses = list(random_addresses(SOURCES, [], random.Random(1)))  # noqa: S311
+    lowered = lower(DdosModel(rate=rate))
+    return [cost(lowered, count, addresses, clang)[0] for count in (1, 1024, 65536)]
+
+
+def lower(model: DdosModel) -> LoweredPort:
+    """The program of the port `outside`."""
+    ports = Port("guard", "outside", 0, HERE), Port("guard", "inside", 1, HERE)
+    return lowering.lower(ServiceInstance("guard", SERVICE, ports, model, HERE), ports[0], Hook.XDP)
 
 
 def random_prefixes(size: int, generator: random.Random) -> list[ipaddress.IPv4Network]:
@@ -158,7 +163,7 @@ def compiler(clang: str) -> list[str]:
     """The command that runs clang."""
     if clang:
         return [clang]
-    import ziglang  # type: ignore[import-untyped]  # it has no py.typed
+    import ziglang
 
     return [str(Path(ziglang.__file__).parent / "zig"), "clang"]
 
@@ -187,9 +192,11 @@ def map_definition(definition: MapDef) -> str:
     )
 
 
-def cost(content: bytes, lowered: LoweredPort, addresses: Sequence[int]) -> float:
-    """Nanoseconds a packet of `measured` above `baseline`: the least of the rounds, each of the two in turn."""
-    spec = read_object(content)
+def cost(lowered: LoweredPort, count: int, addresses: Sequence[int], clang: str) -> tuple[float, float]:
+    """Nanoseconds a packet of `measured` above `baseline`, the least of rounds that alternate; the seconds of clang."""
+    started = time.perf_counter()
+    spec = read_object(build(lowered, count, clang))
+    compiled = time.perf_counter() - started
     with ExitStack() as stack:
         maps = {name: stack.enter_context(fd) for name, fd in create_maps(spec).items()}
         for index, address in enumerate(addresses):
@@ -200,7 +207,7 @@ def cost(content: bytes, lowered: LoweredPort, addresses: Sequence[int]) -> floa
                     kernel.map_update_elem(maps[definition.name], entry.home.key, entry.home.value)
         programs = stack.enter_context(load_object(spec, maps=maps)).programs
         rounds = [(run(programs["baseline"]), run(programs["measured"])) for _ in range(ROUNDS)]
-    return min(measured for _, measured in rounds) - min(baseline for baseline, _ in rounds)
+    return min(measured for _, measured in rounds) - min(baseline for baseline, _ in rounds), compiled
 
 
 def run(program: kernel.Fd) -> float:

@@ -1,0 +1,53 @@
+"""`python -m bench [--quick]`: measures, prints one table, and writes bench/results/latest.json."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from . import results
+from .cases import cases
+from .measure import Row, measure
+from .rig import Rig, pin_to_one_cpu
+
+RESULTS = Path(__file__).parent / "results"
+_QUICK_ROUNDS, _ROUNDS = 15, 41
+
+
+def main() -> None:
+    """Runs the bench as root."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--quick", action="store_true", help="the most important rows only, in under a minute")
+    arguments.add_argument("--rounds", type=int, help=f"default: {_ROUNDS}, quick: {_QUICK_ROUNDS}")
+    arguments.add_argument("--output", type=Path, default=RESULTS, help="folder for latest.json and latest.csv")
+    options = arguments.parse_args()
+    rounds = options.rounds or (_QUICK_ROUNDS if options.quick else _ROUNDS)
+    pin_to_one_cpu()
+    rows = run(quick=options.quick, rounds=rounds)
+    tell("")
+    sys.stdout.write(results.table(rows))
+    results.write(rows, options.output, rounds)
+
+
+def run(*, quick: bool, rounds: int) -> list[Row]:
+    """All rows, traffic by traffic: each in a rig of its own."""
+    chosen = [case for case in cases() if case.quick or not quick]
+    rows = []
+    for traffic in dict.fromkeys(traffic for case in chosen for traffic in case.traffic):
+        with Rig() as rig:
+            rows += measure(rig, [case for case in chosen if traffic in case.traffic], traffic, rounds, tell)
+    return rows
+
+
+def tell(text: str) -> None:
+    """What is going on, for whoever waits: in place on a terminal."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\033[K{text}")
+    elif ": round" not in text:
+        sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    main()
