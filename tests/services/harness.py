@@ -21,11 +21,11 @@ import yaml
 
 from compiler.build import build
 from runtime import sys as kernel
+from runtime.generation import prepare
 from runtime.netns import entered
 from schemas.counters import CounterLayout
 from schemas.manifest import Hook, ServiceRecord
 from tests.rig.lab import Lab
-from tests.services.generation import prepare
 
 SERVICE = "tested"
 """Name of the service in the chains made here."""
