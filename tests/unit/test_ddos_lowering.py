@@ -176,11 +176,23 @@ def test_rate() -> None:
         "rate_interval": "16000000ULL",  # 1 ms in sixteenths of a nanosecond
         "rate_tolerance": f"{499 * 16000000}ULL",
         "rate_coarse": "true",
+        "rate_set_bits": "9",
     }
     buckets = maps(port)
     assert set(buckets) == {"front_1__buckets4", "front_1__buckets6"}
     for definition in buckets.values():
-        assert (definition.type, definition.role, definition.max_entries) == ("BPF_MAP_TYPE_LRU_HASH", Role.STATE, 2048)
+        assert (definition.type, definition.role, definition.max_entries) == ("BPF_MAP_TYPE_ARRAY", Role.STATE, 512)
+
+
+@pytest.mark.parametrize(("size", "sets"), [(1024, 256), (1025, 512), (65536, 16384), (16777216, 4194304)])
+def test_every_source_to_be_remembered_has_room(size: int, sets: int) -> None:
+    port = lowered(f"rate: {{per-source: 1000, size: {size}}}")
+    assert {definition.max_entries for definition in port.maps} == {sets}
+    assert 1 << int(fields(port)["rate_set_bits"]) == sets
+
+
+def test_buckets_are_not_adopted_by_another_number_of_sets() -> None:
+    assert len({lowered(f"rate: {{per-source: 9, size: {size}}}").maps[0].layout for size in (1024, 2048)}) == 2
 
 
 @pytest.mark.parametrize(

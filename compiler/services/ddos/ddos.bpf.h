@@ -15,11 +15,13 @@
 #include "parse.h"
 #include "verdict.h"
 
-#define DDOS_NEAR_HASH 0x9e3779b1U /* 2^32 divided by the golden ratio */
+#define DDOS_NEAR_HASH 0x9e3779b1U          /* 2^32 divided by the golden ratio */
+#define DDOS_SET_HASH 0x9e3779b97f4a7c15ULL /* 2^64 divided by the golden ratio */
 
 enum {
 	/* Tries at moving a bucket that other CPUs move too; each one that fails has let another packet through. */
 	DDOS_RATE_ATTEMPTS = 8,
+	DDOS_WAYS = 4,
 	DDOS_NEAR_SLOTS = 1 << 16,
 	DDOS_TIME_SHIFT = 4, /* buckets keep time in sixteenths of a nanosecond: exact to 0.1 % up to 10 Mpps */
 };
@@ -48,9 +50,11 @@ struct ddos_config {
 	void *near_destinations4;
 	void *near_destinations6;
 
-	/* A bucket for each IPv4 address and each IPv6 /64; times in units of 1 ns >> DDOS_TIME_SHIFT. */
+	/* Buckets of IPv4 addresses and of IPv6 /64s, arrays of struct ddos_set; times in units of 1 ns >>
+	 * DDOS_TIME_SHIFT. */
 	void *buckets4;
 	void *buckets6;
+	__u32 rate_set_bits;  /* the arrays have 2^rate_set_bits sets */
 	__u64 rate_interval;  /* between two packets at the full rate */
 	__u64 rate_tolerance; /* how far a burst may run ahead: (burst - 1) intervals */
 	bool rate_coarse;     /* the clock that ticks with the kernel is fine enough */
@@ -75,9 +79,18 @@ struct ddos_near {
 	__u64 words[DDOS_NEAR_SLOTS / 64];
 };
 
-/* When the next packet of a source would be due if it kept exactly to its rate: the whole state of its bucket. */
+/*
+ * A source's bucket. `due` is when its next packet would come if it kept exactly to its rate, and all there is to know:
+ * a bucket whose `due` has passed is full, the same as none.
+ */
 struct ddos_bucket {
+	__u64 source;
 	__u64 due;
+};
+
+/* The buckets of all sources with one hash: a cache line. What an LRU hash map would cost three or four misses for. */
+struct ddos_set {
+	struct ddos_bucket ways[DDOS_WAYS];
 };
 
 /* True if `found` is an entry of a list that is code; counts it there. */
@@ -163,20 +176,46 @@ static __always_inline bool ddos_take_token(const struct ddos_config *cfg, struc
 	return false;
 }
 
-static __always_inline bool ddos_too_fast(const struct ddos_config *cfg, void *buckets, const void *source)
+/*
+ * The bucket of `source`: its own, or else the one longest due, which changes hands. Mostly that one is full and
+ * nothing is lost; if not, more sources send than are remembered, and the one that it belonged to gets a new start too.
+ * NULL if another CPU was faster at giving it away.
+ */
+static __always_inline struct ddos_bucket *ddos_bucket_of(struct ddos_set *set, __u64 source, __u64 now)
+{
+	struct ddos_bucket *oldest = &set->ways[0];
+	__u64 owner;
+
+#pragma unroll
+	for (int i = 0; i < DDOS_WAYS; i++) {
+		struct ddos_bucket *way = &set->ways[i];
+
+		if (*(volatile __u64 *)&way->source == source)
+			return way;
+		if (way->due < oldest->due)
+			oldest = way;
+	}
+	owner = oldest->source;
+	owner = __sync_val_compare_and_swap(&oldest->source, owner, source) == owner ? source : oldest->source;
+	if (owner != source)
+		return NULL;
+	if (oldest->due > now)
+		oldest->due = now;
+	return oldest;
+}
+
+static __always_inline bool ddos_too_fast(const struct ddos_config *cfg, void *buckets, __u64 source)
 {
 	__u64 now = (cfg->rate_coarse ? bpf_ktime_get_coarse_ns() : bpf_ktime_get_ns()) << DDOS_TIME_SHIFT;
-	struct ddos_bucket *bucket = bpf_map_lookup_elem(buckets, source);
+	__u32 index = (source ^ source >> 32) * DDOS_SET_HASH >> (64 - cfg->rate_set_bits);
+	struct ddos_set *set = bpf_map_lookup_elem(buckets, &index);
+	struct ddos_bucket *bucket;
 
-	if (unlikely(!bucket)) {
-		struct ddos_bucket fresh = {.due = now + cfg->rate_interval};
-
-		if (!bpf_map_update_elem(buckets, source, &fresh, BPF_NOEXIST))
-			return false;
-		bucket = bpf_map_lookup_elem(buckets, source); /* another CPU was first */
-		if (!bucket)
-			return false; /* no memory: rather let one pass than cut off a source that did nothing */
-	}
+	if (!set)
+		return false; /* cannot be: the index has only as many bits as the array has sets */
+	bucket = ddos_bucket_of(set, source, now);
+	if (!bucket)
+		return false; /* rather let one pass than cut off a source that did nothing */
 	return !ddos_take_token(cfg, bucket, now);
 }
 
@@ -264,12 +303,8 @@ static __always_inline __u32 ddos_check_ipv4(const struct packet *pkt, const str
 		if (verdict != PARSED)
 			return verdict;
 	}
-	if (cfg->buckets4) {
-		__be32 source = ip->saddr;
-
-		if (ddos_too_fast(cfg, cfg->buckets4, &source))
-			return drop(DROP_RATE);
-	}
+	if (cfg->buckets4 && ddos_too_fast(cfg, cfg->buckets4, ip->saddr))
+		return drop(DROP_RATE);
 	return cfg->out;
 }
 
@@ -295,12 +330,9 @@ static __always_inline __u32 ddos_check_ipv6(const struct packet *pkt, const str
 		if (verdict != PARSED)
 			return verdict;
 	}
-	if (cfg->buckets6) {
-		__u64 source = ddos_high(&ip->saddr); /* a host owns its /64 and can send from all of it */
-
-		if (ddos_too_fast(cfg, cfg->buckets6, &source))
-			return drop(DROP_RATE);
-	}
+	/* A host owns its /64 and can send from all of it. */
+	if (cfg->buckets6 && ddos_too_fast(cfg, cfg->buckets6, ddos_high(&ip->saddr)))
+		return drop(DROP_RATE);
 	return cfg->out;
 }
 
