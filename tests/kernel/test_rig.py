@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from runtime.netns import NETNS_DIRECTORY
+from runtime.pin import bpffs_root, chains
 from tests.rig.frames import Wire, collect
 from tests.rig.lab import Lab, remove_leftovers
 from tests.rig.traffic import ping, send_udp, tcp_exchange, udp_socket
@@ -67,11 +69,29 @@ def test_namespaces_go_with_the_block() -> None:
     assert not names & set(os.listdir(NETNS_DIRECTORY))
 
 
-def test_leftovers_of_a_killed_process_are_removed() -> None:
-    script = "import os, tests.rig.lab as r; print(r.Lab().namespace('x').name, flush=True); os.kill(os.getpid(), 9)"
-    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    name = killed.stdout.strip()
-    assert killed.returncode == -9
-    assert name in os.listdir(NETNS_DIRECTORY)
+KILLED = """
+import os, sys, bpfchain
+from pathlib import Path
+from tests.rig.lab import Lab
+from tests.rig.network import running
+lab = Lab()
+dut = lab.namespace("dut")
+lab.cable((dut, "p1"), (lab.namespace("far"), "p1"))
+chain = {
+    "interfaces": {"a": {"device": "p1"}},
+    "services": {"guard": {"kind": "ddos"}},
+    "links": [["a", "guard.outside"], ["guard.inside", "host"]],
+}
+with running(dut, chain, Path(sys.argv[1])) as compiled:
+    print(dut.name, compiled.chain.manifest.chain, flush=True)
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert killed.returncode == -9, killed.stderr
+    namespace, chain = killed.stdout.split()
+    assert (namespace in os.listdir(NETNS_DIRECTORY), chain in chains(bpffs_root())) == (True, True)
     remove_leftovers()
-    assert name not in os.listdir(NETNS_DIRECTORY)
+    assert (namespace in os.listdir(NETNS_DIRECTORY), chain in chains(bpffs_root())) == (False, False)

@@ -13,8 +13,8 @@ import yaml
 import bpfchain
 from runtime.netns import entered
 from schemas.manifest import Mode
-from tests.rig.lab import Cable, Lab, Namespace
-from tests.rig.network import chain_name, running
+from tests.rig.lab import Cable, Lab, Namespace, unique_name
+from tests.rig.network import running
 from tests.rig.traffic import ping, send_udp, tcp_exchange, udp_socket
 
 pytestmark = pytest.mark.kernel
@@ -106,7 +106,7 @@ bpfchain.main()
 
 def test_a_host_without_a_compiler(tmp_path: Path) -> None:
     """Compiled by one process; planned, applied, shown and detached by others that cannot import the compiler."""
-    chain = chain_name()
+    chain = unique_name("test")
     file = tmp_path / "chain.yaml"
     with Lab() as lab:
         dut = lab.namespace("dut")

@@ -15,14 +15,17 @@ from typing import Any, TypeVar
 
 import pyroute2
 
+from runtime.apply import detach
 from runtime.netns import NETNS_DIRECTORY, entered
+from runtime.pin import bpffs_root, chains
+from schemas.diagnostic import LoadFailed
 
 from .ethtool import Feature, set_feature
 
 _T = TypeVar("_T")
 
-_OWNED = re.compile(r"bpfchain-[a-z0-9]+-([0-9]+)-[0-9]+-.+")
-"""Names of our namespaces: `bpfchain-PURPOSE-PID-SERIAL-LABEL`, so that the leftovers of a dead process are known."""
+_OWNED = re.compile(r"bpfchain-[a-z]+-([0-9]+)-[0-9]+(-.+)?")
+"""Names of our chains, `bpfchain-PURPOSE-PID-SERIAL`, and namespaces, with `-LABEL`: so a dead process's are known."""
 
 _serial = itertools.count(1)
 
@@ -112,7 +115,7 @@ class Lab:
 
     def namespace(self, label: str) -> Namespace:
         """A new namespace with its loopback up and no frame sent unasked."""
-        namespace = Namespace(label, f"bpfchain-{self.purpose}-{os.getpid()}-{next(_serial)}-{label}")
+        namespace = Namespace(label, f"{unique_name(self.purpose)}-{label}")
         pyroute2.netns.create(namespace.name)
         self.namespaces.append(namespace)
         for key, value in {**_QUIET, **_TRUSTING}.items():
@@ -171,13 +174,38 @@ class Lab:
         return "02:00:00:00:" + next(self._macs).to_bytes(2, "big").hex(":")
 
 
+def unique_name(purpose: str) -> str:
+    """A name that nobody else uses, for a chain or for the beginning of a namespace's."""
+    return f"bpfchain-{purpose}-{os.getpid()}-{next(_serial)}"
+
+
 def remove_leftovers() -> None:
-    """Removes the namespaces of processes that died before they could."""
+    """Removes the chains and namespaces of processes that died before they could.
+
+    Chains go first, while the namespaces that they are attached in can still be entered.
+    """
+    for name in filter(_is_orphan, chains(bpffs_root())):
+        with _unless_gone("A109"):
+            detach(name)
     for path in NETNS_DIRECTORY.glob("bpfchain-*"):
-        named = _OWNED.fullmatch(path.name)
-        if named and not Path("/proc", named[1]).exists():
+        if _is_orphan(path.name):
             with contextlib.suppress(FileNotFoundError):  # another process of the same run was faster
                 pyroute2.netns.remove(path.name)
+
+
+def _is_orphan(name: str) -> bool:
+    owned = _OWNED.fullmatch(name)
+    return owned is not None and not Path("/proc", owned[1]).exists()
+
+
+@contextlib.contextmanager
+def _unless_gone(code: str) -> Iterator[None]:
+    """Passes over the refusal `code`, which says that another process was faster."""
+    try:
+        yield
+    except LoadFailed as refusal:
+        if [diagnostic.code for diagnostic in refusal.diagnostics] != [code]:
+            raise
 
 
 def _bring_up(namespace: Namespace, name: str) -> int:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +15,7 @@ from compiler.build import Compiled
 from runtime.netns import entered
 
 from .frames import Wire, collect
-from .lab import Cable, Lab, Namespace
-
-_serial = itertools.count(1)
+from .lab import Cable, Lab, Namespace, unique_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +39,7 @@ class Network:
 @contextlib.contextmanager
 def running(dut: Namespace, chain: Mapping[str, Any], folder: Path) -> Iterator[Compiled]:
     """Compiles a chain, under a name of its own, and applies it on a machine; takes it away again."""
-    named = {"chain": chain_name(), **chain}
+    named = {"chain": unique_name("test"), **chain}
     file = folder / f"{named['chain']}.yaml"
     file.write_text(yaml.safe_dump(named, sort_keys=False))
     compiled = bpfchain.compile(file, folder / named["chain"])
@@ -53,11 +49,6 @@ def running(dut: Namespace, chain: Mapping[str, Any], folder: Path) -> Iterator[
         yield compiled
     finally:
         bpfchain.detach(named["chain"])
-
-
-def chain_name() -> str:
-    """A name that no other test uses; it tells the process, so that leftovers can be told."""
-    return f"rig-{os.getpid()}-{next(_serial)}"
 
 
 @contextlib.contextmanager
