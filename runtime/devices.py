@@ -15,6 +15,7 @@ from .netns import NETNS_DIRECTORY, entered
 
 _SIOCGIFMTU = 0x8921
 _SIOCGIFHWADDR = 0x8927
+_SIOCGIFINDEX = 0x8933
 _IFREQ = struct.Struct("16s24s")
 _MAC_AT = 2  # behind sa_family of struct sockaddr
 
@@ -36,15 +37,15 @@ def find_device(name: str, netns: str | None = None) -> Device | None:
         return None
     with entered(netns):
         try:
-            ifindex = socket.if_nametoindex(name)
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+                ifindex = _ask(asker, _SIOCGIFINDEX, name)
                 address = _ask(asker, _SIOCGIFHWADDR, name)
                 mtu = _ask(asker, _SIOCGIFMTU, name)
         except OSError as error:
-            if error.errno in (errno.ENODEV, errno.ENXIO):
+            if error.errno == errno.ENODEV:
                 return None
             raise
-    return Device(name, netns, ifindex, address[_MAC_AT : _MAC_AT + 6], int.from_bytes(mtu[:4], "little"))
+    return Device(name, netns, _u32(ifindex), address[_MAC_AT : _MAC_AT + 6], _u32(mtu))
 
 
 def require_device(name: str, netns: str | None, span: str = "") -> Device:
@@ -64,6 +65,10 @@ def _ask(asker: socket.socket, request: int, name: str) -> bytes:
     ifreq = _IFREQ.pack(name.encode(), b"")
     content: bytes = _IFREQ.unpack(fcntl.ioctl(asker, request, ifreq))[1]
     return content
+
+
+def _u32(content: bytes) -> int:
+    return int.from_bytes(content[:4], "little")
 
 
 DeviceFinder = Callable[[str, str | None], Device | None]
