@@ -139,7 +139,7 @@ struct ethhdr {
 	__u8 h_dest[ETH_ALEN];
 	__u8 h_source[ETH_ALEN];
 	__be16 h_proto;
-} __attribute__((packed));
+};
 
 struct vlan_hdr {
 	__be16 h_vlan_TCI;
