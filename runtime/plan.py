@@ -92,6 +92,11 @@ class Plan:
         """Whether there is something to do."""
         return self.way is not Way.NOTHING or bool(self.changes)
 
+    def __str__(self) -> str:
+        from .plan_text import plan_text
+
+        return plan_text(self)
+
     @property
     def lost(self) -> tuple[str, ...]:
         """Maps whose content will be lost."""

@@ -1,0 +1,106 @@
+"""The commands that run chains: plan, apply, status, detach. What goes wrong is a `ChainError`, for `main` to print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from schemas.compiled import CompiledChain
+
+DIFFERENCES = 3
+"""Exit code of `plan` when there is something to do."""
+
+_Command = Callable[..., None]
+
+_bpffs_option = click.option(
+    "--bpffs", metavar="PATH", type=click.Path(path_type=Path), help="Where bpffs is; /sys/fs/bpf, or $BPFCHAIN_BPFFS."
+)
+_format_option = click.option(
+    "--format", "format", type=click.Choice(["text", "json"]), default="text", help="How to print the result."
+)
+_directory_argument = click.argument("directory", metavar="DIRECTORY", type=click.Path(path_type=Path))
+
+
+@click.command()
+@_directory_argument
+@_format_option
+@_bpffs_option
+def plan(directory: Path, format: str, bpffs: Path | None) -> None:
+    """Show what `apply` would change, and why; change nothing.
+
+    DIRECTORY is what `bpfchain compile` wrote. Exits with 0 where there is nothing to do, with 3 where there is.
+    """
+    from .apply import plan as make_plan
+    from .plan_text import plan_data, plan_text
+
+    found = make_plan(_compiled(directory), bpffs=bpffs)
+    _print(plan_data(found)) if format == "json" else click.echo(plan_text(found), nl=False)
+    sys.exit(DIFFERENCES if found else 0)
+
+
+@click.command()
+@_directory_argument
+@click.option("--quiet", "-q", is_flag=True, help="Print nothing where all goes well.")
+@_bpffs_option
+def apply(directory: Path, quiet: bool, bpffs: Path | None) -> None:
+    """Run the compiled chain in DIRECTORY, in place of what runs under its name.
+
+    All or nothing: where something goes wrong, everything is as it was.
+    """
+    from .apply import apply as carry_out
+
+    applied = carry_out(_compiled(directory), bpffs=bpffs)
+    if not quiet:
+        if applied.plan:
+            click.echo(str(applied.plan))
+        click.echo(str(applied))
+
+
+@click.command()
+@click.argument("chain", required=False)
+@_format_option
+@_bpffs_option
+def status(chain: str | None, format: str, bpffs: Path | None) -> None:
+    """Show what runs, with its counters: one CHAIN, or all."""
+    from .status import status as read_status
+    from .status import status_data
+
+    found = read_status(bpffs=bpffs) if chain is None else (read_status(chain, bpffs=bpffs),)
+    if format == "json":
+        _print({"format": 1, "chains": [status_data(each) for each in found]})
+    elif found:
+        click.echo("\n".join(str(each) for each in found), nl=False)
+    else:
+        click.echo("no chain runs here", err=True)
+
+
+@click.command()
+@click.argument("chain")
+@_bpffs_option
+def detach(chain: str, bpffs: Path | None) -> None:
+    """Stop CHAIN and leave nothing of it behind."""
+    from .apply import detach as take_down
+
+    take_down(chain, bpffs=bpffs)
+    click.echo(f"chain {chain}: detached", err=True)
+
+
+def _compiled(directory: Path) -> CompiledChain:
+    from schemas.compiled import load
+
+    if directory.suffix in (".yaml", ".yml"):
+        raise click.UsageError(f"{directory} is a chain file: `bpfchain compile` makes the directory that runs")
+    return load(directory)
+
+
+def _print(data: dict[str, Any]) -> None:
+    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+commands: tuple[click.Command, ...] = (plan, apply, status, detach)
