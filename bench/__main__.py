@@ -12,7 +12,7 @@ from .measure import Row, measure
 from .rig import Rig, pin_to_one_cpu
 
 RESULTS = Path(__file__).parent / "results"
-_QUICK_ROUNDS, _ROUNDS = 15, 41
+_QUICK_ROUNDS, _ROUNDS = 30, 60
 
 
 def main() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from statistics import median
 
 from runtime import sys as kernel
 from runtime.info import prog_info
@@ -15,16 +14,29 @@ from .contenders import Contender, Standing
 from .rig import Generator, Lane, Rig
 from .traffic import ORDER_LENGTH, Traffic
 
-SLICE_NS = 6_000_000
-"""How long one stretch of traffic is; a contender that is preempted in it is seen as an outlier, not in the median."""
+SLICE_FRAMES = 2048
+"""One stretch of traffic, about half a millisecond: short enough that most are not disturbed by anybody."""
+
+SLICES = 8
+"""Stretches in a row at each visit, after one that is not counted."""
+
+UNDISTURBED = 0.1
+"""A contender's figure is this quantile of its slices.
+
+Disturbance by other machines and processes only ever adds time: on a busy machine the median moves by a quarter with
+what others do, while the lower decile of the same program is the same within a percent.
+"""
 
 _CHECKED_FRAMES = 2 * ORDER_LENGTH
-_TRIAL_FRAMES = 8192
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One measurement. `spread` is half the distance between the quartiles of the rounds' ratios."""
+    """One measurement.
+
+    `mpps`, `ratio_to_redirect` and `ns` (a packet's cost above the bare redirect) are those of undisturbed slices;
+    `spread` is half the range of that ratio over three parts of the run; `median_mpps` has the disturbance in it.
+    """
 
     contender: str
     service: str
@@ -34,6 +46,7 @@ class Row:
     ratio_to_redirect: float
     spread: float
     ns: float
+    median_mpps: float
     lost: float
     program_ns: float | None
     instructions: int | None
@@ -54,8 +67,6 @@ class _Runner:
     contender: Contender
     lane: Lane
     standing: Standing
-    frames: int = 0
-    warm_up: int = 0
     ns: list[float] = field(default_factory=list)
     lost: int = 0
     sent: int = 0
@@ -76,11 +87,10 @@ def measure(
             progress(f"{traffic.name}: checking {runner.contender.name} ({runner.contender.service})")
             rig.announce(runner.lane)
             check(rig, generator, runner.lane, runner.standing)
-            _size_slice(generator, runner)
         for number in range(rounds):
             progress(f"{traffic.name}: round {number + 1} of {rounds}")
             for runner in runners:
-                _run_slice(generator, runner)
+                _visit(generator, runner)
         limit = next(runner for runner in runners if runner.contender is LIMIT)
         progress(f"{traffic.name}: cost of the programs")
         return [_row(generator, runner, limit) for runner in runners]
@@ -104,35 +114,44 @@ def check(rig: Rig, generator: Generator, lane: Lane, standing: Standing) -> Non
         raise Damaged(f"{_CHECKED_FRAMES} frames of {generator.traffic.name}: {found}")
 
 
-def _size_slice(generator: Generator, runner: _Runner) -> None:
-    """Slices of equal length, whole turns through all flows where there are many."""
-    trial = generator.send(runner.lane, _TRIAL_FRAMES, runner.standing.destination)
-    flows = generator.traffic.flows
-    frames = max(SLICE_NS * trial.frames // trial.ns, _TRIAL_FRAMES if flows == 1 else ORDER_LENGTH)
-    runner.frames = frames if flows == 1 else frames // ORDER_LENGTH * ORDER_LENGTH
-    runner.warm_up = min(frames, max(flows, _TRIAL_FRAMES // 4))
+def _visit(generator: Generator, runner: _Runner) -> None:
+    generator.send(runner.lane, max(generator.traffic.flows, SLICE_FRAMES), runner.standing.destination)
+    for _ in range(SLICES):
+        sent = generator.send(runner.lane, SLICE_FRAMES, runner.standing.destination)
+        runner.ns.append(sent.ns / max(sent.arrived.packets, 1))
+        runner.sent += sent.frames
+        runner.lost += sent.frames - sent.arrived.packets
 
 
-def _run_slice(generator: Generator, runner: _Runner) -> None:
-    generator.send(runner.lane, runner.warm_up, runner.standing.destination)
-    sent = generator.send(runner.lane, runner.frames, runner.standing.destination)
-    runner.ns.append(sent.ns / max(sent.arrived.packets, 1))
-    runner.sent += sent.frames
-    runner.lost += sent.frames - sent.arrived.packets
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value that a share of all values is below."""
+    return sorted(values)[int(share * len(values))]
+
+
+def ratio(limit: Sequence[float], ours: Sequence[float]) -> float:
+    """Throughput of undisturbed slices, in parts of the limit's."""
+    return quantile(limit, UNDISTURBED) / quantile(ours, UNDISTURBED)
+
+
+def spread(limit: Sequence[float], ours: Sequence[float]) -> float:
+    """Half the range of the ratio over three parts of the run, each with slices from all of its length."""
+    parts = [ratio(limit[part::3], ours[part::3]) for part in range(3)]
+    return (max(parts) - min(parts)) / 2
 
 
 def _row(generator: Generator, runner: _Runner, limit: _Runner) -> Row:
-    ratios = sorted(bare / ours for bare, ours in zip(limit.ns, runner.ns, strict=True))
+    undisturbed = quantile(runner.ns, UNDISTURBED)
     infos = [prog_info(program) for program in runner.standing.programs]
     return Row(
         contender=runner.contender.name,
         service=runner.contender.service,
         traffic=generator.traffic.name,
         mode=str(runner.contender.mode),
-        mpps=round(1000 / median(runner.ns), 3),
-        ratio_to_redirect=round(median(ratios), 4),
-        spread=round((ratios[3 * len(ratios) // 4] - ratios[len(ratios) // 4]) / 2, 4),
-        ns=round(median(runner.ns) - median(limit.ns), 1),
+        mpps=round(1000 / undisturbed, 3),
+        ratio_to_redirect=round(ratio(limit.ns, runner.ns), 4),
+        spread=round(spread(limit.ns, runner.ns), 4),
+        ns=round(undisturbed - quantile(limit.ns, UNDISTURBED), 1),
+        median_mpps=round(1000 / quantile(runner.ns, 0.5), 3),
         lost=round(runner.lost / runner.sent, 6),
         program_ns=_program_ns(generator, runner) if infos else None,
         instructions=sum(info.xlated_size // 8 for info in infos) if infos else None,
@@ -145,6 +164,6 @@ def _program_ns(generator: Generator, runner: _Runner) -> float:
     attached = runner.standing.programs[0]
     with kernel.enable_stats():
         before = prog_info(attached)
-        generator.send(runner.lane, runner.frames, runner.standing.destination)
+        generator.send(runner.lane, _CHECKED_FRAMES, runner.standing.destination)
         after = prog_info(attached)
     return round((after.run_time_ns - before.run_time_ns) / (after.run_count - before.run_count), 1)
