@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 from tests.packaging.clean import CHECKOUT, CleanEnvironment, build_wheel, clean_environment
 from tests.rig.frames import Wire, collect
-from tests.rig.lab import Lab
+from tests.rig.lab import Lab, unique_name
 
 LONGEST = 512
 PAGE = (CHECKOUT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -83,7 +82,7 @@ def test_it_compiles_with_its_constants_in_the_code(clean: CleanEnvironment, mod
 @pytest.mark.kernel
 @pytest.mark.parametrize("mode", ["native", "generic", "tc"])
 def test_it_drops_what_is_too_long(clean: CleanEnvironment, mode: str) -> None:
-    chain = f"short-frames-{mode}-{os.getpid()}"
+    chain = unique_name("sizegate")
     with Lab("sizegate") as lab:
         machine, left, right = (lab.namespace(label) for label in ("machine", "left", "right"))
         wan = lab.cable((machine, "eth0"), (left, "left0"))
@@ -101,11 +100,17 @@ def test_it_drops_what_is_too_long(clean: CleanEnvironment, mode: str) -> None:
                 inside.send(too_long, passes, passes)
                 arrived = collect({"outside": outside, "inside": inside}, {"outside": 2, "inside": 1})
             assert arrived == {"outside": [passes, passes], "inside": [passes]}
-            assert _dropped(_run(clean, "bpfchain", "status", chain, "--format", "json")) == {"too-long": 2}
+            assert _dropped(_run(clean, "bpfchain", "status", chain, "--format", "json")) == {
+                "outside": {"too-long": 1},
+                "inside": {"too-long": 1},
+            }
         finally:
             _run(clean, "bpfchain", "detach", chain)
 
 
-def _dropped(status: str) -> dict[str, int]:
-    """Drops of all services by their reasons."""
-    raise NotImplementedError(json.loads(status))
+def _dropped(status: str) -> dict[str, dict[str, int]]:
+    """Packets dropped, by reason, for each port of the chain's one service."""
+    ((service,),) = (chain["services"] for chain in json.loads(status)["chains"])
+    return {
+        port["name"]: {reason: count["packets"] for reason, count in port["drops"].items()} for port in service["ports"]
+    }
