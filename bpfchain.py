@@ -16,7 +16,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
 
 from schemas.diagnostic import (
     ChainError,
@@ -32,11 +33,11 @@ from schemas.diagnostic import (
 
 if TYPE_CHECKING:
     import click
+
+    from compiler.build import Compiled
     from runtime.apply import Applied
     from runtime.plan import Plan
     from runtime.status import ChainStatus
-
-    from compiler.build import Compiled
     from schemas.compiled import CompiledChain
 
 __all__ = [
@@ -106,8 +107,12 @@ def apply(chain: Compiled | CompiledChain) -> Applied:
     return carry_out(_compiled(chain))
 
 
-def status(chain: str) -> ChainStatus:
-    """What runs under a chain's name, with its counters, read from the kernel."""
+@overload
+def status(chain: str) -> ChainStatus: ...
+@overload
+def status(chain: None = None) -> tuple[ChainStatus, ...]: ...
+def status(chain: str | None = None) -> ChainStatus | tuple[ChainStatus, ...]:
+    """What runs under a chain's name, or all that runs here, with counters, as the kernel has it."""
     from runtime.status import status as read_status
 
     return read_status(chain)
@@ -129,8 +134,9 @@ def render(error: ChainError, sources: Mapping[str, str] | None = None, *, forma
 
 def main() -> None:
     """The command line: exits with 0, 1 (input or system), 2 (usage), 3 (differences pending) or 70 (our bug)."""
+    compilers = _compiler_commands()
     try:
-        _commands().main(prog_name="bpfchain")
+        _commands(compilers).main(prog_name="bpfchain", obj=_compile_file if compilers else None)
     except ChainError as error:
         _explain(error)
         sys.exit(1)
@@ -145,15 +151,15 @@ def main() -> None:
         sys.exit(BUG)
 
 
-def _commands() -> click.Group:
+def _commands(compilers: tuple[click.Command, ...]) -> click.Group:
     """Every command that can be had here: a host that only runs chains may lack the compiler."""
     import click
+
     from runtime.cli import commands as runtime_commands
 
     group = click.Group("bpfchain", help="Chains of network services, compiled to eBPF from YAML.")
     group.params.append(click.Option(["--version"], is_flag=True, expose_value=False, callback=_version, is_eager=True))
-    commands = [*_compiler_commands(), *runtime_commands]
-    for command in commands:
+    for command in (*compilers, *runtime_commands):
         group.add_command(command)
     return group
 
@@ -166,6 +172,10 @@ def _compiler_commands() -> tuple[click.Command, ...]:
             raise
         return ()
     return commands
+
+
+def _compile_file(file: Path) -> CompiledChain:
+    return compile(file).chain
 
 
 def _version(context: click.Context, _parameter: click.Parameter, asked: bool) -> None:

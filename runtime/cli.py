@@ -24,38 +24,38 @@ _bpffs_option = click.option(
 _format_option = click.option(
     "--format", "format", type=click.Choice(["text", "json"]), default="text", help="How to print the result."
 )
-_directory_argument = click.argument("directory", metavar="DIRECTORY", type=click.Path(path_type=Path))
+_chain_argument = click.argument("chain", metavar="DIRECTORY|FILE", type=click.Path(path_type=Path))
 
 
 @click.command()
-@_directory_argument
+@_chain_argument
 @_format_option
 @_bpffs_option
-def plan(directory: Path, format: str, bpffs: Path | None) -> None:
+def plan(chain: Path, format: str, bpffs: Path | None) -> None:
     """Show what `apply` would change, and why; change nothing.
 
-    DIRECTORY is what `bpfchain compile` wrote. Exits with 0 where there is nothing to do, with 3 where there is.
+    Of the DIRECTORY that `bpfchain compile` wrote, or of a chain FILE, compiled on the way. Exits with 0 where there is nothing to do, with 3 where there is.
     """
     from .apply import plan as make_plan
     from .plan_text import plan_data, plan_text
 
-    found = make_plan(_compiled(directory), bpffs=bpffs)
+    found = make_plan(_compiled(chain), bpffs=bpffs)
     _print(plan_data(found)) if format == "json" else click.echo(plan_text(found), nl=False)
     sys.exit(DIFFERENCES if found else 0)
 
 
 @click.command()
-@_directory_argument
+@_chain_argument
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing where all goes well.")
 @_bpffs_option
-def apply(directory: Path, quiet: bool, bpffs: Path | None) -> None:
-    """Run the compiled chain in DIRECTORY, in place of what runs under its name.
+def apply(chain: Path, quiet: bool, bpffs: Path | None) -> None:
+    """Run the compiled chain in DIRECTORY, or a chain FILE, in place of what runs under its name.
 
     All or nothing: where something goes wrong, everything is as it was.
     """
     from .apply import apply as carry_out
 
-    applied = carry_out(_compiled(directory), bpffs=bpffs)
+    applied = carry_out(_compiled(chain), bpffs=bpffs)
     if not quiet:
         if applied.plan:
             click.echo(str(applied.plan))
@@ -91,12 +91,18 @@ def detach(chain: str, bpffs: Path | None) -> None:
     click.echo(f"chain {chain}: detached", err=True)
 
 
-def _compiled(directory: Path) -> CompiledChain:
+def _compiled(chain: Path) -> CompiledChain:
+    """A compiled chain from its directory, or from a chain file where the command line brought a compiler along."""
     from schemas.compiled import load
 
-    if directory.suffix in (".yaml", ".yml"):
-        raise click.UsageError(f"{directory} is a chain file: `bpfchain compile` makes the directory that runs")
-    return load(directory)
+    if chain.suffix not in (".yaml", ".yml"):
+        return load(chain)
+    compile_file: Callable[[Path], CompiledChain] | None = click.get_current_context().obj
+    if compile_file is None:
+        raise click.UsageError(
+            f"{chain} is a chain file and there is no compiler here: give the directory of a compiled one"
+        )
+    return compile_file(chain)
 
 
 def _print(data: dict[str, Any]) -> None:
