@@ -10,23 +10,16 @@ from types import TracebackType
 
 from schemas.compiled import CompiledChain
 from schemas.diagnostic import Diagnostic, LoadFailed
-from schemas.manifest import HostFact, Manifest, MapRecord, Role
+from schemas.manifest import Manifest, MapRecord, Role
 
-from . import features, link, sys
+from . import link, sys
 from .carry import carried_entries, carry_labelled, carry_rows
-from .devices import Device, DeviceFinder, find_device, require_device
+from .compare import same_entries, stays
+from .devices import Device
+from .host import Host, host_facts, look
 from .load import create_map, load_object
 from .object import read_object
 from .pin import GenerationPins
-from .veth import veth_pairs
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """What the host says about a chain's devices, by the chain's names for them; what is missing is left out."""
-
-    devices: Mapping[str, Device]
-    hz: int
 
 
 @dataclass(slots=True)
@@ -68,42 +61,6 @@ class Predecessor:
         return sys.obj_get(self.pins.map(record.name, record.layout))
 
 
-def look(manifest: Manifest, find: DeviceFinder = find_device) -> Host:
-    """The host as it is now, as far as this chain is concerned."""
-    wanted = {interface.name: (interface.device, interface.netns) for interface in manifest.interfaces}
-    wanted |= {pair.link: (pair.a, pair.netns) for pair in veth_pairs(manifest)}
-    found = {name: find(device, netns) for name, (device, netns) in wanted.items()}
-    return Host({name: device for name, device in found.items() if device}, features.hz())
-
-
-def require_interfaces(manifest: Manifest) -> None:
-    """Raises `LoadFailed` (A101) where an interface's device does not exist."""
-    for interface in manifest.interfaces:
-        require_device(interface.device, interface.netns, interface.span)
-
-
-def host_facts(manifest: Manifest, host: Host) -> dict[str, bytes]:
-    """The value of every host-bound symbol, as programs read it; left out where its device is missing."""
-    facts = {}
-    for symbol in manifest.host_symbols:
-        device = host.devices.get(symbol.device) if symbol.device else None
-        if symbol.fact is HostFact.HZ:
-            facts[symbol.symbol] = host.hz.to_bytes(4, "little")
-        elif device:
-            facts[symbol.symbol] = _fact(symbol.fact, device)
-    return facts
-
-
-def _fact(fact: HostFact, device: Device) -> bytes:
-    match fact:
-        case HostFact.MAC:
-            return device.mac
-        case HostFact.MTU:
-            return device.mtu.to_bytes(4, "little")
-        case _:
-            return device.ifindex.to_bytes(4, "little")
-
-
 def prepare(
     chain: CompiledChain,
     host: Host | None = None,
@@ -142,27 +99,6 @@ def make_maps(generation: Generation, before: Predecessor | None) -> None:
                 _first_content(generation, record, before, running, old_fd)
 
 
-def stays(running: MapRecord, wanted: MapRecord) -> bool:
-    """Whether new programs can go on with a running map as it is."""
-    if wanted.role is Role.LINKS or running.role is not wanted.role or not same_shape(running, wanted):
-        return False
-    return wanted.role is Role.STATE or contents(running) == contents(wanted)
-
-
-def same_shape(running: MapRecord, wanted: MapRecord) -> bool:
-    """Whether two maps are of one type and size and their entries mean the same."""
-    return _shape(running) == _shape(wanted)
-
-
-def _shape(record: MapRecord) -> tuple[object, ...]:
-    return (record.type, record.key_size, record.value_size, record.max_entries, record.flags, record.layout)
-
-
-def contents(record: MapRecord) -> dict[bytes, tuple[bytes, str]]:
-    """Entries by key; of counters, their labels."""
-    return {e.key: (e.value, e.path if record.role is Role.COUNTERS else "") for e in record.entries}
-
-
 def _new_map(record: MapRecord) -> sys.Fd:
     return create_map(
         name=record.name,
@@ -191,11 +127,6 @@ def _first_content(
     if running and old_fd and running.role is Role.CONFIG and same_entries(running, record):
         entries = dict(carried_entries(running, old_fd, record))
     sys.map_update_batch(fd, list(entries), list(entries.values()))
-
-
-def same_entries(running: MapRecord, wanted: MapRecord) -> bool:
-    """Whether entries of the one map can stand in the other, whatever room there is."""
-    return _shape(running)[:3] == _shape(wanted)[:3] and running.layout == wanted.layout
 
 
 def _carry_counts(

@@ -5,19 +5,22 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from schemas.diagnostic import LoadFailed
+from schemas.manifest import Manifest
 
 from . import attach, sys
 from .attach import AttachPoint, Owner
-from .devices import require_device
-from .foreign import describe
-from .generation import Generation
+from .devices import find_device, require_device
 from .info import link_info, prog_by_id, prog_info
 from .pin import GenerationPins
 from .plan import excludes
 from .state import LiveAttachment, LiveChain, attach_points
 from .steps import Step
+
+if TYPE_CHECKING:
+    from .generation import Generation
 
 
 @dataclass(slots=True)
@@ -33,6 +36,8 @@ class Hooks:
 
     def check_free(self) -> None:
         """Raises `LoadFailed` (A102) that names every foreign program where a hook is to be taken anew."""
+        from .foreign import describe
+
         found = [
             describe(point, occupant)
             for point, _ in self.points.values()
@@ -54,10 +59,9 @@ class Hooks:
 
     def attached(self, point: AttachPoint) -> LiveAttachment | None:
         """What of this chain runs on the hook, if its device is still the same."""
-        for found in self.live.attachments if self.live else ():
-            if found.point.place == point.place and found.ifindex and found.ifindex == _ifindex(point):
-                return found
-        return None
+        here = [found for found in (self.live.attachments if self.live else ()) if found.point.place == point.place]
+        device = find_device(point.device, point.netns) if here else None
+        return next((found for found in here if device and found.ifindex == device.ifindex), None)
 
     def stale(self) -> tuple[LiveAttachment, ...]:
         """What of this chain runs on hooks that it no longer needs."""
@@ -131,9 +135,9 @@ class Hooks:
                 sys.obj_pin(link, excluded.link)
 
 
-def hooks_of(generation: Generation, live: LiveChain | None, opened: contextlib.ExitStack) -> Hooks:
-    """The hooks that a generation is to take over; descriptors that must live until the end go into `opened`."""
-    return Hooks(generation.manifest.chain, live, attach_points(generation.manifest), opened)
+def hooks_of(manifest: Manifest, live: LiveChain | None, opened: contextlib.ExitStack) -> Hooks:
+    """The hooks that a chain is to take over; descriptors that must live until the end go into `opened`."""
+    return Hooks(manifest.chain, live, attach_points(manifest), opened)
 
 
 def program_on(point: AttachPoint, running: LiveAttachment) -> int:

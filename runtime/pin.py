@@ -27,6 +27,7 @@ from schemas.manifest import Manifest
 from schemas.manifest_json import from_data, parse, to_json
 
 from . import sys
+from .home import here
 from .info import map_info
 from .uapi import MapFlag, MapType
 
@@ -60,6 +61,11 @@ class Record:
     facts: Mapping[str, bytes]
     home: int
     applied_at: int
+
+
+def new_record(manifest: Manifest, facts: Mapping[str, bytes]) -> Record:
+    """The record of what is applied here and now."""
+    return Record(manifest, facts, here(), int(time.time()))
 
 
 @dataclass(frozen=True, slots=True)

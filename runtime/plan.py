@@ -13,7 +13,8 @@ from schemas.diagnostic import Diagnostic, LoadFailed
 from schemas.manifest import Manifest, MapRecord, ProgramRecord, Role
 
 from .attach import AttachPoint
-from .generation import Host, contents, host_facts, same_entries, same_shape, stays
+from .compare import contents, same_entries, same_shape, stays
+from .host import Host, host_facts
 from .reasons import brief, entry_reason, fact_reasons, map_reason, program_reasons, slot_reasons
 from .state import LiveAttachment, LiveChain, LiveGeneration, attach_points
 

@@ -42,11 +42,16 @@ def _constants(old: tuple[ConstantRecord, ...], new: tuple[ConstantRecord, ...])
         values = [constant.value for constant in found]
         was = [constant.value for constant in before.get(path, [])]
         if values != was:
-            change = f"{', '.join(was)} → {', '.join(values)}" if was else ", ".join(values)
-            yield f"{'' if was else 'new '}inlined constant `{path}` {change}, {brief(found[0].span)}"
+            change = f" {', '.join(was)} → {', '.join(values)}" if was else _told(path, values)
+            yield f"{'' if was else 'new '}inlined constant `{path}`{change}, {brief(found[0].span)}"
     for path, found in before.items():
         if path not in after:
-            yield f"no more inlined constant `{path}` {', '.join(constant.value for constant in found)}"
+            yield f"no more inlined constant `{path}`{_told(path, [constant.value for constant in found])}"
+
+
+def _told(path: str, values: list[str]) -> str:
+    """The values; nothing where the path says them already (`guard.block.sources 198.51.100.0/24`)."""
+    return "" if all(path.endswith(f" {value}") for value in values) else f" {', '.join(values)}"
 
 
 def _by_path(constants: tuple[ConstantRecord, ...]) -> dict[str, list[ConstantRecord]]:

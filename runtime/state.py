@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from schemas.diagnostic import LoadFailed
+from schemas.diagnostic import Diagnostic, LoadFailed
 from schemas.manifest import Manifest
 
 from . import attach, sys
@@ -15,7 +15,7 @@ from .attach import AttachPoint
 from .devices import DeviceFinder, find_device
 from .home import name_of
 from .info import MapInfo, link_info, map_info, prog_info
-from .pin import GenerationPins, Record, chain_pins
+from .pin import GenerationPins, Record, chain_pins, chains
 from .veth import veth_pairs
 
 
@@ -165,3 +165,9 @@ def _linkless(generation: LiveGeneration, point: AttachPoint, find: DeviceFinder
         if occupant.prog_id in ours:
             return LiveAttachment(point, occupant.prog_id, device.ifindex, None)
     return None
+
+
+def not_running(chain: str, root: Path) -> LoadFailed:
+    """The refusal (A109) to look for a chain that is not there."""
+    running = ", ".join(f"`{name}`" for name in chains(root)) or "none"
+    return LoadFailed(Diagnostic("A109", f"chain `{chain}` does not run here", notes=(f"running chains: {running}",)))

@@ -15,9 +15,8 @@ from schemas.counters import COUNTER_SIZE, CounterLayout
 from schemas.manifest import Manifest, MapRecord, Mode, Role, ServiceRecord
 
 from . import features, sys
-from .apply import not_running
 from .pin import bpffs_root, chains
-from .state import LiveChain, LiveGeneration, attach_points, read
+from .state import LiveChain, LiveGeneration, attach_points, not_running, read
 from .uapi import MapType
 
 JSON_FORMAT = 1

@@ -1,0 +1,31 @@
+"""Two versions of a map in, whether the running one can go on, or its entries can, out."""
+
+from __future__ import annotations
+
+from schemas.manifest import MapRecord, Role
+
+
+def stays(running: MapRecord, wanted: MapRecord) -> bool:
+    """Whether new programs can go on with a running map as it is."""
+    if wanted.role is Role.LINKS or running.role is not wanted.role or not same_shape(running, wanted):
+        return False
+    return wanted.role is Role.STATE or contents(running) == contents(wanted)
+
+
+def same_shape(running: MapRecord, wanted: MapRecord) -> bool:
+    """Whether two maps are of one type and size and their entries mean the same."""
+    return _shape(running) == _shape(wanted)
+
+
+def _shape(record: MapRecord) -> tuple[object, ...]:
+    return (record.type, record.key_size, record.value_size, record.max_entries, record.flags, record.layout)
+
+
+def contents(record: MapRecord) -> dict[bytes, tuple[bytes, str]]:
+    """Entries by key; of counters, their labels."""
+    return {e.key: (e.value, e.path if record.role is Role.COUNTERS else "") for e in record.entries}
+
+
+def same_entries(running: MapRecord, wanted: MapRecord) -> bool:
+    """Whether entries of the one map can stand in the other, whatever room there is."""
+    return _shape(running)[:3] == _shape(wanted)[:3] and running.layout == wanted.layout

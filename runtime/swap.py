@@ -1,0 +1,136 @@
+"""A compiled chain in, a new generation of it in the place of the one that runs out.
+
+Everything new is made, loaded, filled and checked beside what runs. Then each hook gets its new program in one atomic
+step; then the old generation goes. A failure before that touches nothing, a failure in it is taken back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+from schemas.compiled import CompiledChain
+from schemas.manifest import Manifest
+
+from . import features, hooks, link, sys, veth
+from .devices import find_device
+from .generation import Generation, Predecessor, load_programs, make_maps, prepare
+from .host import Host, host_facts, look, require_interfaces
+from .pin import ChainPins, GenerationPins, new_record
+from .plan import Plan
+from .state import LiveChain
+from .steps import OnStep, Step, carry_out
+from .takedown import drop_veths
+
+
+def swap_generations(
+    chain: CompiledChain,
+    wanted: Plan,
+    live: LiveChain | None,
+    pins: ChainPins,
+    on_step: OnStep | None,
+    log_directory: Path | None,
+) -> None:
+    """Builds generation `wanted.following`, puts it on every hook, drops what ran before."""
+    with contextlib.ExitStack() as opened:
+        generation = opened.enter_context(Generation(chain.manifest, {}, {}))
+        taken = hooks.hooks_of(chain.manifest, live, opened)
+        before = _predecessor(live)
+        new_pins = pins.unfinished(wanted.following)
+        try:
+            carry_out(
+                (
+                    *_build(chain, generation, taken, before, new_pins, log_directory),
+                    *taken.steps(generation, new_pins),
+                    Step("finish the new generation", lambda: _finish(new_pins)),
+                ),
+                on_step,
+            )
+        except BaseException:
+            pins.remove_if_empty()
+            raise
+        carry_out(tuple(_drop_old(taken, live, chain.manifest)), on_step)
+
+
+def _finish(pins: GenerationPins) -> None:
+    pins.finish()
+
+
+def _predecessor(live: LiveChain | None) -> Predecessor | None:
+    current = live.current if live else None
+    if current is None or current.record is None:
+        return None
+    return Predecessor(current.pins, current.record.manifest, frozenset(current.maps))
+
+
+def _build(
+    chain: CompiledChain,
+    generation: Generation,
+    taken: hooks.Hooks,
+    before: Predecessor | None,
+    pins: GenerationPins,
+    log_directory: Path | None,
+) -> Iterator[Step]:
+    """Everything up to the first swap; no packet notices any of it."""
+    manifest = chain.manifest
+
+    def find_devices() -> None:
+        host = look(manifest)
+        generation.devices, generation.facts = host.devices, host_facts(manifest, host)
+
+    def link_up() -> None:
+        link.fill(manifest, generation.maps, generation.programs, generation.devices)
+
+    def pin() -> None:
+        pins.make()
+        pins.write_record(new_record(manifest, generation.facts))
+        for record in manifest.maps:
+            sys.obj_pin(generation.maps[record.name], pins.map(record.name, record.layout))
+        for name, fd in generation.programs.items():
+            sys.obj_pin(fd, pins.program(name))
+
+    yield Step("ask the kernel for its features", lambda: features.require(manifest.features))
+    for pair in veth.veth_pairs(manifest):
+        if not taken.attached(pair.attach_point) and not veth.is_ours(pair):
+            yield _make_veth(pair, manifest)
+    yield Step("look who is on the hooks", taken.check_free)
+    yield Step("find the devices", find_devices)
+    yield Step("make the maps", lambda: make_maps(generation, before))
+    yield Step("load the programs", lambda: load_programs(generation, chain.objects, log_directory))
+    yield Step("fill and check the slots", link_up)
+    yield Step("pin the new generation", pin, pins.remove)
+
+
+def _make_veth(pair: veth.VethPair, manifest: Manifest) -> Step:
+    def do() -> None:
+        devices = [find_device(interface.device, interface.netns) for interface in manifest.interfaces]
+        veth.create(pair, max(device.mtu for device in devices if device))
+
+    return Step(f"make internal link {pair.link}", do, lambda: veth.remove(pair))
+
+
+def _drop_old(taken: hooks.Hooks, live: LiveChain | None, manifest: Manifest) -> Iterator[Step]:
+    """What nothing needs any more; from here on there is no way back."""
+    if live is None:
+        return
+    for attachment in taken.stale():
+        yield Step(f"leave {attachment.point}", functools.partial(hooks.remove, attachment))
+    yield Step("wait for packets on their way", link.settle)
+    for old in live.generations:
+        yield Step(f"drop {old.pins.path.name}", old.pins.remove)
+    yield from drop_veths(live, manifest)
+
+
+@contextlib.contextmanager
+def prepared(chain: CompiledChain, *, host: Host | None = None) -> Iterator[Generation]:
+    """A whole generation for the length of a `with` block, internal links included, attached to nothing: for tests."""
+    require_interfaces(chain.manifest)
+    features.require(chain.manifest.features)
+    with contextlib.ExitStack() as made:
+        for pair in veth.veth_pairs(chain.manifest):
+            if not veth.is_ours(pair):
+                _make_veth(pair, chain.manifest).do()
+                made.callback(veth.remove, pair)
+        yield made.enter_context(prepare(chain, host))

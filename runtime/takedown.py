@@ -1,0 +1,49 @@
+"""A chain that runs in, the steps that leave nothing of it behind out."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+from schemas.manifest import Manifest
+
+from . import hooks, link, sys, veth
+from .attach import empty
+from .home import is_reachable
+from .pin import GenerationPins
+from .state import LiveChain
+from .steps import Step
+
+
+def take_down(live: LiveChain) -> Iterator[Step]:
+    """Hooks first, so that no packet is on its way through what goes next."""
+    for attachment in live.attachments:
+        yield Step(f"leave {attachment.point}", functools.partial(hooks.remove, attachment))
+    for generation in live.generations:
+        yield Step(f"detach the links of {generation.pins.path.name}", functools.partial(_unlink, generation.pins))
+    yield Step("wait for packets on their way", link.settle)
+    for generation in live.generations:
+        yield Step(f"drop {generation.pins.path.name}", generation.pins.remove)
+    yield from drop_veths(live, None)
+
+
+def _unlink(pins: GenerationPins) -> None:
+    """Also the links of a generation whose record cannot be read."""
+    for path in pins.pinned("links"):
+        with sys.obj_get(path) as fd:
+            empty(fd)
+
+
+def drop_veths(live: LiveChain, manifest: Manifest | None) -> Iterator[Step]:
+    """Internal links that `manifest` does not need; where their namespace has gone, so have they."""
+    needed = {(pair.a, pair.netns) for pair in veth.veth_pairs(manifest)} if manifest else set()
+    pairs = {
+        (pair.a, pair.netns): pair
+        for old in live.generations
+        if old.record
+        for pair in veth.veth_pairs(old.record.manifest, old.home)
+    }
+    alive = {attachment.point.place for attachment in live.attachments if attachment.ifindex}
+    for place, pair in pairs.items():
+        if place not in needed and (is_reachable(pair.netns) or pair.attach_point.place in alive):
+            yield Step(f"remove internal link {pair.link}", functools.partial(veth.remove, pair))
