@@ -199,19 +199,54 @@ def attach(program: kernel.Fd, device: Device, mode: Mode) -> kernel.Fd:
 
 
 @dataclass(frozen=True, slots=True)
-class LinuxBridge:
-    """The kernel's own bridge over both devices."""
+class TailCalls:
+    """The bare redirect behind a row of tail calls (the paper's figure 4)."""
 
-    name: str = "Linux bridge"
-    service: str = "bridge"
-    mode: str = "kernel"
+    calls: int
+    service: str = "tail calls"
+    mode: str = Mode.NATIVE
+
+    @property
+    def name(self) -> str:
+        return str(self.calls)
 
     def set_up(self, lane: Lane, stack: ExitStack) -> Standing:
-        with lane.dut.netlink() as netlink:
-            # With snooping the bridge would join a group of its own, and announce that into the traffic.
-            netlink.link("add", ifname="br0", kind="bridge", br_mcast_snooping=0)
-            (bridge,) = netlink.link_lookup(ifname="br0")
-            netlink.link("set", index=bridge, state="up")
-            for device in (lane.entry.port, lane.exit.port):
-                netlink.link("set", index=device.ifindex, master=bridge)
-        return Standing(lane.station)
+        row = Program(compile_unit("tail_calls"), stack)
+        with entered(lane.dut.name):
+            kernel.map_update_elem(row.maps["tx"], bytes(4), struct.pack("<Ii", lane.exit.port.ifindex, 0))
+        stages = [row.programs[f"stage{number}"] for number in range(self.calls, -1, -1)]
+        for number in range(self.calls):
+            target = row.programs[f"stage{number}"].fileno().to_bytes(4, "little")
+            kernel.map_update_elem(row.maps["stages"], number.to_bytes(4, "little"), target)
+        stack.enter_context(attach_xdp(stages[0], lane.entry.port))
+        return Standing(lane.station, tuple(stages))
+
+
+@dataclass(frozen=True, slots=True)
+class Generic:
+    """A service of ours as it would be without a compiler: bpf/generic_KIND.c, all settings and tables in maps.
+
+    `settings` are the words of its `struct settings`, None for the host's HZ. `tables` are entries of other maps.
+    """
+
+    service: str
+    settings: tuple[int | None, ...]
+    tables: Mapping[str, Mapping[bytes, bytes]] = field(default_factory=dict, hash=False)
+    mode: str = Mode.NATIVE
+    name: str = "generic build"
+
+    def set_up(self, lane: Lane, stack: ExitStack) -> Standing:
+        generic = Program(compile_unit(f"generic_{self.service}"), stack)
+        words = [features.hz() if word is None else word for word in self.settings]
+        kernel.map_update_elem(generic.maps["settings"], bytes(4), struct.pack(f"<{len(words)}I", *words))
+        for name, entries in self.tables.items():
+            kernel.map_update_batch(generic.maps[name], list(entries), list(entries.values()))
+        program = generic.programs[f"generic_{self.service}"]
+        for number, device in enumerate((lane.entry.port, lane.exit.port)):
+            index, place = number.to_bytes(4, "little"), device.ifindex.to_bytes(4, "little")
+            kernel.map_update_elem(generic.maps["port_of_device"], place, index)
+            with entered(lane.dut.name):
+                for devmap in generic.maps.keys() & {"tx", "flood"}:
+                    kernel.map_update_elem(generic.maps[devmap], index, struct.pack("<Ii", device.ifindex, 0))
+            stack.enter_context(attach_xdp(program, device))
+        return Standing(lane.station, (program,))

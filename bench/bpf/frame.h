@@ -37,7 +37,8 @@ struct frame {
 	__be16 udp_bytes;
 	__be16 udp_checksum;
 	__u64 sequence;
-	__u64 sent_ns;
+	__u32 flow;
+	__u32 sent_ns; /* the lower half */
 } __attribute__((packed));
 
 enum {

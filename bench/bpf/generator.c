@@ -80,6 +80,7 @@ int generate(struct xdp_md *ctx)
 	write_ip(frame, *flow);
 	write_udp(frame, *flow);
 	frame->sequence = to->sequence++;
+	frame->flow = *flow;
 #if STAMPED
 	frame->sent_ns = bpf_ktime_get_ns();
 #endif

@@ -65,11 +65,13 @@ int sink_count(struct xdp_md *ctx)
 	return XDP_DROP;
 }
 
-/* Untagged frames only. A router may write the Ethernet addresses, time to live and checksum; all else is as sent. */
-static __always_inline bool is_damaged(const struct frame *frame, __u32 flow)
+/*
+ * Untagged frames only. A router may write the Ethernet addresses, time to live and checksum, a NAT the source as well;
+ * all else is as sent.
+ */
+static __always_inline bool is_damaged(const struct frame *frame)
 {
 	return frame->ethertype != bpf_htons(ETH_P_IP) || frame->ip.tot_len != bpf_htons(IP_BYTES) ||
-	       frame->ip.saddr != bpf_htonl(SOURCE_NETWORK | (flow & SOURCE_MASK)) ||
 	       frame->ip.daddr != bpf_htonl(DESTINATION) || frame->destination_port != bpf_htons(DESTINATION_PORT);
 }
 
@@ -101,8 +103,8 @@ int sink_check(struct xdp_md *ctx)
 		arrived->damaged++;
 		return XDP_DROP;
 	}
-	flow = frame->source_flow;
-	if (is_damaged(frame, flow))
+	flow = frame->flow;
+	if (is_damaged(frame))
 		arrived->damaged++;
 	else
 		check_order(arrived, frame, flow);
@@ -113,8 +115,8 @@ SEC("xdp")
 int sink_latency(struct xdp_md *ctx)
 {
 	const struct frame *frame = (void *)(long)ctx->data;
-	__u64 now = bpf_ktime_get_ns(), *bucket;
-	__u32 index;
+	__u32 now = bpf_ktime_get_ns(), index;
+	__u64 *bucket;
 
 	count_arrival(ctx);
 	if ((void *)(frame + 1) > (void *)(long)ctx->data_end)

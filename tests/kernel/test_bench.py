@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pytest
 
 from bench.cases import LIMIT, Case, bridge
-from bench.contenders import LinuxBridge, Standing
+from bench.contenders import Standing
+from bench.kernel import LinuxBridge
 from bench.measure import Damaged, measure
 from bench.rig import Lane, Rig
 from bench.traffic import Traffic
