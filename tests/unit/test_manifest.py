@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import json
 import random
 import typing
@@ -20,12 +21,12 @@ from schemas import manifest as records
 from schemas.compiled import CompiledChain, load, object_file, save
 from schemas.diagnostic import LoadFailed
 from schemas.manifest import HostFact, Manifest, Mode, Role, Scope
-from schemas.manifest_json import check_schema, from_data, from_json, parse, to_json
+from schemas.manifest_json import check_schema, from_data, from_json, to_json
 from schemas.references import broken_references
 from tests.unit.manifests import counters, links, listed, program, sample, sample_chain, with_map, with_program
 
 SCHEMA = json.loads((files("schemas") / "manifest.schema.json").read_text(encoding="utf-8"))
-MUTATIONS = 2500
+MUTATIONS = 1500
 
 
 def refused(text: str | bytes) -> tuple[str, str]:
@@ -281,26 +282,30 @@ def mutate(random: random.Random, data: Any) -> None:
             container[key] = random.choice(VALUES)
 
 
+def accepted(read: Callable[[], Manifest]) -> Manifest | None:
+    """The manifest, or None where it was refused with one of its own codes; anything else is an error."""
+    try:
+        return read()
+    except LoadFailed as failure:
+        unknown = {found.code for found in failure.diagnostics} - {"M102", "M103", "M104", "M105"}
+    assert not unknown
+    return None
+
+
 def test_mutated_manifests_are_refused_or_whole() -> None:
-    """No traceback; and what gets through is a manifest that the schema knows, too."""
-    validator = jsonschema.Draft202012Validator(SCHEMA)
     source = random.Random(20)
     original = json.loads(to_json(sample()))
-    accepted = 0
+    whole = 0
     for _ in range(MUTATIONS):
         data = copy.deepcopy(original)
         for _ in range(source.randint(1, 3)):
             mutate(source, data)
-        try:
-            manifest = from_data(data)
-        except LoadFailed as failure:
-            assert all(found.code in ("M103", "M104", "M105") for found in failure.diagnostics)
-            continue
-        accepted += 1
-        assert json.loads(to_json(manifest)) == data
-        assert list(broken_references(manifest)) == []
-        validator.is_valid(data)
-    assert 0 < accepted < MUTATIONS // 4
+        manifest = accepted(functools.partial(from_data, data))
+        if manifest:
+            whole += 1
+            assert json.loads(to_json(manifest)) == data
+            assert list(broken_references(manifest)) == []
+    assert 0 < whole < MUTATIONS // 4
 
 
 def test_mutated_text_is_refused_or_whole() -> None:
@@ -311,11 +316,7 @@ def test_mutated_text_is_refused_or_whole() -> None:
         for _ in range(source.randint(1, 4)):
             text[source.randrange(len(text))] = source.randrange(256)
         cut = source.randrange(len(text)) if source.random() < 0.2 else len(text)
-        try:
-            data = parse(bytes(text[:cut]))
-            from_data(data)
-        except LoadFailed as failure:
-            assert all(found.code.startswith("M10") for found in failure.diagnostics)
+        accepted(functools.partial(from_json, bytes(text[:cut])))
 
 
 # --- a compiled chain on disk ---------------------------------------------------------------------------------------
