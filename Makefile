@@ -49,7 +49,7 @@ wheel: $(READY) ## dist/: source distribution and wheel
 lock: ## requirements.lock anew: the newest versions that pyproject.toml allows
 	@$(PYTHON) -m venv build/uv
 	@build/uv/bin/python -m pip --quiet install uv
-	@build/uv/bin/uv pip compile --no-config --universal --python-version 3.11 --generate-hashes --no-header --upgrade --quiet \
+	@build/uv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --upgrade --quiet \
 		--group dev --extra clang --output-file requirements.lock pyproject.toml
 
 clean: ## removes everything that was made here, the environment included
