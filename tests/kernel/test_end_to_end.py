@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+import bpfchain
+from runtime.status import Count
 from schemas.manifest import Mode
 from tests.rig.network import Network, network, running
 
@@ -135,6 +137,33 @@ def test_guard_before_a_bridge(mode: str, tmp_path: Path) -> None:
         deliver(net, "street", ethernet(A, BROADCAST), "p1", "p2")
         deliver(net, "p2", udp("198.51.100.7", "10.0.0.1"), "p1")
         deliver(net, "p2", ethernet(A, C), "p1", "street")
+
+
+def test_what_is_counted_is_what_was_on_the_wire(mode: str, tmp_path: Path) -> None:
+    frames = {
+        "flood": ethernet(B, BROADCAST, bytes(100)),
+        "in": udp("203.0.113.7", "10.0.0.1", bytes.fromhex("81000064")),
+        "blocked": udp("198.51.100.7", "10.0.0.1", bytes.fromhex("81000064")),
+        "out": ethernet(B, A, bytes(200)),
+    }
+    size = {name: len(frame) for name, frame in frames.items()}
+    with network("p1", "p2", "street") as net, running(net.dut, guarded_bridge(mode), tmp_path) as compiled:
+        deliver(net, "p1", frames["flood"], "p2", "street")
+        deliver(net, "street", frames["in"], "p1")
+        for _ in range(3):
+            deliver(net, "street", frames["blocked"])
+        deliver(net, "p1", frames["out"], "street")
+        status = bpfchain.status(compiled.chain.manifest.chain)
+    guard, br0 = status.service("guard"), status.service("br0")
+    blocked = Count(3, 3 * size["blocked"])
+    assert guard.drops == {"blocked-source": blocked}
+    assert guard.labelled["block.sources 198.51.100.0/24"] == blocked
+    assert guard.port("outside").received == Count(4, size["in"] + 3 * size["blocked"])
+    assert guard.port("outside").sent == guard.port("inside").received == Count(2, size["flood"] + size["out"])
+    assert br0.port("up").received == guard.port("inside").sent == Count(1, size["in"])
+    assert br0.port("p1").received == br0.port("up").sent == Count(2, size["flood"] + size["out"])
+    assert (br0.port("p1").sent, br0.port("p2").sent) == (Count(1, size["in"]), Count(1, size["flood"]))
+    assert br0.drops == {}
 
 
 def test_bridge_of_bridges(mode: str, tmp_path: Path) -> None:

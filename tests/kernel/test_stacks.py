@@ -21,6 +21,7 @@ pytestmark = pytest.mark.kernel
 
 every_mode = pytest.mark.parametrize("mode", [mode.value for mode in Mode])
 
+EXAMPLES = Path(__file__).parents[2] / "chains"
 CONTENT = bytes(range(256)) * 4000
 
 
@@ -60,6 +61,32 @@ def test_stacks_talk_through_a_bridge(mode: str, tmp_path: Path) -> None:
             assert tcp_exchange(a, b, "10.0.0.2", CONTENT) == CONTENT
             assert tcp_exchange(b, a, "fd00::1", CONTENT) == CONTENT
         assert ping(a, "10.0.0.2", count=1, timeout=0.2).lost == 1, "the chain is gone, so nobody forwards"
+
+
+def test_each_interface_in_a_mode_of_its_own(tmp_path: Path) -> None:
+    """One bridge, one table of stations: what is learned at one hook is known at the other."""
+    modes = {"p1": "native", "p2": "generic", "p3": "tc"}
+    chain = {
+        "interfaces": {name: {"device": name, "mode": mode} for name, mode in modes.items()},
+        "services": {"br0": {"kind": "bridge", "ports": {name: {} for name in modes}}},
+        "links": [[f"br0.{name}", name] for name in modes],
+    }
+    with Lab() as lab:
+        dut = lab.namespace("dut")
+        cables = [neighbour(lab, dut, name, f"10.0.0.{number}/24") for number, name in enumerate(modes, 1)]
+        stacks = {f"10.0.0.{number}": cable.station.namespace for number, cable in enumerate(cables, 1)}
+        with running(dut, chain, tmp_path) as compiled:
+            for address, stack in stacks.items():
+                for other, peer in stacks.items():
+                    if other != address:
+                        assert ping(stack, other).lost == 0
+                        assert tcp_exchange(stack, peer, other, CONTENT) == CONTENT
+            counted = bpfchain.status(compiled.chain.manifest.chain).service("br0")
+        rows = {port.name: port for port in counted.ports}
+        flooded = sum(port.sent.packets for port in rows.values()) - sum(
+            port.received.packets for port in rows.values()
+        )
+        assert 0 < flooded < 20, "only the first frames are flooded; what one hook learns the other knows"
 
 
 @every_mode
@@ -132,17 +159,23 @@ def test_a_host_without_a_compiler(tmp_path: Path) -> None:
         assert ping(a, "10.0.0.2", count=1, timeout=0.2).lost == 1
 
 
-def test_every_example_runs(tmp_path: Path) -> None:
-    """Each file of chains/, on devices with the names that it asks for."""
-    for file in sorted(Path("chains").glob("*.yaml")):
-        compiled = bpfchain.compile(file, tmp_path / file.stem)
-        with Lab() as lab:
-            dut, far = lab.namespace("dut"), lab.namespace("far")
-            for interface in compiled.chain.manifest.interfaces:
-                lab.cable((dut, interface.device), (far, interface.device))
-            with entered(dut.name):
-                bpfchain.apply(compiled)
+@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_example_runs(example: Path, tmp_path: Path) -> None:
+    """On devices with the names that it asks for, under a name of its own."""
+    name = unique_name("test")
+    file = tmp_path / example.name
+    file.write_text(example.read_text().replace(f"chain: {example.stem}\n", f"chain: {name}\n"))
+    manifest = (compiled := bpfchain.compile(file)).chain.manifest
+    assert manifest.chain == name
+    with Lab() as lab:
+        dut, far = lab.namespace("dut"), lab.namespace("far")
+        for interface in manifest.interfaces:
+            lab.cable((dut, interface.device), (far, interface.device))
+        with entered(dut.name):
+            bpfchain.apply(compiled)
             try:
-                assert compiled.chain.manifest.services[0].name in str(bpfchain.status(file.stem))
+                status = bpfchain.status(name)
             finally:
-                bpfchain.detach(file.stem)
+                bpfchain.detach(name)
+    assert [service.name for service in status.services] == [service.name for service in manifest.services]
+    assert {interface.state for interface in status.interfaces} == {"attached"}
