@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from schemas.diagnostic import Span
+from schemas.manifest import Hook
 
 from .model import Host, Interface, Link, LinkEnd, Port, ServiceInstance
 from .source import Report, Value
 from .words import SUGGESTED, closest, listed, show
 
 HOST, FROM_HOST = "host", "from-host"
-ANYTHING = ""
 RESERVED = (HOST, FROM_HOST)  # link ends that no interface or service may be named like
 
 
@@ -43,6 +43,11 @@ class Ends:
         """Of every service whose ports are known: its ports by name."""
         return {s.name: {port.name: port for port in s.ports} for s in self.services if s.name not in self.open}
 
+    @cached_property
+    def by_device(self) -> Mapping[str, str]:
+        """The first interface of every device, for links that name the device."""
+        return {interface.device: interface.name for interface in reversed(self.interfaces)}
+
     def linkable(self) -> Iterable[tuple[str, Span]]:
         """All that must be linked once, as a link writes it."""
         yield from ((name, span) for name, span in self.known_interfaces.items() if name not in RESERVED)
@@ -56,12 +61,13 @@ class _Uses:
     """Where each end was named first.
 
     What is not named may still be meant: `meant` were misspelt, `astray` counts, by service, wrong ends that may have
-    meant any port of it, and under ANYTHING those that may have meant anything.
+    meant any port of it; where a link is `unreadable`, it may have meant anything.
     """
 
     first: dict[str, Value] = field(default_factory=dict)
     meant: set[str] = field(default_factory=set)
     astray: Counter[str] = field(default_factory=Counter)
+    unreadable: bool = False
     dangling: int = 0
 
 
@@ -77,7 +83,7 @@ def resolve_links(links: Value | None, ends: Ends, report: Report) -> tuple[Link
 
 def _link(value: Value, ends: Ends, uses: _Uses, report: Report) -> Link | None:
     if not isinstance(value.data, list) or len(value.data) != 2:
-        uses.astray[ANYTHING] += 2
+        uses.unreadable = True
         return None
     first, second = value.elements()
     if first.data == second.data and first.data not in RESERVED and isinstance(first.data, str):
@@ -103,7 +109,7 @@ def _end(value: Value, ends: Ends, uses: _Uses, report: Report) -> LinkEnd | Non
     """The end that `value` names; None where it cannot be told, which has then been reported."""
     text = value.data
     if not isinstance(text, str):
-        uses.astray[ANYTHING] += 1
+        uses.unreadable = True
         return None
     if text == HOST:
         return Host()
@@ -113,6 +119,9 @@ def _end(value: Value, ends: Ends, uses: _Uses, report: Report) -> LinkEnd | Non
         report.error("C218", message, value.span, label=label, notes=notes)
         return None
     name, dot, port = text.partition(".")
+    if text in ends.by_device and name not in ends.known_interfaces and name not in ends.known_services:
+        _device(value, ends.by_device[text], uses, report)
+        return None
     end = _port(value, name, port, ends, uses, report) if dot else _interface(value, ends, uses, report)
     if text in ends.known_interfaces or name in ends.known_services:
         _use(value, bool(dot), uses, report)
@@ -147,6 +156,14 @@ def _interface(value: Value, ends: Ends, uses: _Uses, report: Report) -> Interfa
     if "interfaces" not in ends.missing:
         _dangling(value, "interface", name, [*ends.known_interfaces, HOST], uses, report)
     return None
+
+
+def _device(value: Value, interface: str, uses: _Uses, report: Report) -> None:
+    """A device's name may hold a dot (`eth0.100`), so it is looked for before the end is taken apart."""
+    uses.meant.add(interface)
+    message, label = f"link to unknown interface {show(value.data)}", "a device; links have the chain's own names"
+    advice = f"did you mean `{interface}`, whose device is `{value.data}`?"
+    report.error("C201", message, value.span, label=label, help=advice)
 
 
 def _port(value: Value, name: str, port: str, ends: Ends, uses: _Uses, report: Report) -> Port | None:
@@ -208,9 +225,11 @@ def _part(value: Value, start: int, length: int) -> Span:
 
 def _check_unlinked(ends: Ends, uses: _Uses, report: Report) -> None:
     """Report what no link names, unless links that could not be understood account for all of it."""
+    if uses.unreadable:
+        return
     loose = [(name, span) for name, span in ends.linkable() if name not in uses.first and name not in uses.meant]
     for service, astray in uses.astray.items():
-        explained = {name for name, _ in loose if service == ANYTHING or name.startswith(f"{service}.")}
+        explained = {name for name, _ in loose if name.startswith(f"{service}.")}
         if len(explained) <= astray:
             loose = [(name, span) for name, span in loose if name not in explained]
     interfaces = [name for name, _ in loose if name in ends.known_interfaces]
@@ -219,6 +238,14 @@ def _check_unlinked(ends: Ends, uses: _Uses, report: Report) -> None:
             advice = "link it to a service's port, or remove it"
             report.error("C206", f"interface `{name}` is not linked", span, label="no link leads here", help=advice)
         else:
-            to = interfaces[0] if len(interfaces) == 1 else HOST
-            advice = f"add `- [{name}, {to}]` to `links`"
+            advice = _where_to(name, interfaces, ends)
             report.error("C204", f"port `{name}` is not linked", span, label="no link leads here", help=advice)
+
+
+def _where_to(port: str, unlinked: list[str], ends: Ends) -> str:
+    """A link that `port` could have: to the only interface that is left, or to `host` where C219 would not follow."""
+    to = unlinked[0] if len(unlinked) == 1 else HOST
+    floods = any(s.service.floods for s in ends.services if port.startswith(f"{s.name}."))
+    if to == HOST and floods and any(interface.mode.hook is Hook.XDP for interface in ends.interfaces):
+        return "link it to an interface or to another service's port, or remove it"
+    return f"add `- [{port}, {to}]` to `links`"
