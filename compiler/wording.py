@@ -20,6 +20,7 @@ from .words import SUGGESTED, closest, did_you_mean, kind_of, listed, show
 JsonSchema = Mapping[str, Any]
 Notes = tuple[str, ...]
 
+PASTED = 100  # characters of a help that is made of what the file has
 NAME_TITLE = "a name"  # of the schema that names follow; they have a code of their own
 
 _TYPES = {
@@ -33,6 +34,10 @@ _TYPES = {
 }
 
 
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9./-]*(:[A-Za-z0-9./-]+)*")
+_OTHER_THAN_STRING = re.compile(r"null|true|false|[0-9.]+(e[0-9-]+)?|0o[0-7]+|0x[0-9a-f]+", re.IGNORECASE)
+_ANNOTATIONS = {"title", "description", "examples", "default", "$comment"}
+_LOOKED_AT = _ANNOTATIONS | {"type", "minimum", "maximum", "maxLength", "pattern", "properties", "additionalProperties"}
 _UNITS = {"str": ("character", "Length"), "list": ("item", "Items"), "dict": ("key", "Properties")}
 
 
@@ -78,7 +83,7 @@ def flow(data: Any) -> str:
         return "{" + ", ".join(f"{key}: {flow(item)}" for key, item in data.items()) + "}"
     if isinstance(data, list):
         return "[" + ", ".join(map(flow, data)) + "]"
-    if isinstance(data, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9./-]*(:[A-Za-z0-9./-]+)*", data):
+    if isinstance(data, str) and _PLAIN.fullmatch(data) and not _OTHER_THAN_STRING.fullmatch(data):
         return data
     return json.dumps(data)
 
@@ -140,7 +145,64 @@ def _wrong_type(value: Value, schema: JsonSchema, _: Any) -> Iterator[Diagnostic
     found = show(value.data) if isinstance(value.data, bool | float) else kind_of(value.data)
     message = f"expected {accepted(schema)}, found {found}"
     span = value.span if value.data is not None else _head(value)
-    yield Diagnostic("C112", message, span, f"this is {found}", _described(schema), _example(schema))
+    advice = _mended(value, schema) or _example(schema)
+    yield Diagnostic("C112", message, span, f"this is {found}", _described(schema), advice)
+
+
+def _mended(value: Value, schema: JsonSchema) -> str:
+    """What the value was probably meant as, to be pasted in its place; empty where that would not be right either."""
+    meant = _meant_list(value.data, schema) or _meant_mapping(value.data, schema)
+    key = value.pointer[-1] if value.pointer else None
+    if value.data is None and isinstance(key, str) and _takes(schema, {}):
+        return f"write `{key}: {{}}`"
+    text = f"write `{flow(meant)}`" if meant else ""
+    return text if len(text) <= PASTED else ""
+
+
+def _meant_list(data: Any, schema: JsonSchema) -> list[Any] | None:
+    """One item without its brackets, or several with commas."""
+    items = re.split(r"\s*,\s*", data.strip()) if isinstance(data, str) else [data]
+    if schema.get("type") != "array" or not schema.get("minItems", 0) <= len(items) <= schema.get("maxItems", PASTED):
+        return None
+    return items if all(_takes(schema.get("items", {}), item) for item in items) else None
+
+
+def _meant_mapping(data: Any, schema: JsonSchema) -> dict[str, Any] | None:
+    """A list of names whose settings may be empty, or the value of the one key that is required."""
+    if schema.get("type") != "object":
+        return None
+    if isinstance(data, list):
+        of_each, of_name = schema.get("additionalProperties"), {"type": "string", **schema.get("propertyNames", {})}
+        named = isinstance(of_each, dict) and _takes(of_each, {}) and all(_takes(of_name, name) for name in data)
+        distinct = named and len(set(data)) == len(data) >= schema.get("minProperties", 1)
+        return {name: {} for name in data} if distinct else None
+    required = schema.get("required", ())
+    if len(required) != 1 or not _takes(schema.get("properties", {}).get(required[0], {}), data):
+        return None
+    return {required[0]: data}
+
+
+def _takes(schema: JsonSchema, data: Any) -> bool:
+    """Whether a small schema surely accepts `data`: false for one that says more than is looked at here."""
+    if schema.keys() - _LOOKED_AT:
+        return False
+    match data:
+        case bool() | None:
+            return False
+        case int():
+            fits = schema.get("minimum", data) <= data <= schema.get("maximum", data)
+            return fits and "integer" in _types_of(schema)
+        case str():
+            fits = len(data) <= schema.get("maxLength", len(data)) and data.isprintable() and data != ""
+            return fits and "string" in _types_of(schema) and matches(schema.get("pattern", ""), data)
+        case dict():
+            return "object" in _types_of(schema) and not data
+    return False
+
+
+def _types_of(schema: JsonSchema) -> Sequence[str]:
+    types = schema.get("type", ())
+    return (types,) if isinstance(types, str) else types
 
 
 def _out_of_range(value: Value, schema: JsonSchema, _: Any) -> Iterator[Diagnostic]:

@@ -101,6 +101,14 @@ error[D102]: `udp/2000-1000` is not PROTOCOL/PORT or PROTOCOL/FIRST-LAST
   |                     ^^^^^^^^^^^^^ the range ends before it begins
   = help: write `udp/1000-2000`
 """
+D102_TURNED = """\
+error[D102]: `80/tcp` is not PROTOCOL/PORT or PROTOCOL/FIRST-LAST
+ --> edge.yaml:6:21
+  |
+6 |     block: {ports: [80/tcp]}
+  |                     ^^^^^^ not a port
+  = help: did you mean `tcp/80`?
+"""
 D103_PROTOCOL = """\
 error[D103]: IP protocol `47` is here twice
  --> edge.yaml:6:30
@@ -135,6 +143,7 @@ error[D104]: a burst of 36001 packets makes the rate meaningless
     [
         ("block: {protocols: [ger]}", D101),
         ("block: {ports: [udp/2000-1000]}", D102),
+        ("block: {ports: [80/tcp]}", D102_TURNED),
         ("block: {protocols: [gre, 47]}", D103_PROTOCOL),
         ("block: {ports: [udp/10-40, udp/30-50]}", D103_PORT),
         ("rate: {per-source: 10, burst: 36001}", D104),
@@ -169,6 +178,16 @@ def test_mistake_as_it_is_printed(keys: str, text: str) -> None:
 )
 def test_mistakes_by_code(keys: str, expected: list[str]) -> None:
     assert codes(keys) == expected
+
+
+@pytest.mark.parametrize(
+    ("port", "meant"),
+    [("TCP/80", "tcp/80"), ("udp:1-2", "udp/1-2"), ("80/tcp", "tcp/80"), ("80/icmp", "tcp/23"), ("telnet", "tcp/23")],
+)
+def test_a_port_that_was_meant(port: str, meant: str) -> None:
+    with pytest.raises(InvalidChain) as caught:
+        model(f"block: {{ports: ['{port}']}}")
+    assert f"`{meant}`" in caught.value.diagnostics[0].help
 
 
 def test_the_same_address_as_source_and_destination_is_no_mistake() -> None:

@@ -133,7 +133,8 @@ def _port_list(values: Value | None, report: Report) -> tuple[BlockedPorts, ...]
 def _ports(item: Value, report: Report) -> BlockedPorts | None:
     match = _PORTS.fullmatch(item.data)
     if not match:
-        _bad_port(item, "not a port", report)
+        meant = _turned(item.data)
+        _bad_port(item, "not a port", report, *([f"did you mean `{meant}`?"] if meant else []))
         return None
     first, last = int(match[2]), int(match[3] or match[2])
     if match[1] not in TRANSPORTS:
@@ -144,6 +145,16 @@ def _ports(item: Value, report: Report) -> BlockedPorts | None:
         _bad_port(item, "the range ends before it begins", report, f"write `{match[1]}/{last}-{first}`")
     else:
         return BlockedPorts(TRANSPORTS[match[1]], first, last, item.data, item.span)
+    return None
+
+
+def _turned(text: str) -> str | None:
+    """What is right but for its order, its case or its separator: `80/tcp`, `TCP/80`, `tcp:80`."""
+    parts = re.split(r"[/: ]", text.lower())
+    for candidate in ("/".join(parts), "/".join(reversed(parts))):
+        match = _PORTS.fullmatch(candidate)
+        if match and match[1] in TRANSPORTS:
+            return candidate
     return None
 
 
