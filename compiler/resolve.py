@@ -10,7 +10,7 @@ from .model import Chain, Interface, Port, ServiceInstance
 from .service import Service, registry
 from .source import Pointer, Report, Source, Value
 from .topology import check_topology
-from .validate import in_order, shape_errors, told
+from .validate import in_order, shape_errors, sound_part, told
 from .words import did_you_mean, listed, show
 
 DEVICE_NAME_BYTES = 15  # IFNAMSIZ without its NUL
@@ -140,7 +140,8 @@ class _Resolver:
 
     def _instance(self, name: str, service: Service, value: Value) -> ServiceInstance:
         ports = self._ports(name, service, value)
-        config = service.resolve(value, ports, self._report) if self._sound(value) else None
+        sound = value if self._sound(value) else sound_part(value, service)
+        config = service.resolve(sound, ports, self._report) if sound is not None else None
         return ServiceInstance(name, service, ports, config, value.key_span)
 
     def _ports(self, name: str, service: Service, value: Value) -> tuple[Port, ...]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,7 @@ from schemas.diagnostic import Diagnostic
 
 from .service import Service, registry
 from .source import Pointer, Source, Value
-from .wording import explain, matches
+from .wording import explain, matches, unknown_keys
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
@@ -57,6 +59,36 @@ def shape_errors(source: Source) -> tuple[ShapeError, ...]:
             if isinstance(kind, str) and kind in registry():
                 found += _errors(instance, _service_validator(registry()[kind]))
     return tuple(dict.fromkeys(found))
+
+
+def sound_part(instance: Value, service: Service) -> Value | None:
+    """A service without what is wrong in it, so that the rest can be resolved; None where too little is left.
+
+    A list goes as a whole, because its items are known by their index, and so does a mapping that lost a key it needs.
+    """
+    data = copy.deepcopy(instance.data)
+    while errors := list(_service_validator(service).iter_errors(data)):
+        for error in errors:
+            path = list(error.absolute_path)
+            if error.validator == "additionalProperties" and isinstance(error.schema, dict):
+                unknown = set(unknown_keys(error.instance, error.schema))
+                for key in unknown:
+                    error.instance.pop(key, None)
+                if unknown:
+                    continue
+            if not _remove(data, path):
+                return None
+    return Value(instance.source, instance.pointer, data)
+
+
+def _remove(data: Any, path: Sequence[str | int]) -> bool:
+    """Take the value at `path` out of the mapping that it is in; False where that is all of `data`."""
+    keys = list(itertools.takewhile(lambda step: isinstance(step, str), path))
+    for key in keys[:-1]:
+        data = data.get(key, {})  # gone already, where two errors were in one value
+    if keys:
+        data.pop(keys[-1], None)
+    return bool(keys)
 
 
 @functools.cache

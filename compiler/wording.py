@@ -108,12 +108,17 @@ def _data_at(value: Value) -> Any:
     return data
 
 
+def unknown_keys(data: Mapping[str, Any], schema: JsonSchema) -> list[str]:
+    """Keys of `data` that `schema`, which allows no others, does not have."""
+    known: Mapping[str, Any] = schema.get("properties", {})
+    patterns: Mapping[str, Any] = schema.get("patternProperties", {})
+    return [key for key in data if key not in known and not any(matches(p, key) for p in patterns)]
+
+
 def _unknown_key(value: Value, schema: JsonSchema, _: Any) -> Iterator[Diagnostic]:
     known: Sequence[str] = list(schema.get("properties", {}))
-    patterns: Sequence[str] = list(schema.get("patternProperties", {}))
     free = [key for key in known if key not in value.data]
-    unknown = [key for key in value.data if key not in known and not any(matches(p, key) for p in patterns)]
-    for index, key in enumerate(unknown):
+    for index, key in enumerate(unknown_keys(value.data, schema)):
         item = Value(value.source, (*value.pointer, key), value.data[key])
         meant = closest(key, free) if index < SUGGESTED else None
         yield Diagnostic(

@@ -109,6 +109,24 @@ def test_mistakes_of_shape_do_not_hide_those_of_meaning() -> None:
     assert set(codes(services, links, mode="fast")) == {"C115", "C212", "C110", "C201", "C204", "C206"}
 
 
+@pytest.mark.parametrize(
+    ("wrong", "shape"),
+    [
+        ({"sise": 1}, ["C110"]),
+        ({"size": 0}, ["C113"]),
+        ({"protocols": ["tcp", 999, "no"]}, ["C113", "C118"]),
+        ({"size": "x", "share": [], "extra": {}}, ["C110", "C112", "C112"]),
+    ],
+)
+def test_a_mistake_of_shape_does_not_hide_meaning_in_the_same_service(wrong: dict[str, Any], shape: list[str]) -> None:
+    found = codes({"t": {"kind": "tube", "prefixes": ["10.0.0.1/8"], "mac": "x", **wrong}}, LINKS)
+    assert sorted(found) == [*shape, "C212", "C214"]
+
+
+def test_what_is_left_of_a_service_is_not_resolved_without_a_key_that_it_needs() -> None:
+    assert codes({"t": {"kind": "tube", "mac": "x", "key": "x"}}, LINKS) == ["C118"]
+
+
 def test_diagnostics_are_in_the_order_of_the_file() -> None:
     with pytest.raises(InvalidChain) as caught:
         resolve(
