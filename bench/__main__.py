@@ -1,4 +1,4 @@
-"""`python -m bench [--quick]`: measures, prints one table, and writes bench/results/latest.json."""
+"""`python -m bench [--quick]`: measures, prints one table, writes bench/results/latest.json and plots."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import results
-from .cases import QUICK_TRAFFIC, cases
+from . import costs, results
+from .cases import QUICK_TRAFFIC, cases, chains
 from .measure import Row, measure
 from .rig import Rig, pin_to_one_cpu
 
 RESULTS = Path(__file__).parent / "results"
-_QUICK_ROUNDS, _ROUNDS = 30, 60
+_QUICK_ROUNDS, _ROUNDS = 20, 100
 
 
 def main() -> None:
@@ -20,14 +20,22 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--quick", action="store_true", help="the most important rows only, in under a minute")
     arguments.add_argument("--rounds", type=int, help=f"default: {_ROUNDS}, quick: {_QUICK_ROUNDS}")
-    arguments.add_argument("--output", type=Path, default=RESULTS, help="folder for latest.json and latest.csv")
+    arguments.add_argument("--output", type=Path, default=RESULTS, help="folder for latest.json, latest.csv and plots")
     options = arguments.parse_args()
     rounds = options.rounds or (_QUICK_ROUNDS if options.quick else _ROUNDS)
+    tell("compiling and injecting")
+    found = costs.costs(chains())
     pin_to_one_cpu()
     rows = run(quick=options.quick, rounds=rounds)
     tell("")
     sys.stdout.write(results.table(rows))
-    results.write(rows, options.output, rounds)
+    sys.stdout.write("\n" + costs.table(found))
+    results.write(rows, found, options.output, rounds)
+    if not options.quick:
+        tell("plotting")
+        from .plots import plot  # matplotlib takes half a second to import
+
+        plot(rows, options.output)
 
 
 def run(*, quick: bool, rounds: int) -> list[Row]:

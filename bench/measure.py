@@ -11,7 +11,7 @@ from runtime.info import prog_info
 
 from .cases import LIMIT, Case
 from .contenders import Contender, Standing
-from .rig import Generator, Lane, Rig
+from .rig import LATENCY_STEP_NS, Generator, Lane, Rig
 from .traffic import ORDER_LENGTH, Traffic
 
 SLICE_FRAMES = 2048
@@ -28,6 +28,8 @@ what others do, while the lower decile of the same program is the same within a 
 """
 
 _CHECKED_FRAMES = 2 * ORDER_LENGTH
+_ALONE_FRAMES = 5000
+_LATENCY_ROUNDS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class Row:
     """One measurement.
 
     `mpps`, `ratio_to_redirect` and `ns` (a packet's cost above the bare redirect) are those of undisturbed slices;
+    `latency_ns` is the median of the
+    time from sending to arrival of frames that are alone on their way, `latency_p99_ns` what 99 of 100 stay below;
     `spread` is half the range of that ratio over three parts of the run; `median_mpps` has the disturbance in it.
     """
 
@@ -48,6 +52,8 @@ class Row:
     ns: float
     median_mpps: float
     lost: float
+    latency_ns: int
+    latency_p99_ns: int
     program_ns: float | None
     instructions: int | None
     verified_instructions: int | None
@@ -68,6 +74,7 @@ class _Runner:
     lane: Lane
     standing: Standing
     ns: list[float] = field(default_factory=list)
+    latencies: list[int] = field(default_factory=list)
     lost: int = 0
     sent: int = 0
 
@@ -93,6 +100,10 @@ def measure(
                 _visit(generator, runner)
         limit = next(runner for runner in runners if runner.contender is LIMIT)
         progress(f"{traffic.name}: cost of the programs")
+        stamped = stack.enter_context(rig.generator(traffic, stamped=True))
+        for _ in range(_LATENCY_ROUNDS):
+            for runner in runners:
+                runner.latencies += _latencies(rig, stamped, runner)
         return [_row(generator, runner, limit) for runner in runners]
 
 
@@ -139,6 +150,15 @@ def spread(limit: Sequence[float], ours: Sequence[float]) -> float:
     return (max(parts) - min(parts)) / 2
 
 
+def _latencies(rig: Rig, generator: Generator, runner: _Runner) -> list[int]:
+    """Nanoseconds from generator to sink of frames that are sent one by one."""
+    rig.latencies()
+    with rig.sink_runs("sink_latency", runner.lane):
+        generator.send(runner.lane, _ALONE_FRAMES, runner.standing.destination, batch=1)
+    counts = rig.latencies()
+    return [number * LATENCY_STEP_NS for number, count in enumerate(counts) for _ in range(count)]
+
+
 def _row(generator: Generator, runner: _Runner, limit: _Runner) -> Row:
     undisturbed = quantile(runner.ns, UNDISTURBED)
     infos = [prog_info(program) for program in runner.standing.programs]
@@ -153,6 +173,8 @@ def _row(generator: Generator, runner: _Runner, limit: _Runner) -> Row:
         ns=round(undisturbed - quantile(limit.ns, UNDISTURBED), 1),
         median_mpps=round(1000 / quantile(runner.ns, 0.5), 3),
         lost=round(runner.lost / runner.sent, 6),
+        latency_ns=int(quantile(runner.latencies, 0.5)),
+        latency_p99_ns=int(quantile(runner.latencies, 0.99)),
         program_ns=_program_ns(generator, runner) if infos else None,
         instructions=sum(info.xlated_size // 8 for info in infos) if infos else None,
         verified_instructions=sum(info.verified_insns for info in infos) if infos else None,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from .costs import Cost
 from .measure import Row
 
 _COLUMNS = (
@@ -21,6 +22,8 @@ _COLUMNS = (
     ("ratio", ">7", "{0.ratio_to_redirect:.3f}"),
     ("±", ">6", "{0.spread:.3f}"),
     ("+ ns", ">7", "{0.ns:.1f}"),
+    ("latency", ">8", "{0.latency_ns}"),
+    ("p99 ns", ">7", "{0.latency_p99_ns}"),
     ("program ns", ">11", "{0.program_ns}"),
     ("insns", ">6", "{0.instructions}"),
     ("verified", ">9", "{0.verified_instructions}"),
@@ -37,10 +40,11 @@ def table(rows: Sequence[Row]) -> str:
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
-def write(rows: Sequence[Row], folder: Path, rounds: int) -> None:
-    """`latest.json`: the machine and one record for each row. `latest.csv`: the same rows."""
+def write(rows: Sequence[Row], costs: Sequence[Cost], folder: Path, rounds: int) -> None:
+    """`latest.json`: the machine and one record for each row and each cost. `latest.csv`: the same rows."""
     folder.mkdir(exist_ok=True)
-    content = {"machine": machine(), "rounds": rounds, "rows": [row.record() for row in rows]}
+    content: dict[str, object] = {"machine": machine(), "rounds": rounds, "rows": [row.record() for row in rows]}
+    content["costs"] = [cost.record() for cost in costs]
     (folder / "latest.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     with (folder / "latest.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)])

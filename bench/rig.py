@@ -28,7 +28,8 @@ from .unit import compile_unit
 BATCH = 64  # frames; as many as a driver hands to XDP in one NAPI poll
 _LANE = struct.Struct("<I6sHIQ")  # struct lane in bpf/frame.h
 _ARRIVED = struct.Struct("<4Q")
-_LATENCY_BUCKETS, _LATENCY_STEP_NS = 65536, 16
+LATENCY_STEP_NS = 16
+_LATENCY_BUCKETS = 4096
 _FIRST = bytes(4)
 
 

@@ -8,7 +8,7 @@
 #include "frame.h"
 
 enum {
-	LATENCY_BUCKETS = 65536,
+	LATENCY_BUCKETS = 4096,
 	LATENCY_STEP_NS = 16,
 	FLOWS = 65536,
 };
