@@ -33,7 +33,7 @@ bench: root $(READY) ## how fast chains are, beside the bare redirect and the ke
 lint: $(READY) ## style of the Python (ruff) and of the C (clang-format)
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
-	@git ls-files '*.h' | xargs $(BIN)/clang-format --dry-run --Werror
+	@git ls-files '*.h' '*.c' | xargs $(BIN)/clang-format --dry-run --Werror
 
 types: $(READY) ## mypy --strict
 	@$(BIN)/mypy
@@ -41,7 +41,7 @@ types: $(READY) ## mypy --strict
 format: $(READY) ## rewrites Python and C in the project's style
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
-	@git ls-files '*.h' | xargs $(BIN)/clang-format -i
+	@git ls-files '*.h' '*.c' | xargs $(BIN)/clang-format -i
 
 wheel: $(READY) ## dist/: source distribution and wheel
 	@$(BIN)/python -m build --no-isolation --outdir dist

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
@@ -11,7 +13,7 @@ from pathlib import Path
 from time import perf_counter
 
 from schemas import manifest as m
-from schemas.compiled import CompiledChain, object_file, save
+from schemas.compiled import MANIFEST_FILE, CompiledChain, object_file, save
 from schemas.drop import GLUE_DROPS, named
 
 from .clang import CompiledObject, compile_units, find_clang
@@ -39,6 +41,9 @@ class Compiled:
     def manifest(self) -> m.Manifest:
         """The record of everything that the runtime needs to know."""
         return self.chain.manifest
+
+
+_UNIT = re.compile(r"[a-zA-Z0-9_]+\.c")
 
 
 class _Stopwatch:
@@ -102,14 +107,25 @@ def build(
 
 def _write(directory: Path, chain: CompiledChain, objects: tuple[CompiledObject, ...]) -> Path:
     """The compiled chain, and beside it the C that it was made from, for people."""
+    stale = _units(directory) - {compiled.unit.name for compiled in objects}
     save(chain, directory)
     sources = directory / "src"
     sources.mkdir(exist_ok=True)
-    for stale in {path.name for path in sources.iterdir()} - {compiled.unit.name for compiled in objects}:
-        (sources / stale).unlink()
+    for name in stale:
+        (sources / name).unlink(missing_ok=True)
     for compiled in objects:
         (sources / compiled.unit.name).write_text(compiled.unit.text, encoding="utf-8")
     return directory
+
+
+def _units(directory: Path) -> set[str]:
+    """Names of the units that an earlier run wrote there: nothing else in `src/` is ours to remove."""
+    try:
+        programs = json.loads((directory / MANIFEST_FILE).read_text(encoding="utf-8"))["programs"]
+        names = {f"{program['name']}.c" for program in programs}
+    except (OSError, ValueError, LookupError, TypeError):
+        return set()  # no manifest, or none of ours
+    return {name for name in names if _UNIT.fullmatch(name)}
 
 
 def make_manifest(ir: ChainIR, objects: tuple[CompiledObject, ...]) -> m.Manifest:

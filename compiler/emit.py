@@ -147,7 +147,7 @@ def _address(symbol: str, fact: HostFact) -> str:
 
 
 def _map_meaning(definition: MapDef) -> str:
-    return f"{definition.role} for {definition.max_entries}"
+    return f"a map of {definition.max_entries}, {definition.role}"
 
 
 def _place(marked: str, marks: list[Span]) -> tuple[str, tuple[tuple[int, Span], ...]]:

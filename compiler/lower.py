@@ -36,10 +36,11 @@ DEVMAP_ENTRY_SIZE = 8  # struct bpf_devmap_val: ifindex, fd of an egress program
 
 def lower(chain: Chain) -> ChainIR:
     """Specialise every service for every port and hook that packets can reach."""
-    arrivals = _arrivals(chain)
+    origins = _origins(chain)
+    arrivals = tuple(origins)
     slots = _tail_slots(chain, arrivals)
     programs = tuple(_program(chain, port, hook, slots) for port, hook in arrivals)
-    links = _internal_links(chain, programs)
+    links = _internal_links(chain, programs, origins)
     return ChainIR(
         name=chain.name,
         file=chain.file,
@@ -111,23 +112,24 @@ def _way_out(instance: ServiceInstance, incoming: Port) -> tuple[Port, ...]:
     return tuple(port for port in instance.ports if port != incoming or instance.service.hairpin)
 
 
-def _arrivals(chain: Chain) -> tuple[tuple[Port, Hook], ...]:
-    """Every (port, hook) that packets can reach from an interface, in the order of the file."""
-    reached: set[tuple[Port, Hook]] = set()
+def _origins(chain: Chain) -> dict[tuple[Port, Hook], str]:
+    """Every (port, hook) that packets can reach, in the order of the file, with an interface that they come from."""
+    reached: dict[tuple[Port, Hook], str] = {}
     pending = [
-        (peer, interface.mode.hook) for interface in chain.interfaces if isinstance(peer := chain.peer(interface), Port)
+        (peer, interface.mode.hook, interface.name)
+        for interface in chain.interfaces
+        if isinstance(peer := chain.peer(interface), Port)
     ]
     while pending:
-        arrival = port, hook = pending.pop()
-        if arrival in reached:
+        port, hook, origin = pending.pop()
+        if (port, hook) in reached:
             continue
-        reached.add(arrival)
+        reached[port, hook] = origin
         for out in _way_out(chain.service(port.service), port):
             if isinstance(peer := chain.peer(out), Port):
-                pending.append((peer, hook))
-    return tuple(
-        (port, hook) for service in chain.services for port in service.ports for hook in Hook if (port, hook) in reached
-    )
+                pending.append((peer, hook, origin))
+    ports = [port for service in chain.services for port in service.ports]
+    return {(port, hook): reached[port, hook] for port in ports for hook in Hook if (port, hook) in reached}
 
 
 def _tail_slots(chain: Chain, arrivals: Iterable[tuple[Port, Hook]]) -> dict[tuple[Port, Hook], TailSlot]:
@@ -199,12 +201,17 @@ def _flood_device(out: Port, end: LinkEnd, hook: Hook) -> str:
     return end.name if isinstance(end, Interface) else internal_link(out, hook)
 
 
-def _internal_links(chain: Chain, programs: tuple[Program, ...]) -> tuple[InternalLink, ...]:
-    """A veth pair for each port into another service that a flood must reach as one of several copies."""
+def _internal_links(
+    chain: Chain, programs: tuple[Program, ...], origins: dict[tuple[Port, Hook], str]
+) -> tuple[InternalLink, ...]:
+    """A veth pair for each port into another service that a flood must reach as one of several copies.
+
+    It is made beside an interface whose packets flood into it: at TC an ifindex means something in one namespace only.
+    """
     interfaces = {interface.name for interface in chain.interfaces}
     links: dict[str, InternalLink] = {}
     for program in programs:
-        home = next(interface.name for interface in chain.interfaces if interface.mode.hook is program.hook)
+        home = origins[program.instance.port(program.port), program.hook]
         for copy in program.flood:
             if copy.device is None or copy.device in interfaces:
                 continue

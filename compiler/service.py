@@ -17,6 +17,8 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from schemas.diagnostic import CompileFailed, Diagnostic
+
 if TYPE_CHECKING:
     from schemas.manifest import Hook
 
@@ -80,5 +82,33 @@ def registry() -> Mapping[str, Service]:
         for module in pkgutil.iter_modules(package.__path__)
         if module.ispkg
     ]
-    services += [point.load() for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)]
-    return {service.kind: service for service in services}
+    known = {service.kind: service for service in services}
+    for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        service = _load(point)
+        if service.kind in known:
+            raise _unfit(point, f"its kind `{service.kind}` is taken by {known[service.kind].origin}")
+        known[service.kind] = service
+    return known
+
+
+def _load(point: importlib.metadata.EntryPoint) -> Service:
+    """The record that an entry point names. Raises CompileFailed (K104): whatever goes wrong there is not ours."""
+    try:
+        service = point.load()
+    except Exception as error:
+        raise _unfit(point, f"{type(error).__name__}: {error}") from error
+    if not isinstance(service, Service):
+        raise _unfit(point, "it is no `compiler.service.Service`")
+    return service
+
+
+def _unfit(point: importlib.metadata.EntryPoint, reason: str) -> CompileFailed:
+    distribution = point.dist.name if point.dist else "an unknown distribution"
+    return CompileFailed(
+        Diagnostic(
+            "K104",
+            f"service `{point.name}` of {distribution} cannot be used: {reason}",
+            notes=(f"entry point `{point.name} = {point.value}` of group `{ENTRY_POINT_GROUP}`",),
+            help=f"pip uninstall {distribution}",
+        )
+    )

@@ -34,7 +34,8 @@ _chain_argument = click.argument("chain", metavar="DIRECTORY|FILE", type=click.P
 def plan(chain: Path, format: str, bpffs: Path | None) -> None:
     """Show what `apply` would change, and why; change nothing.
 
-    Of the DIRECTORY that `bpfchain compile` wrote, or of a chain FILE, compiled on the way. Exits with 0 where there is nothing to do, with 3 where there is.
+    Of the DIRECTORY that `bpfchain compile` wrote, or of a chain FILE, compiled on the way.
+    Exits with 0 where there is nothing to do, with 3 where there is.
     """
     from .apply import plan as make_plan
     from .plan_text import plan_data, plan_text

@@ -76,18 +76,20 @@ class LiveChain:
 
 
 def attach_points(manifest: Manifest, home: str | None = None) -> dict[str, tuple[AttachPoint, str]]:
-    """Every hook that a chain needs, by name, with the program that belongs there.
+    """Every hook that a chain needs, by name, with the program that belongs there, in the order of attaching.
+
+    Internal links come first: what floods into one must find its far end at work.
 
     `home` is the namespace that the chain was applied in; None is that of the caller.
     """
     interfaces = {interface.name: interface for interface in manifest.interfaces}
     points = {}
+    for link, pair in zip(manifest.internal_links, veth_pairs(manifest, home), strict=True):
+        points[link.name] = (pair.attach_point, link.program)
     for record in manifest.attach:
         interface = interfaces[record.interface]
         point = AttachPoint(interface.name, interface.device, interface.netns or home, interface.mode)
         points[point.name] = (point, record.program)
-    for link, pair in zip(manifest.internal_links, veth_pairs(manifest, home), strict=True):
-        points[link.name] = (pair.attach_point, link.program)
     return points
 
 

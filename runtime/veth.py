@@ -30,6 +30,7 @@ class VethPair:
     chain: str
     hook: Hook
     netns: str | None
+    mode: Mode
 
     @property
     def a(self) -> str:
@@ -52,7 +53,7 @@ class VethPair:
 
     @property
     def attach_point(self) -> AttachPoint:
-        return AttachPoint(self.link, self.b, self.netns, Mode.TC if self.hook is Hook.TC else Mode.NATIVE)
+        return AttachPoint(self.link, self.b, self.netns, self.mode)
 
     @property
     def exists(self) -> bool:
@@ -62,7 +63,15 @@ class VethPair:
 def veth_pair(manifest: Manifest, link: InternalLinkRecord, home: str | None = None) -> VethPair:
     """The pair of an internal link; `home` is the namespace that the chain was applied in."""
     beside = next(interface for interface in manifest.interfaces if interface.name == link.interface)
-    return VethPair(link.name, manifest.chain, link.hook, beside.netns or home)
+    return VethPair(link.name, manifest.chain, link.hook, beside.netns or home, _mode(manifest, link.hook))
+
+
+def _mode(manifest: Manifest, hook: Hook) -> Mode:
+    """How the far end receives. Generic where all of the chain is: a native program cannot send to every device."""
+    if hook is Hook.TC:
+        return Mode.TC
+    modes = {interface.mode for interface in manifest.interfaces if interface.mode.hook is hook}
+    return Mode.GENERIC if modes == {Mode.GENERIC} else Mode.NATIVE
 
 
 def veth_pairs(manifest: Manifest, home: str | None = None) -> tuple[VethPair, ...]:
@@ -112,6 +121,12 @@ def remove(pair: VethPair) -> None:
     with netlink(pair.netns) as rtnl:
         for ifindex in rtnl.link_lookup(ifname=pair.a):
             rtnl.link("del", index=ifindex)
+
+
+def remove_ours(pair: VethPair) -> None:
+    """Removes the pair if it is there and was made for this internal link."""
+    if find_device(pair.a, pair.netns) and _alias(pair.a, pair.netns) == pair.alias:
+        remove(pair)
 
 
 def _alias(name: str, netns: str | None) -> str | None:

@@ -59,7 +59,7 @@ def save(chain: CompiledChain, directory: str | os.PathLike[str]) -> None:
         if not _holds(root / file, content):
             _write(root / file, content)
     _write(root / MANIFEST_FILE, to_json(chain.manifest).encode())
-    for stale in set((root / "objects").glob("*.o")) - {root / file for file in chain.objects}:
+    for stale in set((root / "objects").glob("[0-9a-f]" * 64 + ".o")) - {root / file for file in chain.objects}:
         stale.unlink(missing_ok=True)
 
 

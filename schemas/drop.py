@@ -17,10 +17,11 @@ DROP_REASONS = {
     11: "blocked-protocol",
     12: "blocked-port",
     13: "rate",
+    14: "bad-verdict",
 }
 """Every reason of this tree. A service outside it counts its own from 48 on (DROP_SERVICE_FIRST)."""
 
-GLUE_DROPS = (0, 3, 4, 8)
+GLUE_DROPS = (0, 3, 4, 8, 14)
 """The reasons that a generated entry program gives by itself, for every service."""
 
 

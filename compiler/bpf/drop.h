@@ -21,6 +21,7 @@ enum drop_reason {
 	DROP_BLOCKED_PROTOCOL = 11,    /* IP protocol is on a block list */
 	DROP_BLOCKED_PORT = 12,        /* transport port is on a block list */
 	DROP_RATE = 13,                /* source sends faster than its rate allows */
+	DROP_BAD_VERDICT = 14,         /* the service named a port that is not there: a defect of it */
 	DROP_SERVICE_FIRST = 48,       /* first number for services outside this tree */
 	DROP_REASON_LIMIT = 64,
 };

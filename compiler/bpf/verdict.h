@@ -9,8 +9,7 @@
 #include "drop.h"
 #include "types.h"
 
-enum verdict {
-	VERDICT_PORTS = 0x100, /* below: index of the port to leave by */
+enum verdict {                 /* below these: index of the port to leave by */
 	VERDICT_FLOOD = 0x100, /* a copy to every port but the one it came from */
 	VERDICT_HOST = 0x101,  /* up into this machine's own stack */
 	VERDICT_DROP = 0x200,  /* plus a drop reason */

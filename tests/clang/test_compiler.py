@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
+from elftools.elf.sections import SymbolTableSection
 
 from compiler import clang as clang_module
 from compiler.build import Compiled, build, lowered
@@ -43,6 +44,7 @@ def relocated_symbols(elf: bytes) -> set[str]:
     for section in parsed.iter_sections():
         if isinstance(section, RelocationSection) and section.name in (".relxdp", ".reltc"):
             symbols = parsed.get_section(section["sh_link"])
+            assert isinstance(symbols, SymbolTableSection)
             for relocation in section.iter_relocations():
                 symbol = symbols.get_symbol(relocation["r_info_sym"])
                 names.add(symbol.name or parsed.get_section(symbol["st_shndx"]).name)
@@ -140,3 +142,21 @@ def test_refused_c_is_our_defect_at_the_line_of_yaml(tmp_path: Path) -> None:
     assert (diagnostic.span.line, diagnostic.span.column) == (5, 36)
     assert "use of undeclared identifier 'no_such_name'" in diagnostic.notes[0]
     assert diagnostic.notes[1] == "a defect of bpfchain, not of the chain file"
+
+
+def test_compiling_removes_only_what_it_made(tmp_path: Path) -> None:
+    """A folder of somebody's own that has `src/` and `objects/` keeps its files; units of programs that went, go."""
+    (tmp_path / "src" / "folder").mkdir(parents=True)
+    (tmp_path / "objects").mkdir()
+    theirs = [tmp_path / "src" / "main.c", tmp_path / "objects" / "main.o"]
+    for file in theirs:
+        file.write_text("theirs")
+    chain = tmp_path / "edge.yaml"
+    chain.write_text(BRIDGE.format(mode="native", fdb=""))
+    build(chain, tmp_path)
+    assert (tmp_path / "src" / "br0__p3__xdp.c").exists()
+    chain.write_text(BRIDGE.format(mode="tc", fdb=""))
+    build(chain, tmp_path)
+    assert not (tmp_path / "src" / "br0__p3__xdp.c").exists()
+    assert (tmp_path / "src" / "br0__p3__tc.c").exists()
+    assert [file.read_text() for file in theirs] == ["theirs", "theirs"]

@@ -17,6 +17,7 @@
  */
 enum {
 	FDB_WAYS = 8,
+	FDB_SLACK = 16, /* jiffies */
 	NO_STATIC_PORT = 0xffff,
 };
 
@@ -55,9 +56,10 @@ static __always_inline __u32 fdb_port(__u64 station)
 	return (__u16)station;
 }
 
+/* Ticks since a station was seen, plus FDB_SLACK: another CPU may have seen it after this one read the clock. */
 static __always_inline __u32 fdb_idle(__u64 station, __u32 now)
 {
-	return now - (__u32)(station >> 32);
+	return now + FDB_SLACK - (__u32)(station >> 32);
 }
 
 /* How long an entry's time may lag behind: writing it with every frame would cost a shared cache line each time. */
@@ -68,7 +70,7 @@ static __always_inline __u32 fdb_refresh(const struct bridge_config *cfg)
 
 static __always_inline bool fdb_expired(const struct bridge_config *cfg, __u64 station, __u32 now)
 {
-	return fdb_idle(station, now) > cfg->aging_s * *cfg->hz + fdb_refresh(cfg);
+	return fdb_idle(station, now) > cfg->aging_s * *cfg->hz + fdb_refresh(cfg) + FDB_SLACK;
 }
 
 /* Fibonacci hashing: the upper bits of a product with 2^64 divided by the golden ratio. */
@@ -86,6 +88,16 @@ static __always_inline struct fdb_entry *fdb_find(struct fdb_set *set, __u64 mac
 		if (set->entry[way].key == mac)
 			return &set->entry[way];
 	return NULL;
+}
+
+/*
+ * What an entry says of `mac`: false if the entry went to another station since it was found. The key is read again
+ * after the word, because the next owner clears the key before it writes the word.
+ */
+static __always_inline bool fdb_read(const struct fdb_entry *entry, __u64 mac, __u64 *station)
+{
+	*station = *(const volatile __u64 *)&entry->station;
+	return *(const volatile __u64 *)&entry->key == mac;
 }
 
 /*
@@ -115,8 +127,7 @@ static __always_inline struct fdb_entry *fdb_victim(const struct bridge_config *
 	return victim;
 }
 
-/* Two CPUs may want the same entry: whoever exchanges the key for FDB_BUSY has it; the other learns from the next
- * frame. */
+/* Two CPUs may want the same entry: whoever gets the key for FDB_BUSY has it, the other learns from the next frame. */
 static __always_inline void fdb_insert(const struct bridge_config *cfg, struct fdb_set *set, __u64 mac, __u32 now)
 {
 	struct fdb_entry *entry = fdb_victim(cfg, set, now);
@@ -145,8 +156,9 @@ static __always_inline void bridge_learn(const struct bridge_config *cfg, __u64 
 		fdb_insert(cfg, set, source, now);
 		return;
 	}
-	known = entry->station;
-	if (likely(fdb_port(known) == cfg->port && fdb_idle(known, now) < fdb_refresh(cfg)))
+	if (unlikely(!fdb_read(entry, source, &known)))
+		return;
+	if (likely(fdb_port(known) == cfg->port && fdb_idle(known, now) < fdb_refresh(cfg) + FDB_SLACK))
 		return;
 	__sync_val_compare_and_swap(&entry->station, known, fdb_station(cfg->port, FDB_CONFIRMED, now));
 }
@@ -164,10 +176,11 @@ static __always_inline __u32 bridge_lookup(const struct bridge_config *cfg, __u6
 {
 	struct fdb_set *set = fdb_set(cfg, destination);
 	struct fdb_entry *entry = set ? fdb_find(set, destination) : NULL;
+	__u64 station;
 
-	if (!entry || fdb_expired(cfg, entry->station, now))
+	if (!entry || !fdb_read(entry, destination, &station) || fdb_expired(cfg, station, now))
 		return VERDICT_FLOOD;
-	return fdb_port(entry->station);
+	return fdb_port(station);
 }
 
 static __always_inline __u32 bridge_receive(struct packet *pkt, const struct bridge_config *cfg)

@@ -46,7 +46,7 @@ def _constants(instance: ServiceInstance, port: Port, model: BridgeModel) -> tup
         Constant(
             f"{fdb}.size",
             str(model.size),
-            "sets of eight, as a power of two",
+            "logarithm of the number of sets, for a size of",
             Inlined("set_bits", str(set_bits(model.size))),
             model.size_span,
         ),
@@ -70,7 +70,7 @@ def _fdb(instance: ServiceInstance, model: BridgeModel) -> MapDef:
         max_entries=1 << set_bits(model.size),
         scope=Scope.SERVICE,
         role=Role.STATE,
-        layout="bridge fdb/1",
+        layout=f"bridge fdb/1 {' '.join(port.name for port in instance.ports)}",  # entries hold ports by their index
         span=model.size_span,
         flags=BPF_F_MMAPABLE,
         field="fdb",

@@ -54,7 +54,7 @@ def resolve(value: Value, ports: tuple[Port, ...], report: Report) -> BridgeMode
 
 
 def _aging(value: Value, report: Report) -> timedelta:
-    most = timedelta(days=30)  # twice the wrap-around of 32-bit jiffies at 1000 Hz would be 99 days
+    most = timedelta(days=24)  # twice as long must fit into 32-bit jiffies: 49 days at 1000 Hz
     aging = parse_duration(value, report, least=timedelta(seconds=1), most=most)
     if aging is not None and aging % timedelta(seconds=1):
         report.error(

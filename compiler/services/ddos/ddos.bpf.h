@@ -168,6 +168,9 @@ static __always_inline bool ddos_take_token(const struct ddos_config *cfg, struc
 		__u64 seen = *(volatile __u64 *)&bucket->due;
 		__u64 due = (__s64)(seen - now) > 0 ? seen : now;
 
+		/* Further ahead than this rate can get: the bucket was filled under another rate, before a reload. */
+		if (due - now > cfg->rate_tolerance + cfg->rate_interval)
+			due = now + cfg->rate_tolerance + cfg->rate_interval;
 		if (due - now > cfg->rate_tolerance)
 			return false;
 		if (__sync_val_compare_and_swap(&bucket->due, seen, due + cfg->rate_interval) == seen)
