@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from time import monotonic
 
 from runtime import sys as kernel
 from runtime.info import prog_info
@@ -29,6 +30,7 @@ what others do, while the lower decile of the same program is the same within a 
 
 _CHECKED_FRAMES = 2 * ORDER_LENGTH
 _ALONE_FRAMES = 5000
+_FEWEST_ROUNDS = 3
 _LATENCY_ROUNDS = 4
 
 
@@ -80,9 +82,9 @@ class _Runner:
 
 
 def measure(
-    rig: Rig, cases: Sequence[Case], traffic: Traffic, rounds: int, progress: Callable[[str], None]
+    rig: Rig, cases: Sequence[Case], traffic: Traffic, seconds: float, progress: Callable[[str], None]
 ) -> list[Row]:
-    """Rows for all `cases` with this traffic, in their order. Raises Damaged."""
+    """Rows for all `cases` with this traffic, in their order: `seconds` of rounds, three at least. Raises Damaged."""
     with ExitStack() as stack:
         generator = stack.enter_context(rig.generator(traffic))
         runners = []
@@ -94,8 +96,10 @@ def measure(
             progress(f"{traffic.name}: checking {runner.contender.name} ({runner.contender.service})")
             rig.announce(runner.lane)
             check(rig, generator, runner.lane, runner.standing)
-        for number in range(rounds):
-            progress(f"{traffic.name}: round {number + 1} of {rounds}")
+        end, rounds = monotonic() + seconds, 0
+        while rounds < _FEWEST_ROUNDS or monotonic() < end:
+            rounds += 1
+            progress(f"{traffic.name}: round {rounds}, {max(0, end - monotonic()):.0f} s left")
             for runner in runners:
                 _visit(generator, runner)
         limit = next(runner for runner in runners if runner.contender is LIMIT)

@@ -40,14 +40,14 @@ def table(rows: Sequence[Row]) -> str:
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
-def write(rows: Sequence[Row], costs: Sequence[Cost], folder: Path, rounds: int) -> None:
+def write(rows: Sequence[Row], costs: Sequence[Cost], folder: Path, seconds: float) -> None:
     """`latest.json`: the machine and one record for each row and each cost. `latest.csv`: the same rows."""
     folder.mkdir(exist_ok=True)
-    content: dict[str, object] = {"machine": machine(), "rounds": rounds, "rows": [row.record() for row in rows]}
+    content: dict[str, object] = {"machine": machine(), "seconds": seconds, "rows": [row.record() for row in rows]}
     content["costs"] = [cost.record() for cost in costs]
     (folder / "latest.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     with (folder / "latest.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(row.record() for row in rows)
 

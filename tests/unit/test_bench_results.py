@@ -37,7 +37,7 @@ def test_the_table_has_a_line_for_each_row() -> None:
 
 
 def test_files_have_every_field(tmp_path: Path) -> None:
-    results.write([ROW, KERNEL], [COST], tmp_path / "results", rounds=3)
+    results.write([ROW, KERNEL], [COST], tmp_path / "results", seconds=3)
     content = json.loads((tmp_path / "results/latest.json").read_text())
     assert content["rows"] == [ROW.record(), KERNEL.record()]
     assert content["costs"] == [COST.record()]
