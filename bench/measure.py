@@ -21,11 +21,11 @@ SLICE_FRAMES = 2048
 SLICES = 8
 """Stretches in a row at each visit, after one that is not counted."""
 
-UNDISTURBED = 0.1
+UNDISTURBED = 0.02
 """A contender's figure is this quantile of its slices.
 
 Disturbance by other machines and processes only ever adds time: on a busy machine the median moves by a quarter with
-what others do, while the lower decile of the same program is the same within a percent.
+what others do, while the fastest stretches of the same program are as fast as ever.
 """
 
 _CHECKED_FRAMES = 2 * ORDER_LENGTH
