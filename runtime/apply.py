@@ -19,7 +19,7 @@ from .host import look, require_interfaces
 from .pin import GenerationPins, bpffs_root, chain_pins, chains, ensure_bpffs, locked, new_record
 from .plan import Plan, Way, entry_updates, make_plan
 from .state import LiveGeneration, not_running, read
-from .steps import OnStep, Step, carry_out
+from .steps import OnStep, Step, carry_out, explained
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,7 @@ class Applied:
         return f"chain {chain}: {how} ({took})"
 
 
+@explained("make a plan")
 def plan(chain: CompiledChain | Manifest, *, bpffs: str | Path | None = None) -> Plan:
     """What `apply` would do now; nothing is touched. Raises `LoadFailed`, `NotSupported`."""
     features.require_privilege()
@@ -47,6 +48,7 @@ def plan(chain: CompiledChain | Manifest, *, bpffs: str | Path | None = None) ->
     return make_plan(manifest, read(bpffs_root(bpffs), manifest.chain), look(manifest))
 
 
+@explained("apply the chain")
 def apply(
     chain: CompiledChain,
     *,
@@ -129,6 +131,7 @@ def _update(pins: GenerationPins, record: MapRecord, writes: Mapping[bytes, byte
 # --- the way out ----------------------------------------------------------------------------------------------------
 
 
+@explained("detach the chain")
 def detach(chain: str, *, bpffs: str | Path | None = None, on_step: OnStep | None = None) -> None:
     """Stops a chain and leaves nothing of it behind. Raises `LoadFailed` (A109) where it does not run."""
     features.require_privilege()

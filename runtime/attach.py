@@ -204,14 +204,15 @@ def _xdp_occupants(point: AttachPoint, ifindex: int) -> tuple[Occupant, ...]:
         (device,) = rtnl.link("get", index=ifindex)
     xdp = device.get_attr("IFLA_XDP")
     ids = {} if xdp is None else {name: value for name, value in xdp["attrs"] if name.endswith("PROG_ID")}
-    prog_ids = {value for value in ids.values() if value}
-    by_link = {
-        link.prog_id: link.id for link in links() if link.type == LinkType.BPF_LINK_TYPE_XDP and link.ifindex == ifindex
-    }
-    return tuple(
-        Occupant(prog_id, f"XDP link {by_link[prog_id]}" if prog_id in by_link else "XDP by netlink")
-        for prog_id in sorted(prog_ids)
-    )
+    prog_ids = sorted({value for value in ids.values() if value})
+    return tuple(Occupant(prog_id, _how(prog_id, ifindex)) for prog_id in prog_ids)
+
+
+def _how(prog_id: int, ifindex: int) -> str:
+    for link in links():
+        if (link.type, link.ifindex, link.prog_id) == (LinkType.BPF_LINK_TYPE_XDP, ifindex, prog_id):
+            return f"XDP link {link.id}"
+    return "XDP by netlink"
 
 
 def _filters(point: AttachPoint, ifindex: int) -> tuple[Occupant, ...]:

@@ -209,7 +209,8 @@ def _each(ids: Iterator[int], by_id: Callable[[int], sys.Fd], info: Callable[[sy
             with by_id(object_id) as fd:
                 record = info(fd)
         except sys.SyscallFailed as failure:
-            if failure.errno != errno.ENOENT:
+            # EAGAIN: a link that is just being made has an id and is not to be had yet (bpf_link_by_id).
+            if failure.errno not in (errno.ENOENT, errno.EAGAIN):
                 raise
         else:
             yield record

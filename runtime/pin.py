@@ -33,7 +33,7 @@ from .uapi import MapFlag, MapType
 
 BPFFS = Path("/sys/fs/bpf")
 BPFFS_VARIABLE = "BPFCHAIN_BPFFS"
-LOCK_PATIENCE_SECONDS = 10.0
+LOCK_PATIENCE_SECONDS = 30.0
 
 _GENERATION = re.compile(r"generation-([0-9]{1,9})(-unfinished)?")
 _RECORD, _PENDING = "record", "record-pending"

@@ -17,6 +17,7 @@ from schemas.manifest import Manifest, MapRecord, Mode, Role, ServiceRecord
 from . import features, sys
 from .pin import bpffs_root, chains
 from .state import LiveChain, LiveGeneration, attach_points, not_running, read
+from .steps import explained
 from .uapi import MapType
 
 JSON_FORMAT = 1
@@ -111,6 +112,7 @@ def status(chain: str, *, bpffs: str | Path | None = None) -> ChainStatus: ...
 def status(chain: None = None, *, bpffs: str | Path | None = None) -> tuple[ChainStatus, ...]: ...
 
 
+@explained("read what runs")
 def status(chain: str | None = None, *, bpffs: str | Path | None = None) -> ChainStatus | tuple[ChainStatus, ...]:
     """One chain, or all that run. Raises `LoadFailed` (A109) where the chain does not run."""
     features.require_privilege()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from schemas.diagnostic import ChainError, Diagnostic, LoadFailed
@@ -41,6 +42,15 @@ def carry_out(steps: Sequence[Step], on_step: OnStep | None = None) -> None:
         if isinstance(error, ChainError):
             error.diagnostics = (*error.diagnostics, *problems)
         raise
+
+
+@contextlib.contextmanager
+def explained(what: str) -> Iterator[None]:
+    """What the system refuses in the block becomes `LoadFailed` (A108)."""
+    try:
+        yield
+    except OSError as error:
+        raise LoadFailed(Diagnostic("A108", f"cannot {what}: {error}")) from error
 
 
 def _take_back(begun: Sequence[Step]) -> list[Diagnostic]:

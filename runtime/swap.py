@@ -83,8 +83,11 @@ def _build(
     def link_up() -> None:
         link.fill(manifest, generation.maps, generation.programs, generation.devices)
 
-    def pin() -> None:
+    def begin() -> None:
         pins.make()
+        pins.write_record(new_record(manifest, {}))
+
+    def pin() -> None:
         pins.write_record(new_record(manifest, generation.facts))
         for record in manifest.maps:
             sys.obj_pin(generation.maps[record.name], pins.map(record.name, record.layout))
@@ -92,6 +95,7 @@ def _build(
             sys.obj_pin(fd, pins.program(name))
 
     yield Step("ask the kernel for its features", lambda: features.require(manifest.features))
+    yield Step("begin the new generation", begin, pins.remove)  # whatever comes of it, the record knows what to remove
     for pair in veth.veth_pairs(manifest):
         if not taken.attached(pair.attach_point) and not veth.is_ours(pair):
             yield _make_veth(pair, manifest)
@@ -100,7 +104,7 @@ def _build(
     yield Step("make the maps", lambda: make_maps(generation, before))
     yield Step("load the programs", lambda: load_programs(generation, chain.objects, log_directory))
     yield Step("fill and check the slots", link_up)
-    yield Step("pin the new generation", pin, pins.remove)
+    yield Step("pin the new generation", pin)
 
 
 def _make_veth(pair: veth.VethPair, manifest: Manifest) -> Step:
@@ -108,7 +112,7 @@ def _make_veth(pair: veth.VethPair, manifest: Manifest) -> Step:
         devices = [find_device(interface.device, interface.netns) for interface in manifest.interfaces]
         veth.create(pair, max(device.mtu for device in devices if device))
 
-    return Step(f"make internal link {pair.link}", do, lambda: veth.remove(pair))
+    return Step(f"make internal link {pair.link}", do, functools.partial(veth.remove_ours, pair))
 
 
 def _drop_old(taken: hooks.Hooks, live: LiveChain | None, manifest: Manifest) -> Iterator[Step]:
@@ -118,9 +122,9 @@ def _drop_old(taken: hooks.Hooks, live: LiveChain | None, manifest: Manifest) ->
     for attachment in taken.stale():
         yield Step(f"leave {attachment.point}", functools.partial(hooks.remove, attachment))
     yield Step("wait for packets on their way", link.settle)
+    yield from drop_veths(live, manifest)  # before the records that know of them
     for old in live.generations:
         yield Step(f"drop {old.pins.path.name}", old.pins.remove)
-    yield from drop_veths(live, manifest)
 
 
 @contextlib.contextmanager
@@ -132,5 +136,5 @@ def prepared(chain: CompiledChain, *, host: Host | None = None) -> Iterator[Gene
         for pair in veth.veth_pairs(chain.manifest):
             if not veth.is_ours(pair):
                 _make_veth(pair, chain.manifest).do()
-                made.callback(veth.remove, pair)
+                made.callback(veth.remove_ours, pair)
         yield made.enter_context(prepare(chain, host))

@@ -22,9 +22,9 @@ def take_down(live: LiveChain) -> Iterator[Step]:
     for generation in live.generations:
         yield Step(f"detach the links of {generation.pins.path.name}", functools.partial(_unlink, generation.pins))
     yield Step("wait for packets on their way", link.settle)
+    yield from drop_veths(live, None)  # before the records that know of them
     for generation in live.generations:
         yield Step(f"drop {generation.pins.path.name}", generation.pins.remove)
-    yield from drop_veths(live, None)
 
 
 def _unlink(pins: GenerationPins) -> None:
@@ -46,4 +46,4 @@ def drop_veths(live: LiveChain, manifest: Manifest | None) -> Iterator[Step]:
     alive = {attachment.point.place for attachment in live.attachments if attachment.ifindex}
     for place, pair in pairs.items():
         if place not in needed and (is_reachable(pair.netns) or pair.attach_point.place in alive):
-            yield Step(f"remove internal link {pair.link}", functools.partial(veth.remove, pair))
+            yield Step(f"remove internal link {pair.link}", functools.partial(veth.remove_ours, pair))

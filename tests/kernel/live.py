@@ -1,0 +1,197 @@
+"""Chains on a machine under test: compiled, applied, looked at from the kernel's side, and gone without a trace."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+import bpfchain
+from runtime import info, sys
+from runtime.apply import Applied, apply, detach, plan
+from runtime.netns import entered
+from runtime.pin import bpffs_root, chain_pins, chains
+from runtime.plan import Plan
+from runtime.status import ChainStatus, status
+from runtime.steps import OnStep
+from runtime.uapi import Cmd
+from schemas.compiled import CompiledChain
+from schemas.diagnostic import Diagnostic, LoadFailed
+from tests.rig.lab import Namespace, unique_name
+
+_T = TypeVar("_T")
+
+A, B, C = (bytes.fromhex(f"02aa0000000{digit}") for digit in "abc")
+PATIENCE_SECONDS = 5.0
+
+
+def frame(source: bytes, destination: bytes, length: int = 60) -> bytes:
+    return destination + source + b"\x88\xb5" + bytes(length - 14)
+
+
+def ipv4(source: str, length: int = 60) -> bytes:
+    """A UDP frame from A to B with this source address."""
+    address = bytes(int(part) for part in source.split("."))
+    header = bytes.fromhex("4500002e000000004011") + bytes(2) + address + bytes.fromhex("0a000002")
+    return (B + A + b"\x08\x00" + header).ljust(length, b"\0")
+
+
+def bridge(mode: str = "native", ports: tuple[str, ...] = ("p1", "p2"), **fdb: Any) -> dict[str, Any]:
+    """A bridge of these ports, each linked to the device of its name."""
+    return {
+        "mode": mode,
+        "interfaces": {port: {"device": port} for port in ports},
+        "services": {"br0": {"kind": "bridge", **({"fdb": fdb} if fdb else {}), "ports": {port: {} for port in ports}}},
+        "links": [[f"br0.{port}", port] for port in ports],
+    }
+
+
+def guard(mode: str = "native", sources: tuple[str, ...] = ("198.51.100.0/24",), **more: Any) -> dict[str, Any]:
+    """A ddos service from device p1 (outside) to device p2."""
+    return {
+        "mode": mode,
+        "interfaces": {"p1": {"device": "p1"}, "p2": {"device": "p2"}},
+        "services": {"guard": {"kind": "ddos", "block": {"sources": list(sources)}, **more}},
+        "links": [["p1", "guard.outside"], ["guard.inside", "p2"]],
+    }
+
+
+def guarded_bridge(mode: str = "native") -> dict[str, Any]:
+    """A bridge of p1 and p2 with a guard before its third port: floods need an internal link."""
+    services = {
+        "br0": {"kind": "bridge", "ports": {"p1": {}, "p2": {}, "up": {}}},
+        "guard": {"kind": "ddos", "block": {"sources": ["198.51.100.0/24"]}},
+    }
+    links = [["br0.p1", "p1"], ["br0.p2", "p2"], ["br0.up", "guard.inside"], ["guard.outside", "p3"]]
+    return {
+        "mode": mode,
+        "interfaces": {port: {"device": port} for port in ("p1", "p2", "p3")},
+        "services": services,
+        "links": links,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Ids of everything that a chain has in the kernel."""
+
+    progs: frozenset[int]
+    maps: frozenset[int]
+    links: frozenset[int]
+
+    def left(self) -> Footprint:
+        """What of it is still there."""
+        return Footprint(
+            self.progs & set(sys.ids(Cmd.BPF_PROG_GET_NEXT_ID)),
+            self.maps & set(sys.ids(Cmd.BPF_MAP_GET_NEXT_ID)),
+            self.links & set(sys.ids(Cmd.BPF_LINK_GET_NEXT_ID)),
+        )
+
+
+NOTHING = Footprint(frozenset(), frozenset(), frozenset())
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """One chain's life on a machine."""
+
+    namespace: Namespace
+    folder: Path
+    name: str
+
+    def compiled(self, chain: Mapping[str, Any]) -> CompiledChain:
+        file = self.folder / "chain.yaml"
+        file.write_text(yaml.safe_dump({"chain": self.name, **chain}, sort_keys=False))
+        return bpfchain.compile(file).chain
+
+    def apply(self, chain: Mapping[str, Any] | CompiledChain, on_step: OnStep | None = None) -> Applied:
+        wanted = chain if isinstance(chain, CompiledChain) else self.compiled(chain)
+        with entered(self.namespace.name):
+            return apply(wanted, on_step=on_step, log_directory=self.folder)
+
+    def plan(self, chain: Mapping[str, Any] | CompiledChain) -> Plan:
+        wanted = chain if isinstance(chain, CompiledChain) else self.compiled(chain)
+        with entered(self.namespace.name):
+            return plan(wanted)
+
+    def status(self) -> ChainStatus:
+        with entered(self.namespace.name):
+            return status(self.name)
+
+    def detach(self, on_step: OnStep | None = None) -> None:
+        with entered(self.namespace.name):
+            detach(self.name, on_step=on_step)
+
+    def refused(self, chain: Mapping[str, Any] | CompiledChain) -> tuple[Diagnostic, ...]:
+        """The diagnostics with which an apply fails."""
+        try:
+            self.apply(chain)
+        except LoadFailed as failure:
+            return failure.diagnostics
+        raise AssertionError("it was applied")
+
+    def generations(self) -> list[str]:
+        """Directories in bpffs: what is running, and what was left."""
+        return [generation.path.name for generation in chain_pins(bpffs_root(), self.name).generations()]
+
+    def footprint(self) -> Footprint:
+        """What is pinned, and what the programs hold beside it (their data sections)."""
+        progs, maps, links = set(), set(), set()
+        for generation in chain_pins(bpffs_root(), self.name).generations():
+            for path in generation.pinned("programs"):
+                found = info.prog_info(_opened(path))
+                progs.add(found.id)
+                maps |= set(found.map_ids)
+            maps |= {info.map_info(_opened(path)).id for path in generation.pinned("maps")}
+            links |= {info.link_info(_opened(path)).id for path in generation.pinned("links")}
+        return Footprint(frozenset(progs), frozenset(maps), frozenset(links))
+
+    def devices(self) -> set[str]:
+        with self.namespace.netlink() as netlink:
+            return {link.get_attr("IFLA_IFNAME") for link in netlink.get_links()}
+
+    def qdiscs(self) -> list[str]:
+        """Kinds of the qdiscs that filters hang on."""
+        with self.namespace.netlink() as netlink:
+            kinds = [qdisc.get_attr("TCA_KIND") for qdisc in netlink.get_qdiscs()]
+        return [kind for kind in kinds if kind in ("clsact", "ingress")]
+
+
+def _opened(path: Path) -> sys.Fd:
+    return sys.obj_get(path)
+
+
+@contextlib.contextmanager
+def host(namespace: Namespace, folder: Path) -> Iterator[Host]:
+    """A machine that runs nothing before and nothing after."""
+    found = Host(namespace, folder, unique_name("live"))
+    try:
+        yield found
+    finally:
+        if found.name in chains(bpffs_root()):
+            found.detach()
+
+
+def eventually(read: Callable[[], _T], wanted: _T) -> None:
+    """The kernel frees programs and maps after a grace period: waits for it, and fails if it does not come."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while (found := read()) != wanted and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert found == wanted
+
+
+def descriptors() -> set[str]:
+    """This process's BPF descriptors."""
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            target = os.readlink(f"/proc/self/fd/{number}")
+            if "bpf" in target:
+                found.add(f"{number} {target}")
+    return found

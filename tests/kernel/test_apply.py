@@ -1,0 +1,263 @@
+"""The life of a chain: applied, applied again, changed, looked at, taken down; and nothing is left of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from runtime.cli import commands
+from runtime.netns import entered
+from runtime.pin import bpffs_root, chain_pins, chains
+from runtime.plan import Action, Kind, Way
+from runtime.status import Count, status, status_data
+from schemas.compiled import save
+from tests.kernel.live import (
+    NOTHING,
+    A,
+    B,
+    C,
+    Host,
+    bridge,
+    descriptors,
+    eventually,
+    frame,
+    guard,
+    guarded_bridge,
+    host,
+    ipv4,
+)
+from tests.rig.network import Network, network
+
+pytestmark = pytest.mark.kernel
+MODES = ["native", "generic", "tc"]
+
+
+@pytest.fixture
+def net() -> Iterator[Network]:
+    with network("p1", "p2", "p3") as found:
+        yield found
+
+
+@pytest.fixture
+def machine(net: Network, tmp_path: Path) -> Iterator[Host]:
+    with host(net.dut, tmp_path) as found:
+        yield found
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_whole_life_of_a_chain(mode: str, machine: Host, net: Network) -> None:
+    before, devices = descriptors(), machine.devices()
+    compiled = machine.compiled(guarded_bridge(mode))
+    wanted = machine.plan(compiled)
+    assert wanted.way is Way.GENERATION
+    assert {change.action for change in wanted.changes} == {Action.ADD}
+    assert machine.apply(compiled).generation == 1
+
+    net.send("p1", frame(A, B))
+    assert net.arrivals(p2=1, p3=1) == {"p2": [frame(A, B)], "p3": [frame(A, B)]}
+    assert {found.state for found in machine.status().interfaces} == {"attached"}
+    assert any("-xdp" in found.name for found in machine.status().interfaces) == (mode != "tc")
+
+    footprint = machine.footprint()
+    again = machine.apply(compiled)
+    assert not again.plan
+    assert str(again).startswith(f"chain {machine.name}: no changes")
+    assert str(machine.plan(compiled)) == f"chain {machine.name}: no changes, generation 1 runs it\n"
+    assert machine.footprint() == footprint
+
+    machine.detach()
+    eventually(footprint.left, NOTHING)
+    assert machine.name not in chains(bpffs_root())
+    assert machine.devices() == devices
+    assert machine.qdiscs() == []
+    assert descriptors() == before
+    net.send("p1", frame(A, B))
+    assert net.arrivals() == {}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_changed_constant_is_swapped_in(mode: str, machine: Host, net: Network) -> None:
+    machine.apply(bridge(mode, aging="300s"))
+    net.send("p2", frame(B, C))
+    net.arrivals(p1=1)
+    before = machine.footprint()
+
+    changed = machine.compiled(bridge(mode, aging="60s"))
+    wanted = machine.plan(changed)
+    assert [(c.action, c.kind, c.name.rpartition("__")[0]) for c in wanted.changes] == [
+        (Action.CHANGE, Kind.PROGRAM, "br0__p1"),
+        (Action.CHANGE, Kind.PROGRAM, "br0__p2"),
+    ]
+    assert wanted.changes[0].reasons == ("inlined constant `br0.fdb.aging` 300s → 60s, chain.yaml:12",)
+    assert set(wanted.kept) == {"br0__fdb", "br0__counters"}
+    assert not wanted.lost
+    assert not wanted.interrupts
+
+    applied = machine.apply(changed)
+    assert applied.generation == 2
+    assert machine.generations() == ["generation-2"]
+    after = machine.footprint()
+    assert after.links == before.links
+    assert not after.progs & before.progs
+    eventually(lambda: len(before.left().progs), 0)
+    net.send("p1", frame(A, B))  # B is known: what was learned stays
+    assert net.arrivals(p2=1) == {"p2": [frame(A, B)]}
+    assert machine.status().service("br0").port("p2").received == Count(1, 60)
+
+
+def test_state_that_cannot_stay_is_told(machine: Host) -> None:
+    machine.apply(bridge(size=1024))
+    wanted = machine.plan(bridge(size=4096))
+    (found,) = [change for change in wanted.changes if change.kind is Kind.MAP]
+    assert found.name == "br0__fdb"
+    assert wanted.lost == ("br0__fdb",)
+    assert "LOST: br0__fdb" in str(wanted)
+
+
+def test_counters_follow_their_ports(machine: Host, net: Network) -> None:
+    """A bridge with a port more has other counters: they are carried over by name."""
+    machine.apply(bridge(ports=("p2", "p3")))
+    net.send("p3", frame(A, B))
+    net.arrivals(p2=1)
+    net.send("p2", frame(B, A))
+    net.arrivals(p3=1)
+    assert machine.status().service("br0").port("p3").sent == Count(1, 60)
+    applied = machine.apply(bridge(ports=("p1", "p2", "p3")))
+    assert "carried over: br0__counters" in str(applied.plan)
+    counted = machine.status().service("br0")
+    assert counted.port("p3").sent == Count(1, 60)
+    assert counted.port("p2").received == Count(1, 60)
+    assert counted.port("p1").received == Count()
+
+
+def test_labelled_counters_follow_their_labels(machine: Host, net: Network) -> None:
+    machine.apply(guard(sources=("198.51.100.0/24", "203.0.113.0/24")))
+    net.send("p1", *[ipv4("203.0.113.5")] * 3, ipv4("198.51.100.7"), ipv4("192.0.2.1"))
+    assert net.arrivals(p2=1) == {"p2": [ipv4("192.0.2.1")]}
+    counted = machine.status().service("guard")
+    assert counted.labelled == {
+        "block.sources 198.51.100.0/24": Count(1, 60),
+        "block.sources 203.0.113.0/24": Count(3, 180),
+    }
+    assert counted.drops == {"blocked-source": Count(4, 240)}
+    machine.apply(guard(sources=("192.0.2.0/24", "203.0.113.0/24")))
+    assert machine.status().service("guard").labelled == {
+        "block.sources 192.0.2.0/24": Count(),
+        "block.sources 203.0.113.0/24": Count(3, 180),
+    }
+
+
+def test_sent_includes_floods(machine: Host, net: Network) -> None:
+    machine.apply(bridge(ports=("p1", "p2", "p3")))
+    net.send("p1", frame(A, B, 100))
+    net.arrivals(p2=1, p3=1)
+    found = machine.status().service("br0")
+    assert [port.received for port in found.ports] == [Count(1, 100), Count(), Count()]
+    assert [port.sent for port in found.ports] == [Count(), Count(1, 100), Count(1, 100)]
+
+
+# --- in place -------------------------------------------------------------------------------------------------------
+
+
+def long_list(*more: str) -> tuple[str, ...]:
+    """Too long to be compiled in: it goes into a trie."""
+    return (*(f"10.{number // 256}.{number % 256}.0/24" for number in range(300)), *more)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_entries_of_a_map_change_in_place(mode: str, machine: Host, net: Network) -> None:
+    machine.apply(guard(mode, long_list("198.51.100.0/24", "203.0.113.0/24")))
+    net.send("p1", ipv4("198.51.100.7"), ipv4("203.0.113.7"), ipv4("203.0.113.8"), ipv4("192.0.2.7"))
+    assert net.arrivals(p2=1) == {"p2": [ipv4("192.0.2.7")]}
+    before = machine.footprint()
+
+    changed = machine.compiled(guard(mode, long_list("192.0.2.0/24", "203.0.113.0/24")))
+    wanted = machine.plan(changed)
+    assert wanted.way is Way.IN_PLACE
+    assert [(c.action, c.name) for c in wanted.changes if "near" not in c.name] == [
+        (Action.ADD, "guard__sources4[guard.block.sources 192.0.2.0/24]"),
+        (Action.REMOVE, "guard__sources4[guard.block.sources 198.51.100.0/24]"),
+    ]
+    assert "in place: nothing is loaded, nothing is swapped" in str(wanted)
+    applied = machine.apply(changed)
+    assert applied.generation == 1
+    assert machine.footprint() == before
+    net.send("p1", ipv4("198.51.100.7"), ipv4("203.0.113.7"), ipv4("192.0.2.7"))
+    assert net.arrivals(p2=1) == {"p2": [ipv4("198.51.100.7")]}
+    labelled = {label: found for label, found in machine.status().service("guard").labelled.items() if found}
+    assert labelled == {
+        "block.sources 203.0.113.0/24": Count(3, 180),
+        "block.sources 192.0.2.0/24": Count(1, 60),
+    }
+    assert not machine.plan(changed)
+
+
+def test_counts_in_entries_survive_a_swap(machine: Host, net: Network) -> None:
+    machine.apply(guard(sources=long_list("203.0.113.0/24")))
+    net.send("p1", ipv4("203.0.113.7"), ipv4("192.0.2.7"))
+    net.arrivals(p2=1)
+    applied = machine.apply(guard(sources=long_list("203.0.113.0/24", "192.0.2.0/24"), rate={"per-source": 10000}))
+    assert applied.plan.way is Way.GENERATION
+    assert machine.status().service("guard").labelled["block.sources 203.0.113.0/24"] == Count(1, 60)
+    net.send("p1", ipv4("203.0.113.7"), ipv4("192.0.2.7"), ipv4("8.8.8.8"))
+    assert net.arrivals(p2=1) == {"p2": [ipv4("8.8.8.8")]}
+
+
+def test_an_interrupted_update_in_place_is_finished(machine: Host, net: Network) -> None:
+    """Killed between two maps, and then something else again is applied: nothing of the update stays behind."""
+    machine.apply(guard(sources=long_list("198.51.100.0/24")))
+    half = machine.compiled(guard(sources=long_list("203.0.113.0/24")))
+    (pins,) = chain_pins(bpffs_root(), machine.name).generations()
+    record = pins.read_record()
+    assert record
+    wanted = machine.compiled(guard(sources=long_list("192.0.2.0/24")))
+    machine.apply(half)  # as if this had been killed after the maps and before the record
+    pins.write_record(replace(record, manifest=half.manifest), pending=True)
+    pins.write_record(record)
+    assert machine.status().problems == ("an update in place was interrupted: apply again",)
+    machine.apply(wanted)
+    assert machine.status().problems == ()
+    net.send("p1", ipv4("198.51.100.7"), ipv4("203.0.113.7"), ipv4("192.0.2.7"))
+    assert net.arrivals(p2=2) == {"p2": [ipv4("198.51.100.7"), ipv4("203.0.113.7")]}
+
+
+def test_other_lines_of_the_same_chain_are_no_change(machine: Host) -> None:
+    compiled = machine.compiled(bridge())
+    machine.apply(compiled)
+    moved = replace(compiled.manifest, source=replace(compiled.manifest.source, sha256="0" * 64))
+    applied = machine.apply(replace(compiled, manifest=moved))
+    assert not applied.plan
+    (pins,) = chain_pins(bpffs_root(), machine.name).generations()
+    record = pins.read_record()
+    assert record
+    assert record.manifest == moved
+
+
+# --- commands -------------------------------------------------------------------------------------------------------
+
+
+def test_commands(machine: Host, tmp_path: Path) -> None:
+    save(machine.compiled(bridge()), tmp_path / "out")
+    plan, apply, show, detach = commands
+    runner = CliRunner()
+    with entered(machine.namespace.name):
+        result = runner.invoke(plan, [str(tmp_path / "out")])
+        assert result.exit_code == 3
+        assert "does not run yet" in result.output
+        assert json.loads(runner.invoke(plan, [str(tmp_path / "out"), "--format", "json"]).output)["differs"]
+        assert runner.invoke(apply, [str(tmp_path / "out"), "--quiet"]).output == ""
+        assert runner.invoke(plan, [str(tmp_path / "out")]).exit_code == 0
+        shown = runner.invoke(show, [machine.name]).output
+        assert shown.startswith(f"chain {machine.name}: generation 1 of chain.yaml, applied ")
+        assert "p2         p2      native  br0__p2__xdp" in shown
+        (found,) = json.loads(runner.invoke(show, [machine.name, "--format", "json"]).output)["chains"]
+        assert found == status_data(status(machine.name))
+        assert runner.invoke(detach, [machine.name]).exit_code == 0
+        missing = runner.invoke(detach, [machine.name])
+    assert missing.exit_code == 1
+    assert "does not run here" in str(missing.exception)

@@ -1,0 +1,371 @@
+"""What stops an apply at any of its steps: an error takes everything back, a death leaves what the next apply mends."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime import pin, sys
+from runtime.netns import entered
+from runtime.pin import bpffs_root, chains
+from runtime.steps import Step
+from runtime.uapi import Cmd
+from schemas.compiled import CompiledChain, object_file
+from schemas.diagnostic import ChainError, LoadFailed, VerifierRejected
+from tests.clang.c import compile_c
+from tests.kernel.live import (
+    NOTHING,
+    A,
+    B,
+    C,
+    Footprint,
+    Host,
+    bridge,
+    descriptors,
+    eventually,
+    frame,
+    guarded_bridge,
+    host,
+)
+from tests.rig.network import Network, network
+from tests.unit.manifests import with_program
+
+pytestmark = pytest.mark.kernel
+
+KILLED = 9
+
+
+@pytest.fixture
+def net() -> Iterator[Network]:
+    with network("p1", "p2", "p3") as found:
+        yield found
+
+
+@pytest.fixture
+def machine(net: Network, tmp_path: Path) -> Iterator[Host]:
+    with host(net.dut, tmp_path) as found:
+        yield found
+
+
+class Stopped(Exception):
+    """Raised by a test in the place of a step."""
+
+
+def changed() -> dict[str, object]:
+    """The guarded bridge with a constant changed in two programs, a port's service gone, and another interface mode."""
+    chain = guarded_bridge()
+    chain["services"]["br0"]["fdb"] = {"aging": "9s"}
+    chain["interfaces"]["p2"]["mode"] = "generic"
+    return chain
+
+
+def steps_of(machine: Host, chain: CompiledChain) -> list[str]:
+    """Titles of the steps that apply goes through."""
+    titles: list[str] = []
+    machine.apply(chain, on_step=lambda step: titles.append(step.title))
+    return titles
+
+
+def forwards(net: Network) -> None:
+    net.send("p1", frame(A, B))
+    assert net.arrivals(p2=1, p3=1) == {"p2": [frame(A, B)], "p3": [frame(A, B)]}
+
+
+def attached(machine: Host) -> dict[str, int]:
+    return {found.name: found.prog_id for found in machine.status().interfaces}
+
+
+def stopped_at(number: int) -> tuple[list[str], object]:
+    """(titles so far, an on_step that raises in the place of step `number`)."""
+    titles: list[str] = []
+
+    def on_step(step: Step) -> None:
+        if len(titles) == number:
+            raise Stopped
+        titles.append(step.title)
+
+    return titles, on_step
+
+
+def test_a_first_apply_that_fails_at_any_step_leaves_nothing(machine: Host) -> None:
+    chain = machine.compiled(guarded_bridge())
+    steps = steps_of(machine, chain)
+    machine.detach()
+    before, devices = descriptors(), machine.devices()
+    assert {"load the programs", "attach to p1 (native)", "finish the new generation"} <= set(steps)
+    for number in range(len(steps)):
+        titles, on_step = stopped_at(number)
+        with pytest.raises(Stopped):
+            machine.apply(chain, on_step=on_step)  # type: ignore[arg-type]
+        assert titles == steps[:number]
+        assert machine.name not in chains(bpffs_root()), steps[number]
+        assert machine.devices() == devices, steps[number]
+        assert descriptors() == before, steps[number]
+
+
+def test_a_swap_that_fails_at_any_step_goes_back(machine: Host, net: Network) -> None:
+    first, second = machine.compiled(guarded_bridge()), machine.compiled(changed())
+    machine.apply(first)
+    steps = steps_of(machine, second)
+    commit = steps.index("finish the new generation")
+    machine.apply(first)
+    running, footprint = attached(machine), machine.footprint()
+    before, devices = descriptors(), machine.devices()
+    for number in range(commit + 1):
+        _, on_step = stopped_at(number)
+        with pytest.raises(Stopped):
+            machine.apply(second, on_step=on_step)  # type: ignore[arg-type]
+        assert attached(machine) == running, steps[number]
+        assert len(machine.generations()) == 1, steps[number]
+        assert machine.footprint().progs == footprint.progs, steps[number]
+        assert machine.devices() == devices, steps[number]
+        assert descriptors() == before, steps[number]
+        assert machine.status().problems == ()
+    forwards(net)
+    assert not machine.plan(first)
+
+
+def killed_at(machine: Host, chain: CompiledChain, number: int) -> None:
+    """A child process applies, and dies in the place of step `number` without another word."""
+    count = 0
+
+    def on_step(_: Step) -> None:
+        nonlocal count
+        if count == number:
+            os._exit(KILLED)
+        count += 1
+
+    child = os.fork()
+    if child == 0:
+        try:
+            machine.apply(chain, on_step=on_step)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == KILLED
+
+
+def test_an_apply_that_is_killed_at_any_step_is_mended_by_the_next(machine: Host, net: Network) -> None:
+    first, second = machine.compiled(guarded_bridge()), machine.compiled(changed())
+    machine.apply(first)
+    steps = steps_of(machine, second)
+    for number, title in enumerate(steps):
+        machine.apply(first)
+        killed_at(machine, second, number)
+        forwards(net)
+        wanted = second if number % 2 else first
+        footprint = machine.footprint()
+        machine.apply(wanted)
+        assert len(machine.generations()) == 1, title
+        assert machine.status().problems == (), title
+        assert not machine.plan(wanted), title
+        forwards(net)
+        now = machine.footprint()
+        gone = Footprint(footprint.progs - now.progs, footprint.maps - now.maps, footprint.links - now.links)
+        eventually(gone.left, NOTHING)
+
+
+def test_a_first_apply_that_is_killed_at_any_step_can_be_detached(machine: Host) -> None:
+    chain = machine.compiled(guarded_bridge())
+    devices = machine.devices()
+    steps = steps_of(machine, chain)
+    machine.detach()
+    for number, title in enumerate(steps):
+        killed_at(machine, chain, number)
+        footprint = machine.footprint()
+        if machine.name in chains(bpffs_root()):
+            machine.detach()
+        eventually(footprint.left, NOTHING)
+        assert machine.devices() == devices, title
+
+
+def test_a_detach_that_is_killed_at_any_step_is_finished_by_the_next(machine: Host) -> None:
+    chain = machine.compiled(guarded_bridge())
+    machine.apply(chain)
+    titles: list[str] = []
+    machine.detach(on_step=lambda step: titles.append(step.title))
+    devices = machine.devices()
+    for number in range(len(titles)):
+        machine.apply(chain)
+        footprint = machine.footprint()
+        _, on_step = stopped_at(number)
+        with pytest.raises(Stopped):
+            machine.detach(on_step=on_step)  # type: ignore[arg-type]
+        if machine.name in chains(bpffs_root()):
+            machine.detach()
+        eventually(footprint.left, NOTHING)
+        assert machine.devices() == devices, titles[number]
+
+
+# --- what the kernel refuses ----------------------------------------------------------------------------------------
+
+REJECTED = """
+SEC("xdp") int FUNCTION(struct xdp_md *ctx) { return *(u32 *)(long)ctx->data; }
+"""
+
+
+def with_object(chain: CompiledChain, name: str, content: bytes) -> CompiledChain:
+    """The chain with another object for one of its programs."""
+    program = next(program for program in chain.manifest.programs if program.name == name)
+    from dataclasses import replace
+
+    manifest = with_program(chain.manifest, replace(program, object=object_file(content)))
+    objects = {**chain.objects, object_file(content): content}
+    return CompiledChain(manifest, {record.file: objects[record.file] for record in manifest.objects})
+
+
+def test_a_program_that_the_verifier_refuses_changes_nothing(machine: Host, net: Network) -> None:
+    chain = machine.compiled(bridge(ports=("p1", "p2", "p3")))
+    content = compile_c(REJECTED.replace("FUNCTION", "br0__p2__xdp"))
+    bad = with_object(chain, "br0__p2__xdp", content)
+    before = descriptors()
+    with pytest.raises(VerifierRejected) as caught:
+        machine.apply(bad)
+    assert "`br0.p2` (xdp)" in caught.value.diagnostics[0].message
+    assert machine.name not in chains(bpffs_root())
+    assert descriptors() == before
+
+    machine.apply(chain)
+    running = machine.footprint()
+    with pytest.raises(VerifierRejected):
+        machine.apply(bad)
+    assert machine.footprint() == running
+    assert machine.generations() == ["generation-1"]
+    forwards(net)
+
+
+def test_an_object_without_the_function(machine: Host) -> None:
+    content = compile_c('SEC("xdp") int something(struct xdp_md *ctx) { return 2; }')
+    with pytest.raises(LoadFailed) as caught:
+        machine.apply(with_object(machine.compiled(bridge()), "br0__p2__xdp", content))
+    (found,) = caught.value.diagnostics
+    assert found.code == "M107"
+    assert found.message == f"object `{object_file(content)}` has no function `br0__p2__xdp`"
+    assert machine.name not in chains(bpffs_root())
+
+
+COMMANDS = [
+    Cmd.BPF_MAP_CREATE,
+    Cmd.BPF_MAP_UPDATE_ELEM,
+    Cmd.BPF_MAP_LOOKUP_ELEM,
+    Cmd.BPF_MAP_FREEZE,
+    Cmd.BPF_BTF_LOAD,
+    Cmd.BPF_PROG_LOAD,
+    Cmd.BPF_OBJ_PIN,
+    Cmd.BPF_OBJ_GET,
+    Cmd.BPF_OBJ_GET_INFO_BY_FD,
+    Cmd.BPF_PROG_GET_FD_BY_ID,
+    Cmd.BPF_LINK_UPDATE,
+]
+
+
+@pytest.mark.parametrize("failing", COMMANDS, ids=lambda cmd: cmd.name)
+def test_any_failing_system_call_leaves_the_old_generation(
+    failing: Cmd, machine: Host, net: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first, the second, … of each command fails once, until an apply gets through."""
+    first, second = machine.compiled(guarded_bridge()), machine.compiled(changed())
+    machine.apply(first)
+    running = attached(machine)
+    real = sys.syscall
+    for number in range(200):
+        seen = 0
+
+        def once(cmd: Cmd, attr: object, number: int = number) -> int:
+            nonlocal seen
+            if cmd is failing:
+                seen += 1
+                if seen == number + 1:
+                    raise sys.SyscallFailed(12, cmd.name)
+            return real(cmd, attr)  # type: ignore[arg-type]
+
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "syscall", once)
+            try:
+                machine.apply(second)
+            except ChainError:
+                failed = True
+            except OSError as error:
+                pytest.fail(f"{failing.name} {number}: {error!r} is no diagnostic")
+            else:
+                failed = False
+        if not failed and seen <= number:
+            break
+        if failed and attached(machine) != running:
+            machine.apply(first)
+            running = attached(machine)
+        assert machine.status().problems == () or not failed
+        if not failed:
+            machine.apply(first)
+            running = attached(machine)
+    assert number > 0
+    forwards(net)
+
+
+# --- one at a time --------------------------------------------------------------------------------------------------
+
+
+def test_a_second_apply_waits_and_then_gives_up(machine: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = machine.compiled(bridge())
+    monkeypatch.setattr(pin, "LOCK_PATIENCE_SECONDS", 0.2)
+    with pin.locked(bpffs_root()):
+        (found,) = machine.refused(chain)
+    assert found.code == "A111"
+    monkeypatch.setattr(pin, "LOCK_PATIENCE_SECONDS", 20.0)
+    with pin.locked(bpffs_root()):
+        applying = threading.Thread(target=machine.apply, args=(chain,))
+        applying.start()
+        applying.join(0.2)
+        assert applying.is_alive()
+    applying.join()
+    assert machine.generations() == ["generation-1"]
+
+
+def test_what_cannot_be_read_can_be_taken_down(machine: Host) -> None:
+    machine.apply(bridge())
+    footprint = machine.footprint()
+    (generation,) = pin.chain_pins(bpffs_root(), machine.name).generations()
+    (generation.path / "record").unlink()
+    assert machine.status().problems == ("it has no record: whoever built it was interrupted",)
+    (found,) = machine.refused(bridge())
+    assert found.code == "A112"
+    machine.detach()
+    eventually(footprint.left, NOTHING)
+
+
+def test_another_bpffs(machine: Host, tmp_path: Path) -> None:
+    """`--bpffs` mounts one where there is none, and everything is there."""
+    root = tmp_path / "bpffs"
+    root.mkdir()
+    from runtime.apply import apply, detach
+    from runtime.status import status
+
+    with entered(machine.namespace.name):
+        apply(machine.compiled(bridge()), bpffs=root)
+        try:
+            assert machine.name not in chains(bpffs_root())
+            assert [found.chain for found in status(bpffs=root)] == [machine.name]
+            detach(machine.name, bpffs=root)
+            assert not (root / "bpfchain").exists()
+        finally:
+            sys.umount(str(root))
+
+
+def test_hundred_times(machine: Host) -> None:
+    """Nothing adds up."""
+    chain, other = machine.compiled(bridge()), machine.compiled(bridge(aging="9s"))
+    machine.apply(chain)
+    machine.detach()
+    before = descriptors()
+    for number in range(100):
+        machine.apply(other if number % 3 else chain)
+        if number % 2:
+            machine.detach()
+    if machine.name in chains(bpffs_root()):
+        machine.detach()
+    assert descriptors() == before
+    assert frame(A, C)
