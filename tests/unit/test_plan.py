@@ -230,7 +230,7 @@ def test_a_mode_that_excludes_the_old_one_interrupts() -> None:
     assert plan.interrupts
     assert lines(plan)[2:5] == [
         "  ~ attach point  lan  eth1 (generic) in `blue` → eth1 (native) in `blue`",
-        "                         interrupts",
+        "                       interrupts",
         "",
     ]
     assert lines(plan)[-2] == "1 to change; interrupts traffic on lan for a moment"
