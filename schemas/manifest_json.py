@@ -1,7 +1,7 @@
 """A `Manifest` in, its JSON text out, and back: exact inverses, the same text for the same manifest on any machine.
 
 What comes back from text is checked as far as its own types go, and then by `schemas.references` for whether its
-records agree with each other. `check_schema` is the stricter, slower look at texts of unknown origin.
+records agree with each other. Nothing gets through that manifest.schema.json refuses; `check_schema` is for its words.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def _record(record: type, data: Any, place: str) -> Any:
 def _value(kind: Any, data: Any, place: str, name: str | int) -> Any:
     """`data` as a value of `kind`; the place is worded only where it is needed, because there are many values."""
     if kind is str or kind is int:
-        return data if type(data) is kind else _wrong(_at(place, name), _SPELLED[kind], data)
+        return data if type(data) is kind and _is_text(data) else _wrong(_at(place, name), _SPELLED[kind], data)
     if kind is bytes:
         return _bytes(data, _at(place, name))
     if typing.get_origin(kind) is tuple:
@@ -160,6 +160,11 @@ def _value(kind: Any, data: Any, place: str, name: str | int) -> Any:
             _wrong(_at(place, name), " or ".join(f"`{choice}`" for choice in kind), data)
         return kind(data)
     return _record(kind, data, _at(place, name))
+
+
+def _is_text(data: str | int) -> bool:
+    """JSON can spell halves of a character (`\\ud800`), which no system call and no terminal takes."""
+    return isinstance(data, int) or data.isascii() or not any("\ud800" <= c <= "\udfff" for c in data)
 
 
 _SPELLED = {str: "a string", int: "an integer"}

@@ -15,12 +15,21 @@ from .manifest import HostFact, Manifest, MapRecord, Role, Scope
 NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 """Names that the chain file gives: chain, interfaces, services, ports."""
 
-IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,127}", re.IGNORECASE)
+IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 """Names that the compiler gives, which are C identifiers: programs, maps, symbols."""
 
 OBJECT_FILE = re.compile(r"objects/([0-9a-f]{64})\.o")
 DEVICE = re.compile(r"[^\s/:%.][^\s/:%]{0,14}|\.[^\s/:%.][^\s/:%]{0,13}")
+NETNS = re.compile(r"[^/\0]{1,255}")
 LINK_NAME = re.compile(r"[a-z][a-z0-9.-]{0,71}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+MAP_TYPE = re.compile(r"BPF_MAP_TYPE_[A-Z0-9_]+")
+LAYOUT = re.compile(r"[0-9a-f]{1,64}")
+COUNTERS = re.compile(f"({IDENTIFIER.pattern})?")
+TARGET = re.compile(r"host|interface [a-z][a-z0-9-]*|program [A-Za-z_][A-Za-z0-9_]*")
+NOT_EMPTY = re.compile(r".+", re.DOTALL)
+SPAN = re.compile(r".{0,4096}", re.DOTALL)
+_DEVICE_BYTES = 15  # IFNAMSIZ less the terminating zero
 _U32_MAX = 0xFFFFFFFF
 _FACTS_OF_A_DEVICE = frozenset({HostFact.IFINDEX, HostFact.MAC, HostFact.MTU})
 _DEVMAPS = frozenset({"BPF_MAP_TYPE_DEVMAP", "BPF_MAP_TYPE_DEVMAP_HASH"})
@@ -29,6 +38,7 @@ _DEVMAPS = frozenset({"BPF_MAP_TYPE_DEVMAP", "BPF_MAP_TYPE_DEVMAP_HASH"})
 def broken_references(manifest: Manifest) -> Iterator[str]:
     """One sentence for each contradiction."""
     yield from _names(manifest)
+    yield from _forms(manifest)
     yield from _duplicates(manifest)
     yield from _dangling(manifest)
     for record in manifest.maps:
@@ -46,15 +56,43 @@ def _names(manifest: Manifest) -> Iterator[str]:
         yield from (f"`{name[:80]}` cannot be a name" for name in names if not form.fullmatch(name))
     yield from (f"`{i.name[:80]}` cannot be a name" for i in manifest.internal_links if not LINK_NAME.fullmatch(i.name))
     for interface in manifest.interfaces:
-        if not DEVICE.fullmatch(interface.device):
+        if not DEVICE.fullmatch(interface.device) or len(interface.device.encode()) > _DEVICE_BYTES:
             yield f"interface `{interface.name}` has `{interface.device[:80]}`, which cannot be a device"
         netns = interface.netns
-        if netns is not None and (not netns or "/" in netns or "\0" in netns or netns in (".", "..")):
+        if netns is not None and (netns in (".", "..") or not NETNS.fullmatch(netns)):
             yield f"interface `{interface.name}` has `{netns[:80]}`, which cannot be a network namespace"
     for record in manifest.objects:
         found = OBJECT_FILE.fullmatch(record.file)
         if not found or found[1] != record.sha256:
             yield f"object file `{record.file[:120]}` is not `objects/SHA256.o` of its own digest"
+
+
+def _forms(manifest: Manifest) -> Iterator[str]:
+    """What manifest.schema.json says of single values: what passes here passes there, and a test compares the two."""
+    forms = [
+        ("digest", SHA256, (manifest.source.sha256, *(record.sha256 for record in manifest.objects))),
+        ("map type", MAP_TYPE, (record.type for record in manifest.maps)),
+        ("layout", LAYOUT, (record.layout for record in manifest.maps)),
+        ("counters map", COUNTERS, (service.counters for service in manifest.services)),
+        ("edge target", TARGET, (edge.target for edge in manifest.edges)),
+        ("kind", NOT_EMPTY, (service.kind for service in manifest.services)),
+        ("feature", NOT_EMPTY, manifest.features),
+        ("drop reason", NOT_EMPTY, (name for service in manifest.services for _, name in service.drop_reasons)),
+        ("place", SPAN, _spans(manifest)),
+    ]
+    for what, form, values in forms:
+        yield from (f"`{value[:80]}` cannot be a {what}" for value in values if not form.fullmatch(value))
+    lines = (line.c_line for program in manifest.programs for line in program.lines)
+    yield from (f"{number} cannot be a line" for number in lines if not 1 <= number <= _U32_MAX)
+
+
+def _spans(manifest: Manifest) -> Iterator[str]:
+    records = (manifest.interfaces, manifest.services, manifest.programs, manifest.maps, manifest.tail_slots)
+    yield from (record.span for group in records for record in group)
+    yield from (edge.span for edge in manifest.edges)
+    for program in manifest.programs:
+        yield from (record.span for group in (program.constants, program.lines) for record in group)
+    yield from (entry.span for record in manifest.maps for entry in record.entries)
 
 
 def _duplicates(manifest: Manifest) -> Iterator[str]:

@@ -26,7 +26,7 @@ from schemas.references import broken_references
 from tests.unit.manifests import counters, links, listed, program, sample, sample_chain, with_map, with_program
 
 SCHEMA = json.loads((files("schemas") / "manifest.schema.json").read_text(encoding="utf-8"))
-MUTATIONS = 1500
+MUTATIONS = 2500
 
 
 def refused(text: str | bytes) -> tuple[str, str]:
@@ -138,6 +138,7 @@ def test_not_a_manifest(text: str | bytes, code: str, message: str) -> None:
     ("change", "message"),
     [
         (lambda d: d.update(maps=None), "manifest.maps: null is not a list"),
+        (lambda d: d.update(version="\ud800"), 'manifest.version: "\\ud800" is not a string'),
         (lambda d: d.update(chain=5), "manifest.chain: 5 is not a string"),
         (lambda d: d["maps"][0].update(key_size=True), "manifest.maps[0].key_size: true is not an integer"),
         (lambda d: d["maps"][0].update(key_size=8.0), "manifest.maps[0].key_size: 8.0 is not an integer"),
@@ -295,6 +296,7 @@ def accepted(read: Callable[[], Manifest]) -> Manifest | None:
 def test_mutated_manifests_are_refused_or_whole() -> None:
     source = random.Random(20)
     original = json.loads(to_json(sample()))
+    validator = jsonschema.Draft202012Validator(SCHEMA)
     whole = 0
     for _ in range(MUTATIONS):
         data = copy.deepcopy(original)
@@ -305,6 +307,7 @@ def test_mutated_manifests_are_refused_or_whole() -> None:
             whole += 1
             assert json.loads(to_json(manifest)) == data
             assert list(broken_references(manifest)) == []
+            assert list(validator.iter_errors(data)) == [], "the schema refuses what the records take"
     assert 0 < whole < MUTATIONS // 4
 
 
