@@ -139,16 +139,28 @@ def _check_flooding_to_host(graph: _Graph, interfaces: Sequence[Interface], repo
         instance = graph.services.get(name)
         if instance is None or not instance.service.floods:
             continue
-        to_host = [port for port in instance.ports if isinstance(graph.peer(port), Host)]
+        to_host = [link for port in instance.ports if (link := _way_up(graph, port, {name}))]
         if to_host:  # one error is enough: the remedy is the same for all
             report.error(
                 "C219",
                 f"`{name}` floods, and XDP cannot send a copy to `host`",
-                graph.link[to_host[0]].span,
+                to_host[0].span,
                 label="a copy of every flooded frame would have to go up here",
                 notes=(f"frames reach `{name}` by XDP from {listed(_sources(graph, xdp, name), '`')}",),
                 help="write `mode: tc` for these interfaces",
             )
+
+
+def _way_up(graph: _Graph, port: Port, passed: set[str]) -> Link | None:
+    """The link to the host that frames leaving by `port` come to, also through services that only pass them on."""
+    end = graph.peer(port)
+    if isinstance(end, Host):
+        return graph.link[port]
+    instance = graph.services.get(end.service) if isinstance(end, Port) and end.service not in passed else None
+    if instance is None or not instance.service.transparent:
+        return None
+    ways = (_way_up(graph, other, passed | {instance.name}) for other in instance.ports if other != end)
+    return next((way for way in ways if way), None)
 
 
 def _sources(graph: _Graph, interfaces: Iterable[Interface], service: str) -> list[str]:

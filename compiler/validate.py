@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
+import hashlib
 import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from schemas.diagnostic import Diagnostic
 
+from . import yaml12
+from .cache import cache_folder, write_whole
 from .service import Service, registry
 from .source import Pointer, Source, Value
 from .wording import explain, matches, unknown_keys
@@ -49,7 +54,32 @@ def in_order(diagnostics: set[Diagnostic]) -> tuple[Diagnostic, ...]:
 
 
 def shape_errors(source: Source) -> tuple[ShapeError, ...]:
-    """What the schemas say: that of a chain, and of each service the schema of its kind."""
+    """What the schemas say: that of a chain, and of each service the schema of its kind.
+
+    That a text is sound is kept: checking it again would be half of what an unchanged chain costs.
+    """
+    known_sound = cache_folder() / "sound" / _identity(source)
+    if known_sound.exists():
+        return ()
+    found = _shape_errors(source)
+    if not found and not source.problems:
+        with contextlib.suppress(OSError):  # a cache that cannot be written is none
+            write_whole(known_sound, b"")
+    return found
+
+
+def _identity(source: Source) -> str:
+    """Digest of everything that decides: the text, the schemas, and the code that reads and checks."""
+    digest = hashlib.sha256(source.sha256.encode())
+    digest.update((files("schemas") / "chain.schema.json").read_bytes())
+    for kind, service in registry().items():
+        digest.update(kind.encode() + service.schema.read_bytes())
+    for module in (__file__, yaml12.__file__):
+        digest.update(str(Path(module).stat().st_mtime_ns).encode())
+    return digest.hexdigest()
+
+
+def _shape_errors(source: Source) -> tuple[ShapeError, ...]:
     root = source.root()
     found = list(_errors(root, _chain_validator()))
     services = root.get("services")

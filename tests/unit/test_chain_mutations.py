@@ -33,6 +33,7 @@ links:
 """,
     b"""\
 chain: office
+mode: tc
 interfaces:
   one: &eth {device: eth0}
   two: {device: "eth1"}

@@ -172,13 +172,14 @@ static __always_inline bool is_link_local(__u64 mac)
 	return (mac & 0xffffffffffULL) == 0xc28001ULL && last >= 0x01 && last <= 0x0f;
 }
 
+/* Flooded, too: the address zero, which no station has, but a free entry has for a key. */
 static __always_inline __u32 bridge_lookup(const struct bridge_config *cfg, __u64 destination, __u32 now)
 {
 	struct fdb_set *set = fdb_set(cfg, destination);
 	struct fdb_entry *entry = set ? fdb_find(set, destination) : NULL;
 	__u64 station;
 
-	if (!entry || !fdb_read(entry, destination, &station) || fdb_expired(cfg, station, now))
+	if (!entry || !destination || !fdb_read(entry, destination, &station) || fdb_expired(cfg, station, now))
 		return VERDICT_FLOOD;
 	return fdb_port(station);
 }
