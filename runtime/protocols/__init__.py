@@ -1,0 +1,1 @@
+"""Protocols that control planes speak: formats of packets and state machines, pure, without a kernel beneath them."""
