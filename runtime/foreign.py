@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import pwd
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from schemas.diagnostic import Diagnostic
 from schemas.manifest import Mode
+from schemas.trust import user
 
 from . import sys
 from .attach import AttachPoint, Occupant
@@ -45,7 +45,7 @@ def _provenance(prog_id: int) -> Iterator[str]:
     found = _info(prog_id)
     if found is None:
         return
-    yield f"loaded {_age(found)} ago by {_user(found.created_by_uid)}"
+    yield f"loaded {_age(found)} ago by {user(found.created_by_uid)}"
     paths = list(itertools.islice(pins_of(prog_id), 3))
     if paths:
         yield f"pinned at {', '.join(paths)}"
@@ -69,13 +69,6 @@ def _age(found: ProgInfo) -> str:
         if seconds >= 2 * length:
             return f"{seconds // length} {unit}"
     return f"{seconds} s"
-
-
-def _user(uid: int) -> str:
-    try:
-        return f"user {pwd.getpwuid(uid).pw_name}"
-    except KeyError:
-        return f"user {uid}"
 
 
 def pins_of(prog_id: int, root: Path = BPFFS) -> Iterator[str]:

@@ -25,6 +25,7 @@ from pathlib import Path
 from schemas.diagnostic import Diagnostic, LoadFailed
 from schemas.manifest import Manifest
 from schemas.manifest_json import from_data, parse, to_json
+from schemas.trust import distrust
 
 from . import sys
 from .home import here
@@ -181,6 +182,7 @@ def locked(root: Path) -> Iterator[None]:
     deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
     while True:
         home.mkdir(mode=0o700, exist_ok=True)
+        _require_trusted(home)
         with _opened(home) as directory:
             _lock(directory, deadline)
             if _is_still(home, directory):
@@ -190,6 +192,15 @@ def locked(root: Path) -> Iterator[None]:
                     with contextlib.suppress(OSError):  # not empty: chains run
                         home.rmdir()
                 return
+
+
+def _require_trusted(home: Path) -> None:
+    """Anybody may make a directory at the top of a bpffs; what is in one of a stranger's is not taken over (A130)."""
+    doubt = distrust(home.stat())
+    if doubt:
+        message = f"`{home}` is not trusted: {doubt.reason}"
+        notes = ("it would hold everything that forwards packets",)
+        raise LoadFailed(Diagnostic("A130", message, notes=notes, help=f"remove it, or `{doubt.mend} {home}`"))
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from schemas.diagnostic import Diagnostic, Span, VerifierRejected
 from schemas.manifest import ProgramRecord
+from schemas.trust import distrust
 
 from . import sys
 from .btf import LINE_INFO
@@ -147,11 +148,12 @@ def save_log(log: str, program: str, directory: Path | None = None) -> Path:
 
 
 def _private_directory(directory: Path | None) -> Path:
-    wanted = directory or STATE_DIRECTORY
+    if directory is not None:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return directory
     try:
-        wanted.mkdir(mode=0o700, parents=True, exist_ok=True)
+        STATE_DIRECTORY.mkdir(mode=0o700, parents=True, exist_ok=True)
+        usable = not distrust(STATE_DIRECTORY.stat()) and os.access(STATE_DIRECTORY, os.W_OK)
     except OSError:
-        if directory is not None:
-            raise
-        return Path(tempfile.mkdtemp(prefix="bpfchain-"))
-    return wanted
+        usable = False
+    return STATE_DIRECTORY if usable else Path(tempfile.mkdtemp(prefix="bpfchain-"))

@@ -5,8 +5,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import hashlib
 import json
+import os
 import random
+import stat
 import typing
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +22,7 @@ import pytest
 
 from schemas import manifest as records
 from schemas.compiled import CompiledChain, load, object_file, save
-from schemas.diagnostic import LoadFailed
+from schemas.diagnostic import Diagnostic, LoadFailed
 from schemas.manifest import HostFact, Manifest, Mode, Role, Scope
 from schemas.manifest_json import check_schema, from_data, from_json, to_json
 from schemas.references import broken_references
@@ -64,6 +67,7 @@ def test_the_schema_is_one() -> None:
 def test_the_schema_and_the_records_are_the_same() -> None:
     """A field that is in one and not in the other would get through, or lock everybody out."""
     described = {"manifest": SCHEMA, **SCHEMA["$defs"]}
+    of_the_file = {"digest"}
     for record in vars(records).values():
         if not (isinstance(record, type) and dataclasses.is_dataclass(record)):
             continue
@@ -71,7 +75,7 @@ def test_the_schema_and_the_records_are_the_same() -> None:
             "".join(f"-{c.lower()}" if c.isupper() else c for c in record.__name__).strip("-").removesuffix("-record")
         )
         fields = [field.name for field in dataclasses.fields(record)]
-        assert list(described[name]["properties"]) == fields, name
+        assert [key for key in described[name]["properties"] if key not in of_the_file] == fields, name
         assert described[name]["required"] == fields, name
         assert described[name]["additionalProperties"] is False, name
 
@@ -378,6 +382,85 @@ def test_a_manifest_leads_to_no_file_outside_of_its_folder(tmp_path: Path) -> No
     text = to_json(chain.manifest).replace(f'"file": "{record.file}"', f'"file": "../{record.sha256}.o"')
     (tmp_path / "manifest.json").write_text(text)
     assert load_failure(tmp_path)[0] == "M104"
+
+
+def test_a_manifest_that_was_edited(tmp_path: Path) -> None:
+    """Also where what it says now is as good a manifest as before."""
+    chain = saved(tmp_path)
+    file = tmp_path / "manifest.json"
+    whole = file.read_bytes()
+    for edited in (whole.replace(b'"edge"', b'"fine"', 1), whole + b"\n", to_json(chain.manifest).encode()):
+        assert edited != whole
+        file.write_bytes(edited)
+        assert load_failure(tmp_path) == ("M108", f"manifest `{file}` is not the one that was compiled")
+    file.write_bytes(whole)
+    assert load(tmp_path) == chain
+
+
+def test_the_digest_of_a_manifest_is_said_and_is_in_the_schema(tmp_path: Path) -> None:
+    saved(tmp_path)
+    file = tmp_path / "manifest.json"
+    whole = file.read_bytes()
+    check_schema(json.loads(whole))
+    lines = whole.splitlines(keepends=True)
+    digest = hashlib.sha256(lines[0] + b"".join(lines[2:])).hexdigest()
+    assert lines[1].decode() == f' "digest": "{digest}",\n'
+    file.write_bytes(whole.replace(digest.encode(), b"0" * 64))
+    with pytest.raises(LoadFailed) as caught:
+        load(tmp_path)
+    assert caught.value.diagnostics[0].notes == (f"it says SHA-256 {'0' * 64} of itself, and has {digest}",)
+
+
+STRANGER = 54321
+
+
+def files_of(folder: Path, chain: CompiledChain) -> list[Path]:
+    return [folder, folder / "manifest.json", folder / "objects", folder / next(iter(chain.objects))]
+
+
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("mode", [0o020, 0o002])
+def test_what_others_can_write_is_not_read(number: int, mode: int, tmp_path: Path) -> None:
+    chain = saved(tmp_path / "chain")
+    place = files_of(tmp_path / "chain", chain)[number]
+    before = stat.S_IMODE(place.stat().st_mode)
+    place.chmod(before | mode)
+    with pytest.raises(LoadFailed) as caught:
+        load(tmp_path / "chain")
+    assert caught.value.diagnostics == (
+        Diagnostic(
+            "M109",
+            f"`{place}` is not trusted: others than its owner can write to it (mode {before | mode:04o})",
+            notes=("what it says would be loaded into the kernel",),
+            help=f"compile it again, or `chmod go-w {place}`",
+        ),
+    )
+    place.chmod(before)
+    assert load(tmp_path / "chain") == chain
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("number", range(4))
+def test_what_a_stranger_wrote_is_not_read(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = saved(tmp_path / "chain")
+    place = files_of(tmp_path / "chain", chain)[number]
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    os.chown(place, STRANGER, -1)
+    code, message = load_failure(tmp_path / "chain")
+    wanted = f"`{place}` is not trusted: it belongs to user {STRANGER}, who is neither root nor the caller"
+    assert (code, message) == ("M109", wanted)
+    monkeypatch.setenv("SUDO_UID", str(STRANGER))
+    assert load(tmp_path / "chain") == chain
+
+
+def test_a_compiled_chain_is_written_for_its_owner_alone(tmp_path: Path) -> None:
+    """Whatever the umask is."""
+    before = os.umask(0)
+    try:
+        chain = saved(tmp_path / "chain")
+    finally:
+        os.umask(before)
+    assert load(tmp_path / "chain") == chain
 
 
 def test_types_of_fields_are_those_that_can_be_read_back() -> None:

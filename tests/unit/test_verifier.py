@@ -205,3 +205,7 @@ def test_without_a_state_directory_the_log_goes_to_a_private_temporary_one(
     assert path.parent.stat().st_mode & 0o777 == 0o700
     path.unlink()
     path.parent.rmdir()
+    monkeypatch.setattr(verifier, "STATE_DIRECTORY", tmp_path / "shared")
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o777)
+    assert verifier._private_directory(None).parent != tmp_path
