@@ -46,6 +46,10 @@ class Capability(IntEnum):
     CAP_BPF = 39
 
 
+ENOUGH_PRIVILEGE = "run it as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON and a bpffs of its own"
+"""CAP_PERFMON: without it the verifier takes no difference of two packet pointers, which is a packet's length."""
+
+
 def has(feature: str) -> bool:
     """Whether this kernel has a feature. Raises `NotSupported` where the process may not even ask (L141)."""
     kind, _, name = feature.partition(":")
@@ -88,7 +92,7 @@ def require_privilege() -> None:
     if missing:
         raise NotSupported(
             "privilege",
-            Diagnostic("L141", f"this needs the privilege {', '.join(missing)}", help="run it as root"),
+            Diagnostic("L141", f"this needs the privilege {', '.join(missing)}", help=ENOUGH_PRIVILEGE),
         )
 
 

@@ -37,7 +37,9 @@ def _name(occupant: Occupant) -> str:
     if occupant.owner:
         return f"chain `{occupant.owner.chain}`"
     found = _info(occupant.prog_id)
-    return f"program {found.id} `{found.name}`" if found else "a program of someone else"
+    if found:
+        return f"program {found.id} `{found.name}`"
+    return f"program {occupant.prog_id}" if occupant.prog_id else "a program of someone else"
 
 
 def _provenance(prog_id: int) -> Iterator[str]:
@@ -58,7 +60,7 @@ def _info(prog_id: int) -> ProgInfo | None:
         with prog_by_id(prog_id) as fd:
             return prog_info(fd)
     except sys.SyscallFailed as failure:
-        if failure.errno == errno.ENOENT:
+        if failure.errno in (errno.ENOENT, errno.EPERM):  # gone, or to be opened by CAP_SYS_ADMIN only
             return None
         raise
 

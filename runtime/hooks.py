@@ -13,7 +13,7 @@ from schemas.manifest import Manifest
 from . import attach, sys
 from .attach import AttachPoint, Owner
 from .devices import find_device, require_device
-from .info import link_info, prog_by_id, prog_info
+from .info import link_info, prog_info
 from .pin import GenerationPins
 from .plan import excludes
 from .state import LiveAttachment, LiveChain, attach_points
@@ -86,13 +86,13 @@ class Hooks:
             if running.link:
                 with sys.obj_get(running.link) as link:
                     sys.obj_pin(link, pins.link(point.name))
-            with prog_by_id(running.prog_id) as old:
+            with running.open_program() as old:
                 self.opened.enter_context(old.duplicate())  # it lives until it is certain that it will not be needed
                 replace(generation.programs[program], old)
 
         def undo() -> None:
             if program_on(point, running) == prog_info(generation.programs[program]).id:
-                with prog_by_id(running.prog_id) as old:
+                with running.open_program() as old:
                     replace(old, generation.programs[program])
 
         return Step(f"swap the program on {point}", do, undo)
@@ -118,7 +118,7 @@ class Hooks:
         return Step(f"attach to {point}", do, undo)
 
     def _evict(self, excluded: LiveAttachment) -> None:
-        with prog_by_id(excluded.prog_id) as old:
+        with excluded.open_program() as old:
             self.opened.enter_context(old.duplicate())
             remove(excluded)
         self.evicted.append(excluded)
@@ -126,7 +126,7 @@ class Hooks:
     def _restore(self, excluded: LiveAttachment) -> None:
         """Attaches again what had to leave; a detached link cannot be attached again, so it gets a new one."""
         self.evicted.remove(excluded)
-        with prog_by_id(excluded.prog_id) as old:
+        with excluded.open_program() as old:
             owner = Owner(self.chain, excluded.point.name, excluded.prog_id)
             link = attach.attach(excluded.point, excluded.ifindex, old, owner)
         if link and excluded.link:
@@ -155,7 +155,7 @@ def remove(attachment: LiveAttachment) -> None:
         return
     with contextlib.ExitStack() as stack:
         link = stack.enter_context(sys.obj_get(attachment.link)) if attachment.link else None
-        old = None if link else stack.enter_context(prog_by_id(attachment.prog_id))
+        old = None if link else stack.enter_context(attachment.open_program())
         attach.detach(attachment.point, attachment.ifindex, link, old)
 
 

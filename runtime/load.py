@@ -113,7 +113,7 @@ def _refused(
         missing = ", ".join(features.missing_privileges())
         reason = f"missing {missing}" if missing else "the privileges must be those of the host"
         return NotSupported(
-            "privilege", Diagnostic("L141", f"not allowed to create {what}: {reason}", help="run it as root")
+            "privilege", Diagnostic("L141", f"not allowed to create {what}: {reason}", help=features.ENOUGH_PRIVILEGE)
         )
     meaning = {errno.ENOMEM: " (the memory limit of this control group)", errno.E2BIG: " (too large)"}
     return LoadFailed(

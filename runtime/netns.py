@@ -59,4 +59,7 @@ def _enter(netns: sys.Fd, name: str) -> None:
         sys.setns(netns)
     except sys.SyscallFailed as failure:
         reason = "it is not one" if failure.errno == errno.EINVAL else failure.strerror
-        raise LoadFailed(Diagnostic("L151", f"cannot enter network namespace `{name}`: {reason}")) from failure
+        ways_on = "it takes CAP_SYS_ADMIN; or start bpfchain inside of the namespace and leave `netns` out"
+        help_text = ways_on if failure.errno == errno.EPERM else ""
+        message = f"cannot enter network namespace `{name}`: {reason}"
+        raise LoadFailed(Diagnostic("L151", message, help=help_text)) from failure

@@ -181,8 +181,7 @@ def locked(root: Path) -> Iterator[None]:
     home = root / "bpfchain"
     deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
     while True:
-        home.mkdir(mode=0o700, exist_ok=True)
-        _require_trusted(home)
+        _make_home(home)
         with _opened(home) as directory:
             _lock(directory, deadline)
             if _is_still(home, directory):
@@ -194,13 +193,28 @@ def locked(root: Path) -> Iterator[None]:
                 return
 
 
-def _require_trusted(home: Path) -> None:
-    """Anybody may make a directory at the top of a bpffs; what is in one of a stranger's is not taken over (A130)."""
+def _make_home(home: Path) -> None:
+    """Makes the directory of all chains, and looks whose it is: anybody may make one at the top of many a bpffs.
+
+    Raises `LoadFailed`: A131 where it cannot be made or opened, A130 where it is a stranger's.
+    """
+    try:
+        home.mkdir(mode=0o700, exist_ok=True)
+    except PermissionError as error:
+        raise _not_writable(home) from error
     doubt = distrust(home.stat())
     if doubt:
         message = f"`{home}` is not trusted: {doubt.reason}"
         notes = ("it would hold everything that forwards packets",)
         raise LoadFailed(Diagnostic("A130", message, notes=notes, help=f"remove it, or `{doubt.mend} {home}`"))
+    if not os.access(home, os.R_OK | os.W_OK | os.X_OK):
+        raise _not_writable(home)
+
+
+def _not_writable(home: Path) -> LoadFailed:
+    message = f"cannot keep anything in `{home.parent}`: {os.strerror(errno.EACCES)}"
+    help_text = f"as root: `{_mount_command('DIRECTORY')}`, then `--bpffs DIRECTORY`"
+    return LoadFailed(Diagnostic("A131", message, help=help_text))
 
 
 @contextlib.contextmanager
@@ -243,7 +257,14 @@ def ensure_bpffs(root: Path) -> None:
             if not is_bpffs(root):
                 sys.mount("bpf", str(root), "bpf")
     except OSError as error:
-        raise LoadFailed(Diagnostic("A110", f"cannot mount bpffs at `{root}`: {error.strerror}")) from error
+        message = f"cannot mount bpffs at `{root}`: {error.strerror}"
+        raise LoadFailed(Diagnostic("A110", message, help=f"as root: `{_mount_command(root)}`")) from error
+
+
+def _mount_command(root: Path | str) -> str:
+    """How root gives the caller a bpffs."""
+    owner = "" if os.geteuid() == 0 else f"uid={os.geteuid()},gid={os.getegid()},"
+    return f"mount -t bpf -o {owner}mode=0700 bpf {root}"
 
 
 def is_bpffs(path: Path) -> bool:

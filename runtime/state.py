@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from schemas.diagnostic import Diagnostic, LoadFailed
@@ -14,19 +14,27 @@ from . import attach, sys
 from .attach import AttachPoint
 from .devices import DeviceFinder, find_device
 from .home import name_of
-from .info import MapInfo, link_info, map_info, prog_info
+from .info import MapInfo, link_info, map_info, prog_by_id, prog_info
 from .pin import GenerationPins, Record, chain_pins, chains
 from .veth import veth_pairs
 
 
 @dataclass(frozen=True, slots=True)
 class LiveAttachment:
-    """What runs at an attach point. `ifindex` is 0 if the device is gone; `link` is the pin, None without a link."""
+    """What runs at an attach point. `ifindex` is 0 if the device is gone; `link` is the pin, None without a link.
+
+    `program` is where the program is pinned: to open one by its id takes CAP_SYS_ADMIN.
+    """
 
     point: AttachPoint
     prog_id: int
     ifindex: int
     link: Path | None
+    program: Path | None = None
+
+    def open_program(self) -> sys.Fd:
+        """The program, whose pin a kill may have taken away already."""
+        return sys.obj_get(self.program) if self.program else prog_by_id(self.prog_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +107,11 @@ def read(root: Path, chain: str, find: DeviceFinder = find_device) -> LiveChain 
     if not pins:
         return None
     generations = tuple(_generation(generation) for generation in pins)
+    pinned = {prog_id: found.pins.program(name) for found in generations for name, prog_id in found.programs.items()}
     attachments: dict[object, LiveAttachment] = {}
     for generation in reversed(generations):
         for found in _attachments(generation, find):
+            found = replace(found, program=pinned.get(found.prog_id))
             attachments.setdefault((found.point.name, found.point.place, found.prog_id), found)
     return LiveChain(chain, generations, tuple(attachments.values()))
 

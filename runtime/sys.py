@@ -759,10 +759,10 @@ def setns(fd: AnyFd, nstype: int = CLONE_NEWNET) -> None:
         raise SyscallFailed(ctypes.get_errno(), "setns")
 
 
-def mount(source: str, target: str, filesystem: str, flags: int = 0) -> None:
-    """mount(2) without options; `mount("bpf", "/sys/fs/bpf", "bpf")` is bpffs."""
-    arguments = (os.fsencode(source), os.fsencode(target), os.fsencode(filesystem), ctypes.c_ulong(flags), None)
-    if _libc().mount(*arguments) < 0:
+def mount(source: str, target: str, filesystem: str, flags: int = 0, *, options: str = "") -> None:
+    """mount(2); `mount("bpf", "/sys/fs/bpf", "bpf")` is bpffs."""
+    names = (os.fsencode(source), os.fsencode(target), os.fsencode(filesystem))
+    if _libc().mount(*names, ctypes.c_ulong(flags), os.fsencode(options) or None) < 0:
         raise SyscallFailed(ctypes.get_errno(), "mount", target)
 
 
