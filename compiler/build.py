@@ -14,13 +14,15 @@ from time import perf_counter
 
 from schemas import manifest as m
 from schemas.compiled import MANIFEST_FILE, CompiledChain, object_file, save
-from schemas.drop import GLUE_DROPS, named
+from schemas.drop import GLUE_DROPS, SLOW_PATH_DROPS, named
 
 from .clang import CompiledObject, compile_units, find_clang
 from .emit import CUnit, emit
 from .ir import ChainIR, Constant, HostBound, Inlined, InMap, MapDef, Program, Target, ToHost, ToInterface
-from .lower import counters_map, layout_hash, lower
+from .lower import counters_map, layout_hash, lower, reached_services
+from .model import ServiceInstance
 from .resolve import resolve
+from .slow_path import RING, upcalls_map
 from .source import read
 from .verify import verify
 
@@ -159,23 +161,34 @@ def _features(ir: ChainIR) -> tuple[str, ...]:
     """What the kernel must be able to do, in the words of runtime/features.py."""
     types = {"xdp": "program:xdp", "tc": "program:sched_cls"}
     programs = {types[program.hook] for program in ir.programs}
-    return tuple(sorted(programs | {f"map:{definition.type}" for definition in ir.maps}))
+    maps = {f"map:{definition.type}" for definition in ir.maps}
+    helpers: set[str] = set()
+    if any(definition.name == RING for definition in ir.maps):
+        helpers = {"helper:bpf_ringbuf_output"}
+        helpers |= {"helper:bpf_xdp_load_bytes"} if "program:xdp" in programs else set()
+    return tuple(sorted(programs | maps | helpers))
 
 
 def _services(ir: ChainIR) -> tuple[m.ServiceRecord, ...]:
-    reached = {program.service for program in ir.programs}
     return tuple(
         m.ServiceRecord(
             name=instance.name,
             kind=instance.kind,
             ports=tuple(port.name for port in instance.ports),
             counters=counters_map(instance.name),
-            drop_reasons=tuple(sorted(dict(named(*GLUE_DROPS) + instance.service.drop_reasons).items())),
+            drop_reasons=_drop_reasons(instance),
+            slow_path_reasons=instance.service.slow_path_reasons,
+            upcalls=upcalls_map(instance.name) if instance.service.slow_path_reasons else "",
             span=instance.span.brief,
         )
-        for instance in ir.services
-        if instance.name in reached
+        for instance in reached_services(ir)
     )
+
+
+def _drop_reasons(instance: ServiceInstance) -> tuple[tuple[int, str], ...]:
+    """The service's own, and those of the generated code around it."""
+    glue = GLUE_DROPS + (SLOW_PATH_DROPS if instance.service.slow_path_reasons else ())
+    return tuple(sorted(dict(named(*glue) + instance.service.drop_reasons).items()))
 
 
 def _program(compiled: CompiledObject) -> m.ProgramRecord:

@@ -12,7 +12,18 @@ from schemas.diagnostic import Span
 from schemas.manifest import Hook, HostFact
 
 from .ir import ChainIR, Edge, HostBound, Inlined, MapDef, Program, ToHost, ToInterface, ToProgram
-from .lower import c_name, counters_map, devmap, flood_map, host_symbol, port_name, prog_array, program_facts
+from .lower import (
+    c_name,
+    counters_map,
+    devmap,
+    flood_map,
+    host_symbol,
+    port_name,
+    prog_array,
+    program_facts,
+    reached_services,
+)
+from .slow_path import RING, RING_BYTES, SCRATCH, buckets_map, upcalls_map
 from .templates import CText, environment
 
 SHARED_HEADERS = Path(__file__).parent / "bpf"
@@ -107,6 +118,25 @@ def _names(ir: ChainIR, program: Program) -> dict[str, object]:
         "interfaces": _leading_to(program, ToInterface),
         "clones": [copy for copy in program.flood if copy.device is not None],
         "original": original,
+        "slow_path": _slow_path(ir, program),
+    }
+
+
+def _slow_path(ir: ChainIR, program: Program) -> dict[str, object] | None:
+    """What the program's way up to the control plane refers to; None where its service has none."""
+    reasons = program.instance.service.slow_path_reasons
+    if not reasons:
+        return None
+    return {
+        "config": f"{port_name(program.instance.port(program.port))}__slow_path",
+        "ring": RING,
+        "ring_bytes": RING_BYTES,
+        "scratch": SCRATCH,
+        "buckets": buckets_map(program.service),
+        "counters": upcalls_map(program.service),
+        "hz": host_symbol(HostFact.HZ, None),
+        "service": reached_services(ir).index(program.instance),
+        "reasons": max(number for number, _ in reasons) + 1,
     }
 
 

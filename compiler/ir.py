@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from schemas.diagnostic import Span
 from schemas.manifest import Hook, HostFact, Role, Scope
 
-from .model import Interface, ServiceInstance
+from .model import Interface, ServiceInstance, SlowPath
 
 ProgramName = str
 MapName = str
@@ -238,6 +238,7 @@ class ChainIR:
     internal_links: tuple[InternalLink, ...]
     host_symbols: tuple[HostSymbol, ...]
     attach: tuple[Attach, ...]
+    slow_path: SlowPath
 
     def program(self, name: ProgramName) -> Program:
         return next(program for program in self.programs if program.name == name)

@@ -30,6 +30,8 @@ from .ir import (
     VirtualPort,
 )
 from .model import Chain, Host, Interface, LinkEnd, Port, ServiceInstance
+from .names import c_name as c_name
+from .slow_path import RING, SCRATCH, buckets_map, shared_slow_path_maps, slow_path_maps, upcalls_map
 
 DEVMAP_ENTRY_SIZE = 8  # struct bpf_devmap_val: ifindex, fd of an egress program
 
@@ -59,12 +61,8 @@ def lower(chain: Chain) -> ChainIR:
             for interface in chain.interfaces
             if isinstance(port := chain.peer(interface), Port)
         ),
+        slow_path=chain.slow_path,
     )
-
-
-def c_name(name: str) -> str:
-    """A chain's name as a C identifier; names have neither underscore nor capital, so two never become one."""
-    return name.replace("--", "_D").replace("-", "_").replace(".", "__")
 
 
 def port_name(port: Port) -> str:
@@ -159,7 +157,7 @@ def _program(chain: Chain, port: Port, hook: Hook, slots: dict[tuple[Port, Hook]
         lowered=lowered,
         edges=edges,
         flood=flood,
-        maps=tuple(_maps_of(port, hook, lowered, edges, flood)),
+        maps=tuple(_maps_of(instance, port, hook, lowered, edges, flood)),
         span=port.span,
     )
 
@@ -226,11 +224,18 @@ def _uses_flood_map(hook: Hook, flood: tuple[FloodCopy, ...]) -> bool:
 
 
 def _maps_of(
-    port: Port, hook: Hook, lowered: LoweredPort, edges: tuple[Edge, ...], flood: tuple[FloodCopy, ...]
+    instance: ServiceInstance,
+    port: Port,
+    hook: Hook,
+    lowered: LoweredPort,
+    edges: tuple[Edge, ...],
+    flood: tuple[FloodCopy, ...],
 ) -> Iterator[str]:
     """Names of the maps that a program refers to: its service's own, then those of the glue."""
     yield from (definition.name for definition in lowered.maps)
     yield counters_map(port.service)
+    if instance.service.slow_path_reasons:
+        yield from (upcalls_map(port.service), buckets_map(port.service), RING, SCRATCH)
     if hook is Hook.XDP and any(isinstance(edge.target, ToInterface) for edge in edges):
         yield devmap(port.service)
     if _uses_flood_map(hook, flood):
@@ -249,11 +254,16 @@ def _maps(chain: Chain, programs: tuple[Program, ...], slots: dict[tuple[Port, H
     for service in chain.services:
         if counters_map(service.name) in used:
             yield _counters(service)
+        if upcalls_map(service.name) in used:
+            yield from slow_path_maps(service)
         if devmap(service.name) in used:
             yield _devmap(devmap(service.name), len(service.ports), service)
         for port in service.ports:
             if flood_map(port) in used:
                 yield _devmap(flood_map(port), len(service.ports), service)
+    sender = next((service for service in chain.services if service.service.slow_path_reasons), None)
+    if RING in used and sender:
+        yield from shared_slow_path_maps(sender.span)
     for hook in Hook:
         taken = [slot for slot in slots.values() if slot.map == prog_array(hook)]
         if prog_array(hook) in used:
@@ -325,6 +335,8 @@ def program_facts(program: Program) -> Iterator[tuple[HostFact, str | None]]:
     for constant in program.lowered.constants:
         if isinstance(constant.home, HostBound):
             yield constant.home.fact, constant.home.device
+    if program.instance.service.slow_path_reasons:
+        yield HostFact.HZ, None
     if program.hook is not Hook.TC:
         return
     for edge in program.edges:
@@ -333,6 +345,12 @@ def program_facts(program: Program) -> Iterator[tuple[HostFact, str | None]]:
     for copy in program.flood:
         if copy.device:
             yield HostFact.IFINDEX, copy.device
+
+
+def reached_services(ir: ChainIR) -> tuple[ServiceInstance, ...]:
+    """The services that packets can reach, in the order in which the manifest lists them."""
+    reached = {program.service for program in ir.programs}
+    return tuple(instance for instance in ir.services if instance.name in reached)
 
 
 def _virtual_ports(chain: Chain) -> Iterator[VirtualPort]:

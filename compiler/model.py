@@ -72,6 +72,19 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
+class SlowPath:
+    """How many packets a second one reason may send up on one CPU, and how many at once."""
+
+    rate: int
+    span: Span
+
+    @property
+    def burst(self) -> int:
+        """A tenth of a second's worth, and at least a few."""
+        return max(self.rate // 10, 16)
+
+
+@dataclass(frozen=True, slots=True)
 class Chain:
     """A whole, valid chain. `file` and `sha256` identify the text it came from."""
 
@@ -80,6 +93,7 @@ class Chain:
     interfaces: tuple[Interface, ...]
     services: tuple[ServiceInstance, ...]
     links: tuple[Link, ...]
+    slow_path: SlowPath
     file: str
     sha256: str
 

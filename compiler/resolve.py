@@ -6,13 +6,14 @@ from schemas.diagnostic import InvalidChain, Span
 from schemas.manifest import Mode
 
 from .links import RESERVED, Ends, resolve_links
-from .model import Chain, Interface, Port, ServiceInstance
+from .model import Chain, Interface, Port, ServiceInstance, SlowPath
 from .service import Service, registry
 from .source import Pointer, Report, Source, Value
 from .topology import check_topology
 from .validate import in_order, shape_errors, sound_part, told
 from .words import did_you_mean, listed, show
 
+DEFAULT_SLOW_PATH_RATE = 10_000  # packets a second: what leaves a control plane a tenth of a CPU busy
 DEVICE_NAME_BYTES = 15  # IFNAMSIZ without its NUL
 
 
@@ -48,7 +49,13 @@ class _Resolver:
         check_topology(interfaces, services, links, self._report, complete=not self._report.diagnostics)
         text = name.data if name is not None and isinstance(name.data, str) else ""
         source = self._root.source
-        return Chain(text, mode, interfaces, services, links, source.file, source.sha256)
+        return Chain(text, mode, interfaces, services, links, self._slow_path(), source.file, source.sha256)
+
+    def _slow_path(self) -> SlowPath:
+        rate = self._root.get("slow-path", "rate")
+        if rate is None or not self._sound(rate):
+            return SlowPath(DEFAULT_SLOW_PATH_RATE, self._root.span)
+        return SlowPath(rate.data, rate.span)
 
     def _sound(self, value: Value | None) -> bool:
         """Whether neither the value nor anything in it has a mistake of shape."""

@@ -45,6 +45,7 @@ class Service:
     `hairpin`: a packet may leave by the port that it came in by.
     `drop_reasons`: every reason its C returns, as (number, name) pairs: from `compiler/bpf/drop.h`, or its own from
     `DROP_SERVICE_FIRST` on.
+    `slow_path_reasons`: why its C sends packets up to its control plane, as (number, name) pairs, numbers from 0 on.
     `templates`: folder of its `.j2` files, where it has any.
     """
 
@@ -60,6 +61,7 @@ class Service:
     breaks_loops: bool = False
     floods: bool = False
     hairpin: bool = False
+    slow_path_reasons: tuple[tuple[int, str], ...] = ()
     templates: Traversable | None = None
     origin: str = field(default="bpfchain", compare=False)
 

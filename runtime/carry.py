@@ -59,6 +59,7 @@ def _columns(service: ServiceRecord) -> Iterator[tuple[tuple[str, str], int]]:
     yield from ((("port", port), index) for index, port in enumerate(service.ports))
     yield ("flood", ""), layout.flood
     yield ("host", ""), layout.host
+    yield ("slow path", ""), layout.slow_path
     yield from ((("drop", name), layout.drop(number)) for number, name in service.drop_reasons)
 
 

@@ -7,7 +7,7 @@ from schemas.manifest import MapRecord, Role
 
 def stays(running: MapRecord, wanted: MapRecord) -> bool:
     """Whether new programs can go on with a running map as it is."""
-    if wanted.role is Role.LINKS or running.role is not wanted.role or not same_shape(running, wanted):
+    if wanted.role in (Role.LINKS, Role.SCRATCH) or running.role is not wanted.role or not same_shape(running, wanted):
         return False
     return wanted.role is Role.STATE or contents(running) == contents(wanted)
 

@@ -23,9 +23,11 @@ HELPERS: Mapping[str, int] = {
     "bpf_skb_pull_data": 39,
     "bpf_redirect_map": 51,
     "bpf_jiffies64": 118,
+    "bpf_ringbuf_output": 130,
     "bpf_ringbuf_reserve": 131,
     "bpf_ktime_get_coarse_ns": 160,
     "bpf_loop": 181,
+    "bpf_xdp_load_bytes": 189,
 }
 """enum bpf_func_id: helpers that a chain may call and an older kernel may lack."""
 
@@ -136,10 +138,11 @@ def _helper(name: str) -> bool:
     """A call without its arguments never verifies; what the log says of it tells a known helper from an unknown one."""
     if name not in HELPERS:
         return False
+    prog_type = _PROGRAM_TYPES["xdp" if name.startswith("bpf_xdp_") else "sched_cls"]
     log = sys.Log(size=4096)
     insns = struct.pack("<BBhi", 0x85, 0, 0, HELPERS[name]) + _RETURN_ZERO
     try:
-        sys.prog_load(ProgType.BPF_PROG_TYPE_SCHED_CLS, insns, license="GPL", log=log).close()
+        sys.prog_load(prog_type, insns, license="GPL", log=log).close()
     except sys.SyscallFailed as failure:
         if failure.errno not in (errno.EINVAL, errno.EACCES, errno.ENOSPC):
             raise

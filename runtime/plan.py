@@ -252,7 +252,7 @@ def _maps(manifest: Manifest, running: Manifest, current: LiveGeneration) -> Ite
         if old is None:
             yield Change(Action.ADD, Kind.MAP, record.name, (map_reason(record),), Effect.SWAP)
         elif record.name not in current.maps:
-            fate = None if record.role in (Role.LINKS, Role.CONFIG) else Fate.LOST
+            fate = None if record.role in (Role.LINKS, Role.SCRATCH, Role.CONFIG) else Fate.LOST
             yield Change(Action.CHANGE, Kind.MAP, record.name, ("its pin is gone",), Effect.SWAP, fate)
         elif not same_shape(old, record) or old.role is not record.role or _labels(old) != _labels(record):
             reasons = (map_reason(record, old),)
@@ -268,7 +268,7 @@ def _labels(record: MapRecord) -> object:
 
 def _fate(old: MapRecord, new: MapRecord) -> Fate | None:
     match old.role:
-        case Role.LINKS | Role.CONFIG:
+        case Role.LINKS | Role.SCRATCH | Role.CONFIG:
             return None
         case Role.STATE:
             return Fate.LOST

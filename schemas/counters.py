@@ -2,7 +2,8 @@
 
 Every packet is counted once, at its verdict. A service has one per-CPU array, an element for each incoming port; the
 element is a row of `struct counter {u64 packets, bytes}`: one for each port it went out of, then flood, then host, then
-one for each drop reason. Received totals are the sum of the row; a port's sent totals are the sum of its column.
+slow path (sent up to the control plane), then one for each drop reason. Received totals are the sum of the row; a
+port's sent totals are the sum of its column.
 """
 
 from __future__ import annotations
@@ -27,12 +28,16 @@ class CounterLayout:
     def host(self) -> int:
         return self.ports + 1
 
+    @property
+    def slow_path(self) -> int:
+        return self.ports + 2
+
     def drop(self, reason: int) -> int:
-        return self.ports + 2 + reason
+        return self.ports + 3 + reason
 
     @property
     def entries(self) -> int:
-        return self.ports + 2 + DROP_REASON_LIMIT
+        return self.ports + 3 + DROP_REASON_LIMIT
 
     @property
     def size(self) -> int:

@@ -46,6 +46,7 @@ class Role(StrEnum):
     COUNTERS = "counters"  # counted at run time: adopted
     CONFIG = "config"  # from the chain file: updated in place
     LINKS = "links"  # prog arrays and devmaps: made anew for each generation
+    SCRATCH = "scratch"  # the slow path's ring and its working memory: made anew for each generation
 
 
 class HostFact(StrEnum):
@@ -209,13 +210,19 @@ class EdgeRecord:
 
 @dataclass(frozen=True, slots=True)
 class ServiceRecord:
-    """A service; `counters` names its per-CPU array (`CounterLayout`), drop reasons are (number, name) pairs."""
+    """A service; `counters` names its per-CPU array (`CounterLayout`), drop reasons are (number, name) pairs.
+
+    `slow_path_reasons` are the (number, name) pairs for which it sends packets up to its control plane; `upcalls` then
+    names the map that counts them, with a label for each count, and is empty otherwise.
+    """
 
     name: str
     kind: str
     ports: tuple[str, ...]
     counters: str
     drop_reasons: tuple[tuple[int, str], ...]
+    slow_path_reasons: tuple[tuple[int, str], ...]
+    upcalls: str
     span: str
 
 

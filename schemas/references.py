@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from .counters import CounterLayout
 from .manifest import HostFact, Manifest, MapRecord, Role, Scope
+from .slow_path import SLOW_PATH_REASON_LIMIT
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 """Names that the chain file gives: chain, interfaces, services, ports."""
@@ -74,10 +75,12 @@ def _forms(manifest: Manifest) -> Iterator[str]:
         ("map type", MAP_TYPE, (record.type for record in manifest.maps)),
         ("layout", LAYOUT, (record.layout for record in manifest.maps)),
         ("counters map", COUNTERS, (service.counters for service in manifest.services)),
+        ("map of upcalls", COUNTERS, (service.upcalls for service in manifest.services)),
         ("edge target", TARGET, (edge.target for edge in manifest.edges)),
         ("kind", NOT_EMPTY, (service.kind for service in manifest.services)),
         ("feature", NOT_EMPTY, manifest.features),
         ("drop reason", NOT_EMPTY, (name for service in manifest.services for _, name in service.drop_reasons)),
+        ("slow path reason", NOT_EMPTY, (n for service in manifest.services for _, n in service.slow_path_reasons)),
         ("place", SPAN, _spans(manifest)),
     ]
     for what, form, values in forms:
@@ -143,6 +146,7 @@ def _dangling(manifest: Manifest) -> Iterator[str]:
         *(("program", i.program, f"internal link `{i.name}`") for i in manifest.internal_links),
         *(("interface", i.interface, f"internal link `{i.name}`") for i in manifest.internal_links),
         *(("map", s.counters, f"service `{s.name}`") for s in manifest.services if s.counters),
+        *(("map", s.upcalls, f"service `{s.name}`") for s in manifest.services if s.upcalls),
         *(("service", e.service, "an edge") for e in manifest.edges),
     ]
     for kind, name, holder in wanted:
@@ -221,3 +225,5 @@ def _services(manifest: Manifest) -> Iterator[str]:
             yield f"service `{service.name}` has a port twice"
         if any(not layout.drop(0) <= layout.drop(number) < layout.entries for number, _ in service.drop_reasons):
             yield f"service `{service.name}` has a drop reason that is not counted"
+        if any(not 0 <= number < SLOW_PATH_REASON_LIMIT for number, _ in service.slow_path_reasons):
+            yield f"service `{service.name}` has a slow path reason that no verdict can say"

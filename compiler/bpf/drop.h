@@ -22,6 +22,8 @@ enum drop_reason {
 	DROP_BLOCKED_PORT = 12,        /* transport port is on a block list */
 	DROP_RATE = 13,                /* source sends faster than its rate allows */
 	DROP_BAD_VERDICT = 14,         /* the service named a port that is not there: a defect of it */
+	DROP_SLOW_PATH_RATE = 15,      /* more packets for the control plane than their reason's rate allows */
+	DROP_SLOW_PATH_FULL = 16,      /* the control plane does not read, or not fast enough */
 	DROP_SERVICE_FIRST = 48,       /* first number for services outside this tree */
 	DROP_REASON_LIMIT = 64,
 };

@@ -10,6 +10,7 @@ struct packet {
 	struct ethhdr *eth; /* first byte; packet_open() has checked that a whole Ethernet header is there */
 	void *end;          /* first byte after the last that may be read */
 	__u32 bytes;        /* length of the frame, with a tag that the hook holds outside of it */
+	__u32 note;         /* for the control plane, beside the packet: whatever the service writes here */
 };
 
 /* A place in a packet up to which everything has been parsed. */
@@ -32,6 +33,16 @@ static __always_inline void *cursor_take(struct cursor *cursor, __u32 size)
 		return NULL;
 	cursor->position = taken + size;
 	return taken;
+}
+
+/* How much of `bytes` to copy into `room`, within bounds that the verifier sees; 0 if there is next to nothing. */
+static __always_inline __u32 copied_bytes(__u32 bytes, const __u32 room)
+{
+	bytes = opaque(bytes);
+	if (bytes < 2)
+		return 0;
+	bytes = opaque(bytes);
+	return bytes > room ? room : bytes;
 }
 
 /* A MAC address as a number, first byte on the wire lowest: one load, one compare. */

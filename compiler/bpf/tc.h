@@ -11,9 +11,11 @@
 enum {
 	ACTION_DROP = TC_ACT_SHOT,
 	ACTION_HOST = TC_ACT_OK,
+	PACKET_HOOK = 1,
 	/* Headers that must be directly readable: Ethernet, two tags, IPv6 with extensions, TCP. */
 	TC_LINEAR_BYTES = 192,
 	VLAN_TAG_BYTES = 4,
+	MAC_BYTES = 2 * ETH_ALEN, /* of a frame, before its outer tag */
 };
 
 /*
@@ -30,7 +32,42 @@ static __always_inline bool packet_open(struct packet *pkt, struct __sk_buff *sk
 	pkt->eth = (void *)(long)skb->data;
 	pkt->end = (void *)(long)skb->data_end;
 	pkt->bytes = skb->len + (skb->vlan_present ? VLAN_TAG_BYTES : 0);
+	pkt->note = 0;
 	return (void *)(pkt->eth + 1) <= pkt->end;
+}
+
+/* Bytes of the frame as it is now, with a tag that the skb holds outside of it. */
+static __always_inline __u32 packet_length(const struct packet *pkt)
+{
+	struct __sk_buff *skb = pkt->ctx;
+
+	return skb->len + (skb->vlan_present ? VLAN_TAG_BYTES : 0);
+}
+
+/* Bytes of the skb from `from` on, `room` at most; returns how many, 0 if there are none. */
+static __always_inline __u32 skb_copy(const struct __sk_buff *skb, __u32 from, __u8 *to, const __u32 room)
+{
+	__u32 bytes = copied_bytes(skb->len - from, room);
+
+	if (!bytes || bpf_skb_load_bytes(skb, from, to, bytes))
+		return 0;
+	return bytes;
+}
+
+/* Copies the frame as it was on the wire, or its first `room` bytes; returns how many, 0 if there are none. */
+static __always_inline __u32 packet_copy(const struct packet *pkt, __u8 *to, const __u32 room)
+{
+	struct __sk_buff *skb = pkt->ctx;
+	__u32 bytes;
+
+	if (!skb->vlan_present)
+		return skb_copy(skb, 0, to, room);
+	if (bpf_skb_load_bytes(skb, 0, to, MAC_BYTES))
+		return 0;
+	*(__be16 *)(to + MAC_BYTES) = skb->vlan_proto;
+	*(__be16 *)(to + MAC_BYTES + 2) = bpf_htons(skb->vlan_tci);
+	bytes = skb_copy(skb, MAC_BYTES, to + MAC_BYTES + VLAN_TAG_BYTES, room - MAC_BYTES - VLAN_TAG_BYTES);
+	return bytes ? bytes + MAC_BYTES + VLAN_TAG_BYTES : 0;
 }
 
 #endif

@@ -23,6 +23,13 @@ typedef _Bool bool;
 #define likely(condition) __builtin_expect(!!(condition), 1)
 #define unlikely(condition) __builtin_expect(!!(condition), 0)
 
+/* The value, but clang no longer knows what it is: it then tests a bound as written, where the verifier can see it. */
+static __always_inline __u32 opaque(__u32 value)
+{
+	asm volatile("" : "+r"(value));
+	return value;
+}
+
 /* How a map is described to the loader: arrays whose lengths and element types BTF records (as libbpf reads them). */
 #define __uint(name, value) int (*name)[value]
 #define __type(name, value) typeof(value) *name
@@ -64,6 +71,13 @@ enum {
 enum {
 	BPF_F_BROADCAST = 1 << 3,
 	BPF_F_EXCLUDE_INGRESS = 1 << 4,
+};
+
+/* For bpf_ringbuf_output() and bpf_ringbuf_query(). */
+enum {
+	BPF_RB_NO_WAKEUP = 1 << 0,
+	BPF_RB_FORCE_WAKEUP = 1 << 1,
+	BPF_RB_AVAIL_DATA = 0,
 };
 
 enum xdp_action {

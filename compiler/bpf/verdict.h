@@ -9,22 +9,30 @@
 #include "drop.h"
 #include "types.h"
 
-enum verdict {                 /* below these: index of the port to leave by */
-	VERDICT_FLOOD = 0x100, /* a copy to every port but the one it came from */
-	VERDICT_HOST = 0x101,  /* up into this machine's own stack */
-	VERDICT_DROP = 0x200,  /* plus a drop reason */
+enum verdict {                     /* below these: index of the port to leave by */
+	VERDICT_FLOOD = 0x100,     /* a copy to every port but the one it came from */
+	VERDICT_HOST = 0x101,      /* up into this machine's own stack */
+	VERDICT_DROP = 0x200,      /* plus a drop reason */
+	VERDICT_SLOW_PATH = 0x300, /* plus a reason of the service's own: up to its control plane */
 };
+
+struct packet;
 
 static __always_inline __u32 drop(enum drop_reason reason)
 {
 	return VERDICT_DROP + reason;
 }
 
-/* The value, but clang no longer knows what it is: it then tests a bound as written, where the verifier can see it. */
-static __always_inline __u32 opaque(__u32 value)
+/* The packet goes up to the service's control plane, whole, and ends here; `reason` is one of its slow_path_reasons. */
+static __always_inline __u32 slow_path(__u32 reason)
 {
-	asm volatile("" : "+r"(value));
-	return value;
+	return VERDICT_SLOW_PATH + reason;
 }
+
+/*
+ * A copy of the packet goes up while the packet itself goes on: false if it was refused, which is counted. Every
+ * program of a service with slow_path_reasons defines it.
+ */
+static __always_inline bool slow_path_copy(const struct packet *pkt, __u32 reason);
 
 #endif

@@ -11,6 +11,7 @@
 enum {
 	ACTION_DROP = XDP_DROP,
 	ACTION_HOST = XDP_PASS,
+	PACKET_HOOK = 0,
 };
 
 /* False if there is no whole Ethernet header. */
@@ -20,7 +21,26 @@ static __always_inline bool packet_open(struct packet *pkt, struct xdp_md *ctx)
 	pkt->eth = (void *)(long)ctx->data;
 	pkt->end = (void *)(long)ctx->data_end;
 	pkt->bytes = pkt->end - (void *)pkt->eth;
+	pkt->note = 0;
 	return (void *)(pkt->eth + 1) <= pkt->end;
+}
+
+/* Bytes of the frame as it is now. */
+static __always_inline __u32 packet_length(const struct packet *pkt)
+{
+	struct xdp_md *ctx = pkt->ctx;
+
+	return (void *)(long)ctx->data_end - (void *)(long)ctx->data;
+}
+
+/* Copies the frame, or its first `room` bytes; returns how many, 0 if there are none. */
+static __always_inline __u32 packet_copy(const struct packet *pkt, __u8 *to, const __u32 room)
+{
+	__u32 bytes = copied_bytes(packet_length(pkt), room);
+
+	if (!bytes || bpf_xdp_load_bytes(pkt->ctx, 0, to, bytes))
+		return 0;
+	return bytes;
 }
 
 /* Out of the device in `slot` of a devmap; false if the slot is empty. */

@@ -23,10 +23,13 @@ from compiler.build import build
 from runtime import sys as kernel
 from runtime.generation import prepare
 from runtime.netns import entered
+from runtime.ringbuf import RingBuffer
+from runtime.upcalls import Upcall, read_upcalls
 from schemas.counters import CounterLayout
 from schemas.manifest import Hook, ServiceRecord
 from tests.rig.lab import Lab
 
+RING = "chain_slow_path"
 SERVICE = "tested"
 """Name of the service in the chains made here."""
 
@@ -35,19 +38,26 @@ TC_ACT_OK, TC_ACT_SHOT, TC_ACT_REDIRECT = 0, 2, 7
 
 # What the program may return for each sort of verdict. At TC a flood sends clones; the original ends, or is one more.
 RETURNED = {
-    Hook.XDP: {"out": {XDP_REDIRECT}, "flood": {XDP_REDIRECT}, "drop": {XDP_DROP}, "host": {XDP_PASS}},
+    Hook.XDP: {
+        "out": {XDP_REDIRECT},
+        "flood": {XDP_REDIRECT},
+        "drop": {XDP_DROP},
+        "host": {XDP_PASS},
+        "slow-path": {XDP_DROP},
+    },
     Hook.TC: {
         "out": {TC_ACT_REDIRECT},
         "flood": {TC_ACT_SHOT, TC_ACT_REDIRECT},
         "drop": {TC_ACT_SHOT},
         "host": {TC_ACT_OK},
+        "slow-path": {TC_ACT_SHOT},
     },
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A frame on a port and what must come of it: `out PORT`, `flood`, `host` or `drop REASON`.
+    """A frame on a port and what must come of it: `out PORT`, `flood`, `host`, `slow-path REASON` or `drop REASON`.
 
     `out` is the frame after the service; None: the one that came in.
     """
@@ -101,6 +111,8 @@ class Bench:
                 self._generation = stack.enter_context(prepare(compiled))
             self._record = next(service for service in compiled.manifest.services if service.name == SERVICE)
             self._programs = {program.port: program.name for program in compiled.manifest.programs}
+            ring = self._generation.maps.get(RING)
+            self._ring = stack.enter_context(RingBuffer(ring.duplicate())) if ring else None
             self._open = stack.pop_all()
 
     def __enter__(self) -> Bench:
@@ -112,7 +124,10 @@ class Bench:
         self._open.close()
 
     def receive(self, port: str, frame: bytes) -> Outcome:
-        """Runs the program of `port` on a frame; fails unless it is counted exactly once, and at its verdict."""
+        """Runs the program of `port` on a frame; fails unless it is counted exactly once, and at its verdict.
+
+        What went up must be whole; it is the outcome's frame then.
+        """
         before = self.counters(port)
         with entered(self._namespace.name):  # a TC test run looks its devices up in the caller's namespace
             run = kernel.prog_test_run(self._generation.programs[self._programs[port]], frame)
@@ -120,7 +135,16 @@ class Bench:
         assert list(changes.values()) == [(1, len(frame))], f"{frame.hex()} on {port} was counted as {changes}"
         (verdict,) = changes
         assert run.retval in RETURNED[self.hook][verdict.split()[0]], f"{verdict}, but returned {run.retval}"
-        return Outcome(verdict, run.data)
+        upcalls = self.upcalls()
+        if verdict != "slow-path":
+            return Outcome(verdict, run.data)
+        upcall = upcalls[-1]  # before it may come copies of the same packet
+        assert (self._record.ports[upcall.port], upcall.length) == (port, len(upcall.frame))
+        return Outcome(f"{verdict} {dict(self._record.slow_path_reasons)[upcall.reason]}", upcall.frame)
+
+    def upcalls(self) -> list[Upcall]:
+        """What was sent up since this was last asked."""
+        return list(read_upcalls(self._ring, 1 << 20)) if self._ring else []
 
     def counters(self, port: str) -> dict[str, tuple[int, int]]:
         """Packets and bytes by verdict of what arrived on `port`; those that are zero are left out."""
@@ -140,6 +164,7 @@ def _chain(config: Mapping[str, Any], ports: Sequence[str], hook: Hook) -> dict[
     return {
         "chain": "bench",
         "mode": "tc" if hook is Hook.TC else "native",
+        "slow-path": {"rate": 10_000_000},
         "interfaces": {f"if{number}": {"device": f"dut{number}"} for number in range(len(ports))},
         "services": {SERVICE: dict(config)},
         "links": [[f"if{number}", f"{SERVICE}.{port}"] for number, port in enumerate(ports)],
@@ -151,7 +176,9 @@ def _verdict(service: ServiceRecord, layout: CounterLayout, index: int) -> str:
     if index < layout.ports:
         return f"out {service.ports[index]}"
     reasons = {layout.drop(number): f"drop {name}" for number, name in service.drop_reasons}
-    return {layout.flood: "flood", layout.host: "host", **reasons}.get(index, f"unknown verdict {index}")
+    return {layout.flood: "flood", layout.host: "host", layout.slow_path: "slow-path", **reasons}.get(
+        index, f"unknown verdict {index}"
+    )
 
 
 def _changes(before: Mapping[str, tuple[int, int]], after: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:

@@ -39,6 +39,8 @@ def test_a_table_reaches_every_verdict_of_its_kind(kind: str) -> None:
     verdicts = {row.verdict for scene in table(kind) for row in scene.rows}
     reasons = {f"drop {name}" for _, name in registry()[kind].drop_reasons}
     assert reasons <= verdicts, "a reason to drop that no row shows"
+    upcalls = {f"slow-path {name}" for _, name in registry()[kind].slow_path_reasons}
+    assert upcalls <= verdicts, "a reason to send a packet up that no row shows"
     assert any(verdict.startswith("out ") for verdict in verdicts)
 
 

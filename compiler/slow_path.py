@@ -1,0 +1,104 @@
+"""A service that sends packets up to its control plane in, the maps that this takes out (compiler/bpf/slow_path.h)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from schemas.counters import COUNTER_SIZE
+from schemas.diagnostic import Span
+from schemas.manifest import Role, Scope
+from schemas.slow_path import FATES, FRAME_BYTES, RECORD
+
+from .ir import Constant, InMap, MapDef
+from .model import ServiceInstance
+from .names import c_name
+
+RING = "chain_slow_path"
+SCRATCH = "chain_scratch"
+RING_BYTES = 4 << 20
+"""Room for 2,700 frames of 1500 bytes; a power of two, and whole pages."""
+
+_BUCKET_BYTES = 24  # struct slow_path_bucket
+
+
+def upcalls_map(service: str) -> str:
+    """The per-CPU array that counts what a service sent up: a counter for each reason and fate."""
+    return f"{c_name(service)}__upcalls"
+
+
+def buckets_map(service: str) -> str:
+    """The per-CPU array of what each of a service's reasons may still send up."""
+    return f"{c_name(service)}__buckets"
+
+
+def slow_path_maps(service: ServiceInstance) -> Iterator[MapDef]:
+    """The maps of one service with reasons to send packets up."""
+    reasons = max(number for number, _ in service.service.slow_path_reasons) + 1
+    yield MapDef(
+        name=upcalls_map(service.name),
+        type="BPF_MAP_TYPE_PERCPU_ARRAY",
+        key_type="__u32",
+        key_size=4,
+        value_type="struct counter",
+        value_size=COUNTER_SIZE,
+        max_entries=reasons * len(FATES),
+        scope=Scope.SERVICE,
+        role=Role.COUNTERS,
+        layout="upcalls/1",
+        span=service.span,
+        service=service.name,
+        entries=tuple(_labels(service)),
+    )
+    yield MapDef(
+        name=buckets_map(service.name),
+        type="BPF_MAP_TYPE_PERCPU_ARRAY",
+        key_type="__u32",
+        key_size=4,
+        value_type="struct slow_path_bucket",
+        value_size=_BUCKET_BYTES,
+        max_entries=reasons,
+        scope=Scope.SERVICE,
+        role=Role.SCRATCH,
+        layout="buckets/1",
+        span=service.span,
+        service=service.name,
+    )
+
+
+def _labels(service: ServiceInstance) -> Iterator[Constant]:
+    for number, name in service.service.slow_path_reasons:
+        for fate, meaning in enumerate(FATES):
+            key = (number * len(FATES) + fate).to_bytes(4, "little")
+            path = f"{service.name}.slow-path {name} {meaning}"
+            home = InMap(upcalls_map(service.name), key, b"")
+            yield Constant(path, meaning, "packets for the control plane", home, service.span)
+
+
+def shared_slow_path_maps(span: Span) -> Iterator[MapDef]:
+    """The maps that all services of a chain share; `span` is of the first that needs them."""
+    yield MapDef(
+        name=RING,
+        type="BPF_MAP_TYPE_RINGBUF",
+        key_type="",
+        key_size=0,
+        value_type="",
+        value_size=0,
+        max_entries=RING_BYTES,
+        scope=Scope.CHAIN,
+        role=Role.SCRATCH,
+        layout="slow path/1",
+        span=span,
+    )
+    yield MapDef(
+        name=SCRATCH,
+        type="BPF_MAP_TYPE_PERCPU_ARRAY",
+        key_type="__u32",
+        key_size=4,
+        value_type="struct slow_path_scratch",
+        value_size=RECORD.size + FRAME_BYTES,
+        max_entries=1,
+        scope=Scope.CHAIN,
+        role=Role.SCRATCH,
+        layout="slow path/1",
+        span=span,
+    )
