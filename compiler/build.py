@@ -231,6 +231,8 @@ def _map(definition: MapDef) -> m.MapRecord:
         role=definition.role,
         service=definition.service,
         layout=layout_hash(definition),
+        meaning=definition.layout,
+        counts=definition.counts,
         entries=tuple(_entry(entry) for entry in definition.entries),
         span=definition.span.brief,
     )

@@ -63,6 +63,7 @@ class MapDef:
 
     `key_type` and `value_type` are C types (`struct fdb_key`, `__u64`); `layout` names what entries mean ("fdb/1") and
     changes whenever that does. `type` is the UAPI name. `field`: the config struct's field that points to it, or "".
+    `counts`: each of `entries` has a `struct counter` for a value, which counts what the entry's path says.
     """
 
     name: MapName
@@ -79,6 +80,7 @@ class MapDef:
     flags: int = 0
     field: str = ""
     service: str | None = None
+    counts: bool = False
     entries: tuple[Constant, ...] = ()
 
 

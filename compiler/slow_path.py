@@ -47,6 +47,7 @@ def slow_path_maps(service: ServiceInstance) -> Iterator[MapDef]:
         layout="upcalls/1",
         span=service.span,
         service=service.name,
+        counts=True,
         entries=tuple(_labels(service)),
     )
     yield MapDef(

@@ -14,7 +14,8 @@ from pathlib import Path
 from schemas.compiled import CompiledChain
 from schemas.manifest import Manifest, MapRecord
 
-from . import features, sys
+from . import features, link, sys
+from .counts import carry_counts
 from .host import look, require_interfaces
 from .pin import GenerationPins, bpffs_root, chain_pins, chains, ensure_bpffs, locked, new_record
 from .plan import Plan, Way, entry_updates, make_plan
@@ -81,12 +82,17 @@ def apply(
                 carry_out(tuple(_in_place(chain.manifest, wanted, current)), on_step)
             elif chain.manifest != current.record.manifest:
                 current.pins.write_record(new_record(chain.manifest, current.record.facts))
-            _clean_up([generation.pins for generation in live.leftovers], on_step)
+            carry_out(tuple(_clean_up(current, live.leftovers)), on_step)
     return Applied(wanted, number, time.monotonic() - started)
 
 
-def _clean_up(leftovers: list[GenerationPins], on_step: OnStep | None) -> None:
-    carry_out([Step(f"drop {pins.path.name}", pins.remove) for pins in leftovers], on_step)
+def _clean_up(current: LiveGeneration, leftovers: tuple[LiveGeneration, ...]) -> Iterator[Step]:
+    """What an interrupted apply left, and what was counted there."""
+    if leftovers:
+        yield Step("wait for packets on their way", link.settle)
+        yield Step("keep what was counted", functools.partial(carry_counts, current.pins, leftovers))
+    for generation in leftovers:
+        yield Step(f"drop {generation.pins.path.name}", generation.pins.remove)
 
 
 # --- in place -------------------------------------------------------------------------------------------------------

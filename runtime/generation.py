@@ -13,8 +13,7 @@ from schemas.diagnostic import Diagnostic, LoadFailed
 from schemas.manifest import Manifest, MapRecord, Role
 
 from . import link, sys
-from .carry import carried_entries, carry_labelled, carry_rows
-from .compare import same_entries, stays
+from .compare import stays
 from .devices import Device
 from .host import Host, host_facts, look
 from .load import create_map, load_object
@@ -86,7 +85,7 @@ def prepare(
 
 
 def make_maps(generation: Generation, before: Predecessor | None) -> None:
-    """Every map of the manifest: the running one where it can stay, a new one otherwise."""
+    """Every map of the manifest: the running one where it can stay, otherwise a new one, whose counters begin at 0."""
     for record in generation.manifest.maps:
         running = before.map(record.name) if before else None
         if before and running and stays(running, record):
@@ -94,9 +93,9 @@ def make_maps(generation: Generation, before: Predecessor | None) -> None:
             generation.kept.add(record.name)
         else:
             generation.maps[record.name] = _new_map(record)
-            with contextlib.ExitStack() as opened:
-                old_fd = opened.enter_context(before.open(running)) if before and running else None
-                _first_content(generation, record, before, running, old_fd)
+            if record.role is Role.CONFIG:
+                entries = {entry.key: entry.value for entry in record.entries}
+                sys.map_update_batch(generation.maps[record.name], list(entries), list(entries.values()))
 
 
 def _new_map(record: MapRecord) -> sys.Fd:
@@ -108,36 +107,6 @@ def _new_map(record: MapRecord) -> sys.Fd:
         max_entries=record.max_entries,
         flags=record.flags,
     )
-
-
-def _first_content(
-    generation: Generation,
-    record: MapRecord,
-    before: Predecessor | None,
-    running: MapRecord | None,
-    old_fd: sys.Fd | None,
-) -> None:
-    """What the manifest says is in a map from the start, and what was counted so far."""
-    fd = generation.maps[record.name]
-    if record.role is Role.COUNTERS:
-        if before and running and old_fd and running.role is Role.COUNTERS:
-            _carry_counts(generation.manifest, record, fd, before, running, old_fd)
-        return
-    entries = {entry.key: entry.value for entry in record.entries}
-    if running and old_fd and running.role is Role.CONFIG and same_entries(running, record):
-        entries = dict(carried_entries(running, old_fd, record))
-    sys.map_update_batch(fd, list(entries), list(entries.values()))
-
-
-def _carry_counts(
-    manifest: Manifest, record: MapRecord, fd: sys.Fd, before: Predecessor, running: MapRecord, old_fd: sys.Fd
-) -> None:
-    new = next((service for service in manifest.services if service.counters == record.name), None)
-    old = next((service for service in before.manifest.services if service.counters == record.name), None)
-    if new and old:
-        carry_rows(old, old_fd, new, fd)
-    elif not new and not old and (running.type, running.value_size) == (record.type, record.value_size):
-        carry_labelled(running, old_fd, record, fd)
 
 
 def load_programs(generation: Generation, objects: Mapping[str, bytes], log_directory: Path | None = None) -> None:

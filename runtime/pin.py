@@ -2,6 +2,7 @@
 
     /sys/fs/bpf/bpfchain/CHAIN/generation-3/            -unfinished is appended until every hook runs it
         record                                          what was applied: a frozen array of one element
+        counted                                         what was counted before, in maps that are gone: another one
         programs/NAME    maps/NAME-LAYOUT    links/NAME
 
 A generation pins everything that it uses, also what it took over from the one before it: what is pinned twice lives
@@ -22,6 +23,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from schemas.counters import Count
 from schemas.diagnostic import Diagnostic, LoadFailed
 from schemas.manifest import Manifest
 from schemas.manifest_json import from_data, parse, to_json
@@ -30,6 +32,7 @@ from schemas.trust import distrust
 from . import sys
 from .home import here
 from .info import map_info
+from .tally import Tally
 from .uapi import MapFlag, MapType
 
 BPFFS = Path("/sys/fs/bpf")
@@ -37,7 +40,7 @@ BPFFS_VARIABLE = "BPFCHAIN_BPFFS"
 LOCK_PATIENCE_SECONDS = 30.0
 
 _GENERATION = re.compile(r"generation-([0-9]{1,9})(-unfinished)?")
-_RECORD, _PENDING = "record", "record-pending"
+_RECORD, _PENDING, _COUNTED = "record", "record-pending", "counted"
 _INDEX = bytes(4)
 _RECORD_FORMAT = 1
 _MAX_RECORD_BYTES = 16 << 20
@@ -62,6 +65,14 @@ class Record:
     facts: Mapping[str, bytes]
     home: int
     applied_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What was counted before a generation's own maps, by name; `maps` are ids of those still there that say so."""
+
+    tally: Tally
+    maps: frozenset[int]
 
 
 def new_record(manifest: Manifest, facts: Mapping[str, bytes]) -> Record:
@@ -101,17 +112,32 @@ class GenerationPins:
 
     def write_record(self, record: Record, *, pending: bool = False) -> None:
         """Puts a record in place in one step; a pending one says what an update in place is about to make true."""
-        path = self.path / (_PENDING if pending else _RECORD)
-        fresh = path.with_name(f"{path.name}-fresh")
-        fresh.unlink(missing_ok=True)
-        with _frozen(_encoded(record)) as fd:
-            sys.obj_pin(fd, fresh)
-        fresh.rename(path)
+        self._write(_PENDING if pending else _RECORD, _encoded(record))
 
     def read_record(self, *, pending: bool = False) -> Record | None:
         """The record, or None where there is none. Raises `LoadFailed` (A112)."""
+        content = self._read(_PENDING if pending else _RECORD)
+        return None if content is None else _decoded(self.path, content)
+
+    def write_counted(self, counted: Counted) -> None:
+        """Puts what was counted before in place, in one step."""
+        self._write(_COUNTED, _encoded_counted(counted))
+
+    def read_counted(self) -> Counted | None:
+        """What was counted before, or None where nobody has said yet. Raises `LoadFailed` (A112)."""
+        content = self._read(_COUNTED)
+        return None if content is None else _decoded_counted(self.path, content)
+
+    def _write(self, name: str, content: bytes) -> None:
+        fresh = self.path / f"{name}-fresh"
+        fresh.unlink(missing_ok=True)
+        with _frozen(content) as fd:
+            sys.obj_pin(fd, fresh)
+        fresh.rename(self.path / name)
+
+    def _read(self, name: str) -> bytes | None:
         try:
-            fd = sys.obj_get(self.path / (_PENDING if pending else _RECORD))
+            fd = sys.obj_get(self.path / name)
         except sys.SyscallFailed as failure:
             if failure.errno == errno.ENOENT:
                 return None
@@ -120,7 +146,7 @@ class GenerationPins:
             found = map_info(fd)
             if found.type != MapType.BPF_MAP_TYPE_ARRAY or found.value_size > _MAX_RECORD_BYTES:
                 raise _unreadable(self.path, "it is another map")
-            return _decoded(self.path, sys.map_lookup_elem(fd, _INDEX, found.value_size) or b"")
+            return sys.map_lookup_elem(fd, _INDEX, found.value_size) or b""
 
     def forget_pending(self) -> None:
         (self.path / _PENDING).unlink(missing_ok=True)
@@ -158,6 +184,10 @@ class ChainPins:
     def unfinished(self, number: int) -> GenerationPins:
         """Where generation `number` is built."""
         return GenerationPins(self.path / f"generation-{number}-unfinished", number, finished=False)
+
+    def finished(self, number: int) -> GenerationPins:
+        """Where generation `number` is once it runs."""
+        return GenerationPins(self.path / f"generation-{number}", number, finished=True)
 
     def remove_if_empty(self) -> None:
         with contextlib.suppress(FileNotFoundError, OSError):
@@ -304,6 +334,26 @@ def _decoded(path: Path, content: bytes) -> Record:
         raise _unreadable(path, str(error)) from error
     except LoadFailed as error:
         raise _unreadable(path, error.diagnostics[0].message) from error
+
+
+def _encoded_counted(counted: Counted) -> bytes:
+    counts = [[*name, count.packets, count.bytes] for name, count in counted.tally.items() if count]
+    content = {"format": _RECORD_FORMAT, "maps": sorted(counted.maps), "counts": counts}
+    return zlib.compress(json.dumps(content, separators=(",", ":")).encode())
+
+
+def _decoded_counted(path: Path, content: bytes) -> Counted:
+    try:
+        data = parse(zlib.decompress(content))
+        if data["format"] != _RECORD_FORMAT:
+            raise _unreadable(path, f"its counts have format {data['format']}, this version knows {_RECORD_FORMAT}")
+        counts = {
+            (str(service), str(port), str(what)): Count(int(packets), int(size))
+            for service, port, what, packets, size in data["counts"]
+        }
+        return Counted(counts, frozenset(int(found) for found in data["maps"]))
+    except (zlib.error, KeyError, TypeError, ValueError) as error:
+        raise _unreadable(path, f"its counts: {error}") from error
 
 
 def _unreadable(path: Path, reason: str) -> LoadFailed:

@@ -5,7 +5,7 @@ Pure: the same manifest, live state and host give the same plan, and nothing is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -54,6 +54,7 @@ class Fate(StrEnum):
 
     KEPT = "kept"
     CARRIED = "carried over"
+    REMOVED = "removed"  # with what it was for: nothing that the chain still does could have used it
     LOST = "lost"
 
 
@@ -252,14 +253,16 @@ def _maps(manifest: Manifest, running: Manifest, current: LiveGeneration) -> Ite
         if old is None:
             yield Change(Action.ADD, Kind.MAP, record.name, (map_reason(record),), Effect.SWAP)
         elif record.name not in current.maps:
-            fate = None if record.role in (Role.LINKS, Role.SCRATCH, Role.CONFIG) else Fate.LOST
+            fate = Fate.LOST if record.role in (Role.STATE, Role.COUNTERS) or record.counts else None
             yield Change(Action.CHANGE, Kind.MAP, record.name, ("its pin is gone",), Effect.SWAP, fate)
         elif not same_shape(old, record) or old.role is not record.role or _labels(old) != _labels(record):
             reasons = (map_reason(record, old),)
             yield Change(Action.CHANGE, Kind.MAP, record.name, reasons, Effect.SWAP, _fate(old, record))
+    kinds = {service.name: service.kind for service in running.services}
+    stay = {service.name for service in manifest.services if kinds.get(service.name) == service.kind}
     for old in before.values():
-        fate = Fate.LOST if old.role in (Role.STATE, Role.COUNTERS) else None
-        yield Change(Action.REMOVE, Kind.MAP, old.name, ("no program uses it any more",), Effect.SWAP, fate)
+        reasons = ("no program uses it any more",)
+        yield Change(Action.REMOVE, Kind.MAP, old.name, reasons, Effect.SWAP, _fate_of_removed(old, stay))
 
 
 def _labels(record: MapRecord) -> object:
@@ -267,14 +270,17 @@ def _labels(record: MapRecord) -> object:
 
 
 def _fate(old: MapRecord, new: MapRecord) -> Fate | None:
-    match old.role:
-        case Role.LINKS | Role.SCRATCH | Role.CONFIG:
-            return None
-        case Role.STATE:
-            return Fate.LOST
-        case Role.COUNTERS:
-            carried = new.role is Role.COUNTERS and old.type == new.type
-            return Fate.CARRIED if carried else Fate.LOST
+    """What becomes of the content of a map that is made anew. Counts go on under their names, wherever they lie."""
+    if old.role is Role.STATE:
+        return Fate.LOST
+    return Fate.CARRIED if old.counts or old.role is Role.COUNTERS else None
+
+
+def _fate_of_removed(old: MapRecord, services_that_stay: Set[str]) -> Fate | None:
+    """State of a service that goes may be missed (was it only renamed?); that of a feature that goes may not."""
+    if old.role is Role.STATE and old.service not in services_that_stay:
+        return Fate.LOST
+    return Fate.REMOVED if old.counts or old.role in (Role.STATE, Role.COUNTERS) else None
 
 
 def _kept(manifest: Manifest, running: Manifest, structural: Sequence[Change]) -> tuple[str, ...]:

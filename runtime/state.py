@@ -15,7 +15,7 @@ from .attach import AttachPoint
 from .devices import DeviceFinder, find_device
 from .home import name_of
 from .info import MapInfo, link_info, map_info, prog_by_id, prog_info
-from .pin import GenerationPins, Record, chain_pins, chains
+from .pin import Counted, GenerationPins, Record, chain_pins, chains
 from .veth import veth_pairs
 
 
@@ -39,7 +39,10 @@ class LiveAttachment:
 
 @dataclass(frozen=True, slots=True)
 class LiveGeneration:
-    """A generation as bpffs has it. `record` is None if it cannot be read, and `problem` says why then."""
+    """A generation as bpffs has it. `record` is None if it cannot be read, and `problem` says why then.
+
+    `counted` is what was counted before its own maps; None until it is known.
+    """
 
     pins: GenerationPins
     record: Record | None
@@ -47,6 +50,7 @@ class LiveGeneration:
     programs: Mapping[str, int]
     maps: Mapping[str, MapInfo]
     problem: str = ""
+    counted: Counted | None = None
 
     @property
     def number(self) -> int:
@@ -106,7 +110,7 @@ def read(root: Path, chain: str, find: DeviceFinder = find_device) -> LiveChain 
     pins = chain_pins(root, chain).generations()
     if not pins:
         return None
-    generations = tuple(_generation(generation) for generation in pins)
+    generations = tuple(read_generation(generation) for generation in pins)
     pinned = {prog_id: found.pins.program(name) for found in generations for name, prog_id in found.programs.items()}
     attachments: dict[object, LiveAttachment] = {}
     for generation in reversed(generations):
@@ -116,20 +120,22 @@ def read(root: Path, chain: str, find: DeviceFinder = find_device) -> LiveChain 
     return LiveChain(chain, generations, tuple(attachments.values()))
 
 
-def _generation(pins: GenerationPins) -> LiveGeneration:
-    record = pending = None
+def read_generation(pins: GenerationPins) -> LiveGeneration:
+    """One generation, finished or not."""
+    record = pending = counted = None
     problem = ""
     try:
         record = pins.read_record()
         waiting = pins.read_record(pending=True)
         pending = waiting.manifest if waiting else None
+        counted = pins.read_counted()
     except LoadFailed as error:
         problem = error.diagnostics[0].message
     if record is None and not problem:
         problem = "it has no record: whoever built it was interrupted"
     programs = {path.name: _id_of(path) for path in pins.pinned("programs")}
     maps = {path.name.rpartition("-")[0]: _map_of(path) for path in pins.pinned("maps")}
-    return LiveGeneration(pins, record, pending, programs, maps, problem)
+    return LiveGeneration(pins, record, pending, programs, maps, problem, counted)
 
 
 def _id_of(path: Path) -> int:

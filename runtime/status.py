@@ -5,37 +5,24 @@
 
 from __future__ import annotations
 
-import struct
+import errno
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-from schemas.counters import COUNTER_SIZE, CounterLayout
-from schemas.manifest import Manifest, MapRecord, Mode, Role, ServiceRecord
+from schemas.counters import Count
+from schemas.manifest import Manifest, Mode, ServiceRecord
 
-from . import features, sys
-from .pin import bpffs_root, chains
+from . import features
+from .counts import totals
+from .pin import bpffs_root, chain_pins, chains
 from .state import LiveChain, LiveGeneration, attach_points, not_running, read
 from .steps import explained
-from .uapi import MapType
+from .tally import Tally, label_of
 
 JSON_FORMAT = 1
-_COUNTER = struct.Struct("<QQ")
-
-
-@dataclass(frozen=True, slots=True)
-class Count:
-    """Packets, and the bytes of their frames."""
-
-    packets: int = 0
-    bytes: int = 0
-
-    def __add__(self, other: Count) -> Count:
-        return Count(self.packets + other.packets, self.bytes + other.bytes)
-
-    def __bool__(self) -> bool:
-        return bool(self.packets or self.bytes)
+_ATTEMPTS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +105,28 @@ def status(chain: str | None = None, *, bpffs: str | Path | None = None) -> Chai
     features.require_privilege()
     root = bpffs_root(bpffs)
     if chain is None:
-        found = (read(root, name) for name in chains(root))
-        return tuple(_chain(live) for live in found if live)
-    live = read(root, chain)
-    if live is None:
+        return tuple(found for name in chains(root) if (found := _looked_at(root, name)))
+    found = _looked_at(root, chain)
+    if found is None:
         raise not_running(chain, root)
-    return _chain(live)
+    return found
+
+
+def _looked_at(root: Path, chain: str) -> ChainStatus | None:
+    """One chain; None if nothing of it runs. If generations came or went meanwhile, it is looked at once more."""
+    pins = chain_pins(root, chain)
+    for attempt in range(_ATTEMPTS):
+        before = pins.generations()
+        try:
+            live = read(root, chain)
+            found = _chain(live) if live else None
+        except OSError as error:
+            if error.errno != errno.ENOENT or attempt == _ATTEMPTS - 1:
+                raise
+        else:
+            if pins.generations() == before:
+                break
+    return found
 
 
 def _chain(live: LiveChain) -> ChainStatus:
@@ -135,6 +138,7 @@ def _chain(live: LiveChain) -> ChainStatus:
     manifest = current.record.manifest
     interfaces = tuple(_interfaces(live, current, manifest))
     problems += [f"{found.name}: {found.state}" for found in interfaces if found.state != "attached"]
+    tally = totals(live)
     if current.pending:
         problems.append("an update in place was interrupted: apply again")
     return ChainStatus(
@@ -144,7 +148,7 @@ def _chain(live: LiveChain) -> ChainStatus:
         version=manifest.version,
         applied_at=current.record.applied_at,
         interfaces=interfaces,
-        services=tuple(_service(current, manifest, service) for service in manifest.services),
+        services=tuple(_service(manifest, service, tally) for service in manifest.services),
         problems=tuple(problems),
     )
 
@@ -167,75 +171,33 @@ def _interfaces(live: LiveChain, current: LiveGeneration, manifest: Manifest) ->
 # --- counters -------------------------------------------------------------------------------------------------------
 
 
-def _service(current: LiveGeneration, manifest: Manifest, service: ServiceRecord) -> ServiceStatus:
-    layout = CounterLayout(len(service.ports))
-    record = next((record for record in manifest.maps if record.name == service.counters), None)
-    rows = _rows(current, record, layout) if record and record.name in current.maps else []
-    ports = tuple(_port(service, layout, index, rows) for index in range(len(rows)))
-    labelled: dict[str, Count] = {}
-    for other in manifest.maps:
-        if other.service == service.name and other is not record and counts_entries(other):
-            labelled |= _labelled(current, other, service.name)
-    return ServiceStatus(service.name, service.kind, ports, labelled)
-
-
-def _rows(current: LiveGeneration, record: MapRecord, layout: CounterLayout) -> list[list[Count]]:
-    """A row of counts for each incoming port."""
-    with sys.obj_get(current.pins.map(record.name, record.layout)) as fd:
-        contents = [content for _, content in sys.map_entries(fd, record.key_size, _user_size(record))]
-    return [_sum_cpus(content, layout.entries) for content in contents]
-
-
-def _port(service: ServiceRecord, layout: CounterLayout, index: int, rows: list[list[Count]]) -> PortStatus:
-    """Received is the sum of the port's row; sent the sum of its column and the floods that came in elsewhere."""
-    row = rows[index]
-    floods = (other[layout.flood] for at, other in enumerate(rows) if at != index)
-    drops = {name: row[layout.drop(number)] for number, name in service.drop_reasons}
-    return PortStatus(
-        name=service.ports[index],
-        received=sum(row, Count()),
-        sent=sum((other[index] for other in rows), Count()) + sum(floods, Count()),
-        to_host=row[layout.host],
-        drops={name: count for name, count in drops.items() if count},
+def _service(manifest: Manifest, service: ServiceRecord, tally: Tally) -> ServiceStatus:
+    counted = any((service.name, port, "received") in tally for port in service.ports)
+    return ServiceStatus(
+        name=service.name,
+        kind=service.kind,
+        ports=tuple(_port(service, port, tally) for port in service.ports) if counted else (),
+        labelled={
+            label: tally.get((service.name, "", label), Count())
+            for record in manifest.maps
+            if record.counts and record.service == service.name
+            for label in (label_of(record, entry.path) for entry in record.entries)
+        },
     )
 
 
-def counts_entries(record: MapRecord) -> bool:
-    """Whether each entry of a map is a counter of what the entry stands for.
+def _port(service: ServiceRecord, port: str, tally: Tally) -> PortStatus:
+    def count(what: str) -> Count:
+        return tally.get((service.name, port, what), Count())
 
-    It is where the manifest says so (COUNTERS). It is also where a configured entry is nothing but an empty struct
-    counter: there is nothing to configure in it, so programs count in it (block lists in a trie).
-    """
-    if record.value_size != COUNTER_SIZE:
-        return False
-    empty = bytes(COUNTER_SIZE)
-    configured = record.role is Role.CONFIG and all(entry.value == empty for entry in record.entries)
-    return bool(record.entries) and (record.role is Role.COUNTERS or configured)
-
-
-def _labelled(current: LiveGeneration, record: MapRecord, service: str) -> dict[str, Count]:
-    if record.name not in current.maps:
-        return {}
-    with sys.obj_get(current.pins.map(record.name, record.layout)) as fd:
-        found = dict(sys.map_entries(fd, record.key_size, _user_size(record)))
-    return {
-        entry.path.removeprefix(f"{service}."): _sum_cpus(found[entry.key], 1)[0]
-        for entry in record.entries
-        if entry.key in found
-    }
-
-
-def _user_size(record: MapRecord) -> int:
-    return sys.user_value_size(MapType[record.type], record.value_size)
-
-
-def _sum_cpus(content: bytes, entries: int) -> list[Count]:
-    """One value, or one for each CPU, of `entries` counters each; summed over CPUs."""
-    totals = [Count()] * entries
-    for at, (packets, size) in enumerate(_COUNTER.iter_unpack(content)):
-        if packets or size:
-            totals[at % entries] += Count(packets, size)
-    return totals
+    drops = {name: count(f"drop {name}") for _, name in service.drop_reasons}
+    return PortStatus(
+        name=port,
+        received=count("received"),
+        sent=count("sent"),
+        to_host=count("to host"),
+        drops={name: found for name, found in drops.items() if found},
+    )
 
 
 # --- for programs ---------------------------------------------------------------------------------------------------

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
-from .status import ChainStatus, Count, InterfaceStatus, PortStatus, ServiceStatus
+from schemas.counters import Count
+
+from .status import ChainStatus, InterfaceStatus, PortStatus, ServiceStatus
 
 _LABELS_SHOWN = 10
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")

@@ -15,12 +15,13 @@ from schemas.compiled import CompiledChain
 from schemas.manifest import Manifest
 
 from . import features, hooks, link, sys, veth
+from .counts import carry_counts
 from .devices import find_device
 from .generation import Generation, Predecessor, load_programs, make_maps, prepare
 from .host import Host, host_facts, look, require_interfaces
 from .pin import ChainPins, GenerationPins, new_record
 from .plan import Plan
-from .state import LiveChain
+from .state import LiveChain, read_generation
 from .steps import OnStep, Step, carry_out
 from .takedown import drop_veths
 
@@ -37,12 +38,11 @@ def swap_generations(
     with contextlib.ExitStack() as opened:
         generation = opened.enter_context(Generation(chain.manifest, {}, {}))
         taken = hooks.hooks_of(chain.manifest, live, opened)
-        before = _predecessor(live)
         new_pins = pins.unfinished(wanted.following)
         try:
             carry_out(
                 (
-                    *_build(chain, generation, taken, before, new_pins, log_directory),
+                    *_build(chain, generation, taken, live, new_pins, log_directory),
                     *taken.steps(generation, new_pins),
                     Step("finish the new generation", lambda: _finish(new_pins)),
                 ),
@@ -51,7 +51,8 @@ def swap_generations(
         except BaseException:
             pins.remove_if_empty()
             raise
-        carry_out(tuple(_drop_old(taken, live, chain.manifest)), on_step)
+        new = pins.finished(wanted.following)
+        carry_out(tuple(_drop_old(taken, live, new, chain.manifest)), on_step)
 
 
 def _finish(pins: GenerationPins) -> None:
@@ -69,7 +70,7 @@ def _build(
     chain: CompiledChain,
     generation: Generation,
     taken: hooks.Hooks,
-    before: Predecessor | None,
+    live: LiveChain | None,
     pins: GenerationPins,
     log_directory: Path | None,
 ) -> Iterator[Step]:
@@ -94,6 +95,13 @@ def _build(
         for name, fd in generation.programs.items():
             sys.obj_pin(fd, pins.program(name))
 
+    def unpin() -> None:
+        """Hooks may have run the new programs for a moment, and then what these counted is the old ones' to tell."""
+        current = live.current if live else None
+        if current:
+            link.settle()
+            carry_counts(current.pins, [read_generation(pins)])
+
     yield Step("ask the kernel for its features", lambda: features.require(manifest.features))
     yield Step("begin the new generation", begin, pins.remove)  # whatever comes of it, the record knows what to remove
     for pair in veth.veth_pairs(manifest):
@@ -101,10 +109,10 @@ def _build(
             yield _make_veth(pair, manifest)
     yield Step("look who is on the hooks", taken.check_free)
     yield Step("find the devices", find_devices)
-    yield Step("make the maps", lambda: make_maps(generation, before))
+    yield Step("make the maps", lambda: make_maps(generation, _predecessor(live)))
     yield Step("load the programs", lambda: load_programs(generation, chain.objects, log_directory))
     yield Step("fill and check the slots", link_up)
-    yield Step("pin the new generation", pin)
+    yield Step("pin the new generation", pin, unpin)
 
 
 def _make_veth(pair: veth.VethPair, manifest: Manifest) -> Step:
@@ -115,13 +123,14 @@ def _make_veth(pair: veth.VethPair, manifest: Manifest) -> Step:
     return Step(f"make internal link {pair.link}", do, functools.partial(veth.remove_ours, pair))
 
 
-def _drop_old(taken: hooks.Hooks, live: LiveChain | None, manifest: Manifest) -> Iterator[Step]:
+def _drop_old(taken: hooks.Hooks, live: LiveChain | None, new: GenerationPins, manifest: Manifest) -> Iterator[Step]:
     """What nothing needs any more; from here on there is no way back."""
     if live is None:
         return
     for attachment in taken.stale():
         yield Step(f"leave {attachment.point}", functools.partial(hooks.remove, attachment))
     yield Step("wait for packets on their way", link.settle)
+    yield Step("keep what was counted", functools.partial(carry_counts, new, live.generations))
     yield from drop_veths(live, manifest)  # before the records that know of them
     for old in live.generations:
         yield Step(f"drop {old.pins.path.name}", old.pins.remove)

@@ -15,6 +15,20 @@ DROP_REASON_LIMIT = 64  # reasons are numbers below this
 
 
 @dataclass(frozen=True, slots=True)
+class Count:
+    """Packets, and the bytes of their frames."""
+
+    packets: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: Count) -> Count:
+        return Count(self.packets + other.packets, self.bytes + other.bytes)
+
+    def __bool__(self) -> bool:
+        return bool(self.packets or self.bytes)
+
+
+@dataclass(frozen=True, slots=True)
 class CounterLayout:
     """Indices into one port's row of counters, for a service with `ports` ports."""
 

@@ -144,8 +144,10 @@ class EntryRecord:
 class MapRecord:
     """A map. `type` is the UAPI name (`BPF_MAP_TYPE_HASH`), `layout` a hash of what entries mean (not of max_entries).
 
+    `meaning` is what `layout` is a hash of, in the service's own words (`bridge fdb/1 p1 p2`).
     Entries of a CONFIG map are its first content. Entries of a COUNTERS map are labels: `path` says what element `key`
-    counts (`guard.block.sources 198.51.100.0/24`), `value` is empty.
+    counts (`guard.block.sources 198.51.100.0/24`), `value` is empty. `counts`: the value of each such entry is a
+    `struct counter` of what its path says, and nothing but that.
     """
 
     name: str
@@ -158,6 +160,8 @@ class MapRecord:
     role: Role
     service: str | None
     layout: str
+    meaning: str
+    counts: bool
     entries: tuple[EntryRecord, ...]
     span: str
 

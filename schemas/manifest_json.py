@@ -146,7 +146,7 @@ def _record(record: type, data: Any, place: str) -> Any:
 
 def _value(kind: Any, data: Any, place: str, name: str | int) -> Any:
     """`data` as a value of `kind`; the place is worded only where it is needed, because there are many values."""
-    if kind is str or kind is int:
+    if kind is str or kind is int or kind is bool:
         return data if type(data) is kind and _is_text(data) else _wrong(_at(place, name), _SPELLED[kind], data)
     if kind is bytes:
         return _bytes(data, _at(place, name))
@@ -167,7 +167,7 @@ def _is_text(data: str | int) -> bool:
     return isinstance(data, int) or data.isascii() or not any("\ud800" <= c <= "\udfff" for c in data)
 
 
-_SPELLED = {str: "a string", int: "an integer"}
+_SPELLED = {str: "a string", int: "an integer", bool: "true or false"}
 
 
 def _at(place: str, name: str | int) -> str:

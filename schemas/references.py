@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from .counters import CounterLayout
+from .counters import COUNTER_SIZE, CounterLayout
 from .manifest import HostFact, Manifest, MapRecord, Role, Scope
 from .slow_path import SLOW_PATH_REASON_LIMIT
 
@@ -174,6 +174,8 @@ def _map(record: MapRecord) -> Iterator[str]:
         yield f"map `{record.name}` has scope {record.scope} and {'no' if record.service is None else 'a'} service"
     if len(record.entries) > record.max_entries:
         yield f"map `{record.name}` has room for {record.max_entries} of {len(record.entries)} entries"
+    if record.counts and (record.value_size != COUNTER_SIZE or record.role not in (Role.COUNTERS, Role.CONFIG)):
+        yield f"map `{record.name}` ({record.role}, values of {record.value_size} bytes) cannot count its entries"
     labels = record.role is Role.COUNTERS
     for entry in record.entries:
         if len(entry.key) != record.key_size or len(entry.value) != (0 if labels else record.value_size):

@@ -14,8 +14,9 @@ from runtime.cli import commands
 from runtime.netns import entered
 from runtime.pin import bpffs_root, chain_pins, chains
 from runtime.plan import Action, Kind, Way
-from runtime.status import Count, status, status_data
+from runtime.status import status, status_data
 from schemas.compiled import save
+from schemas.counters import Count
 from tests.kernel.live import (
     NOTHING,
     A,

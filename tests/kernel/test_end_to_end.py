@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import bpfchain
-from runtime.status import Count
+from schemas.counters import Count
 from schemas.manifest import Mode
 from tests.rig.network import Network, network, running
 

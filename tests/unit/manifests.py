@@ -66,6 +66,8 @@ def counters(service: str, ports: int) -> MapRecord:
         role=Role.COUNTERS,
         service=service,
         layout="0c",
+        meaning="counters/1",
+        counts=False,
         entries=(),
         span="edge.yaml:10",
     )
@@ -77,6 +79,7 @@ def blocked(*prefixes: str) -> MapRecord:
         counters("guard", 2),
         name="guard__blocked",
         value_size=16,
+        counts=True,
         max_entries=max(1, len(prefixes)),
         layout=hashlib.sha256(" ".join(prefixes).encode()).hexdigest()[:16],
         entries=tuple(
@@ -98,6 +101,8 @@ def fdb(size: int = 64, layout: str = "fdb1") -> MapRecord:
         role=Role.STATE,
         service="br0",
         layout=layout.encode().hex(),
+        meaning=layout,
+        counts=False,
         entries=(),
         span="edge.yaml:20",
     )
@@ -133,6 +138,8 @@ def links(name: str, type: str, slots: int, service: str | None, value_size: int
         role=Role.LINKS,
         service=service,
         layout="11",
+        meaning="links/1",
+        counts=False,
         entries=(),
         span="edge.yaml:40",
     )

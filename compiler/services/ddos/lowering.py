@@ -143,6 +143,7 @@ class _Lowering:
             span=self.instance.span,
             field="blocked",
             service=self.instance.name,
+            counts=True,
             entries=tuple(
                 Constant(path, entry.text, "counted", InMap(name, index.to_bytes(4, "little"), b""), entry.span)
                 for index, (path, entry) in enumerate(counted)
@@ -196,6 +197,7 @@ class _Lowering:
             flags=BPF_F_NO_PREALLOC,
             field=each.trie,
             service=self.instance.name,
+            counts=True,
             entries=tuple(
                 Constant(
                     self._path(each, entry),
