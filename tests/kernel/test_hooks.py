@@ -181,7 +181,7 @@ def test_a_chain_without_links(mode: str, machine: Host, net: Network) -> None:
     assert not machine.plan(guarded_bridge(mode))
 
     changed = guarded_bridge(mode)
-    changed["services"]["br0"]["fdb"] = {"aging": "7s"}
+    changed["services"]["br0"]["fdb"] = {"aging": "70s"}
     assert machine.apply(changed).generation == 2
     eventually(lambda: len(first.left().progs), 0)
     net.send("p2", frame(B, A))

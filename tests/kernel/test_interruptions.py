@@ -61,7 +61,7 @@ class Stopped(Exception):
 def changed() -> dict[str, object]:
     """The guarded bridge with a constant changed in two programs, a port's service gone, and another interface mode."""
     chain = guarded_bridge()
-    chain["services"]["br0"]["fdb"] = {"aging": "9s"}
+    chain["services"]["br0"]["fdb"] = {"aging": "90s"}
     chain["interfaces"]["p2"]["mode"] = "generic"
     return chain
 

@@ -129,8 +129,7 @@ class Bench:
         What went up must be whole; it is the outcome's frame then.
         """
         before = self.counters(port)
-        with entered(self._namespace.name):  # a TC test run looks its devices up in the caller's namespace
-            run = kernel.prog_test_run(self._generation.programs[self._programs[port]], frame)
+        run = self.run_program(port, frame)
         changes = _changes(before, self.counters(port))
         assert list(changes.values()) == [(1, len(frame))], f"{frame.hex()} on {port} was counted as {changes}"
         (verdict,) = changes
@@ -145,6 +144,21 @@ class Bench:
     def upcalls(self) -> list[Upcall]:
         """What was sent up since this was last asked."""
         return list(read_upcalls(self._ring, 1 << 20)) if self._ring else []
+
+    def run_program(self, port: str, frame: bytes, *, repeat: int = 1) -> kernel.TestRun:
+        """Runs the program of `port`, with no look at what it counts."""
+        with entered(self._namespace.name):  # a TC test run looks its devices up in the caller's namespace
+            return kernel.prog_test_run(self._generation.programs[self._programs[port]], frame, repeat=repeat)
+
+    def table(self, name: str, value_size: int) -> dict[int, bytes]:
+        """What an array map has, by index."""
+        entries = kernel.map_entries(self._generation.maps[name], 4, value_size)
+        return {int.from_bytes(key, "little"): value for key, value in entries}
+
+    def clear(self, name: str, value_size: int) -> None:
+        """Writes zeros into all of an array map."""
+        for index in self.table(name, value_size):
+            kernel.map_update_elem(self._generation.maps[name], index.to_bytes(4, "little"), bytes(value_size))
 
     def counters(self, port: str) -> dict[str, tuple[int, int]]:
         """Packets and bytes by verdict of what arrived on `port`; those that are zero are left out."""

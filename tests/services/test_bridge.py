@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import struct
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from compiler.services.bridge.fdb import SET_SIZE, Fdb
 from schemas.manifest import Hook
 from tests.services.harness import Bench, Row, Scene
 from tests.services.model_bridge import BridgeModel
@@ -260,3 +263,87 @@ def test_a_scan_does_not_drive_stations_out(tmp_path: Path) -> None:
             source = f"02:dd:00:00:{number >> 8:02x}:{number & 255:02x}"
             assert bench.receive("p2", ethernet(source, A)).verdict == "out p1", "the scan has driven it out"
             assert bench.receive("p3", ethernet(C, source)).verdict == "out p2", "a full table must take new stations"
+
+
+GOLDEN_RATIO = 0x9E3779B97F4A7C15
+
+
+def multiplier(fdb: Fdb) -> int:
+    """What keys are hashed with: bridge.bpf.h, fdb_hash."""
+    return GOLDEN_RATIO >> 64 - fdb.key_bits | 1
+
+
+def station_at(fdb: Fdb, place: int) -> str:
+    """The address whose hash is `place`: set on top, tag below."""
+    key = place * pow(multiplier(fdb), -1, 1 << fdb.key_bits) % (1 << fdb.key_bits)
+    return key.to_bytes(6, "little").hex(":")
+
+
+def entries(fdb: Fdb, table: Mapping[int, bytes]) -> Iterator[tuple[str, int]]:
+    """Address and port index of every entry of a table, by set."""
+    state_bits = 64 - fdb.key_bits + fdb.set_bits
+    for index, content in table.items():
+        for word in struct.unpack("<8Q", content):
+            if word:
+                place = index << fdb.key_bits - fdb.set_bits | word >> state_bits
+                yield station_at(fdb, place), word % (1 << fdb.port_bits) - 1
+
+
+@pytest.mark.kernel
+@every_hook
+def test_a_free_entry_is_nobody(hook: Hook, tmp_path: Path) -> None:
+    """A free entry is 0, as is the part of some addresses that entries hold: their stations are like all others."""
+    fdb = Fdb(size=64, ports=len(PORTS), aging_s=300)
+    tag_bits = fdb.key_bits - fdb.set_bits
+    nought = [station_at(fdb, index << tag_bits) for index in range(1, 1 << fdb.set_bits)]
+    stations = [station for station in nought if not mac(station)[0] & 1]
+    assert stations
+    with Bench(bridge({"size": 64}), PORTS, hook, tmp_path) as bench:
+        for station in stations:
+            assert bench.receive("p1", ethernet(A, station)).verdict == FLOOD
+            assert bench.receive("p3", ethernet(station, BROADCAST)).verdict == FLOOD
+            assert bench.receive("p1", ethernet(A, station)).verdict == "out p3"
+
+
+@pytest.mark.kernel
+def test_an_entry_holds_the_whole_address(tmp_path: Path) -> None:
+    """Stations that share a set, or all but the set, are told apart."""
+    fdb = Fdb(size=64, ports=len(PORTS), aging_s=300)
+    tag_bits = fdb.key_bits - fdb.set_bits
+    first = 0x5A5A5A5A5A4  # the lowest bit of a place is that of the address, the group bit
+    places = [first, *(first ^ 1 << bit for bit in range(1, fdb.key_bits))]
+    stations = [station_at(fdb, place) for place in places]
+    assert len({place >> tag_bits for place in places}) == 1 + fdb.set_bits
+    with Bench(bridge({"size": 64}), PORTS, Hook.XDP, tmp_path) as bench:
+        for known in stations:
+            bench.receive("p2", ethernet(known, BROADCAST))
+            table = bench.table("tested__fdb", SET_SIZE)
+            assert (known, PORTS.index("p2")) in set(entries(fdb, table))
+            for other in stations:
+                verdict = bench.receive("p1", ethernet(A, other)).verdict
+                assert verdict == ("out p2" if other == known else FLOOD)
+            bench.clear("tested__fdb", SET_SIZE)
+
+
+@pytest.mark.kernel
+def test_cpus_that_learn_at_the_same_time_leave_whole_entries(tmp_path: Path) -> None:
+    """Two CPUs fight for the few entries of a table: each entry is a station at its own port all the same."""
+    fdb = Fdb(size=8, ports=len(PORTS), aging_s=1)
+    homes = {f"02:ee:00:00:00:{number:02x}": PORTS[number % len(PORTS)] for number in range(128)}
+    with Bench(bridge({"size": 8, "aging": "1s"}), PORTS, Hook.XDP, tmp_path) as bench:
+
+        def talk(seed: int) -> None:
+            generator = random.Random(seed)
+            end = time.monotonic() + 1.5
+            while time.monotonic() < end:
+                station, port = generator.choice(list(homes.items()))
+                bench.run_program(port, ethernet(station, BROADCAST), repeat=generator.randrange(1, 20))
+
+        cpus = [threading.Thread(target=talk, args=(seed,)) for seed in range(2)]
+        for cpu in cpus:
+            cpu.start()
+        for cpu in cpus:
+            cpu.join()
+        found = list(entries(fdb, bench.table("tested__fdb", SET_SIZE)))
+    assert len(found) == 8 << fdb.set_bits
+    assert {(station, PORTS.index(homes[station])) for station, _ in found} == set(found)

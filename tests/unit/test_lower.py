@@ -74,7 +74,7 @@ def test_two_names_never_become_one_in_c() -> None:
 def test_the_layout_hash_is_of_meaning_not_of_size(tmp_path: Path) -> None:
     fdb = next(definition for definition in ir_of(tmp_path, "native").maps if definition.name == "br0__fdb")
     assert layout_hash(replace(fdb, max_entries=8)) == layout_hash(fdb)
-    for other in (replace(fdb, layout="fdb/2"), replace(fdb, value_size=64), replace(fdb, flags=0)):
+    for other in (replace(fdb, layout="fdb/2"), replace(fdb, value_size=128), replace(fdb, flags=0)):
         assert layout_hash(other) != layout_hash(fdb)
 
 

@@ -11,156 +11,206 @@
 #include "verdict.h"
 
 /*
- * The filtering database (FDB) is set-associative, as in a switch: a hash of the address picks one of 2^set_bits sets,
- * and the station is in one of its eight entries or nowhere. It is an array map: a lookup is a multiplication and two
- * cache lines at most, no helper call, and user space can map the memory.
+ * The filtering database (FDB) is set-associative, as in a switch: a hash of the key (the address) picks one of
+ * 2^set_bits sets, and the station is in one of its eight entries or nowhere. It is an array map: a lookup is a
+ * multiplication and one cache line, no helper call, and user space can map the memory.
+ *
+ * An entry is one word, 0 if it is free, so that one compare-and-swap changes all of it. From the lowest bit on:
+ *
+ *   state: port + 1   port_bits
+ *          confirmed  1: seen again later, no one-off address of a scan or a flood
+ *          seen       time_bits: the tick when it last sent, without its upper bits (fdb.py)
+ *   tag               key_bits - set_bits: the hash but for the bits that picked the set
+ *
+ * The hash can be undone, so set and tag together are the whole key, and no two stations look alike.
  */
 enum {
 	FDB_WAYS = 8,
-	FDB_SLACK = 16, /* jiffies */
 	NO_STATIC_PORT = 0xffff,
 };
 
-/*
- * key is 0 (free), FDB_BUSY (being written) or the station's mac_u64(). station packs the port (bits 0-15), the flags
- * (16-31) and the low half of jiffies when it was last seen (32-63) into one word, so that one store changes all of it.
- */
-struct fdb_entry {
-	__u64 key;
-	__u64 station;
-};
-
 struct fdb_set {
-	struct fdb_entry entry[FDB_WAYS];
+	__u64 entry[FDB_WAYS];
 };
-
-static const __u64 FDB_BUSY = ~0ULL;
-static const __u64 FDB_CONFIRMED = 1 << 16; /* seen again later: no one-off address of a scan or a flood */
 
 struct bridge_config {
 	__u32 port;
 	__u32 aging_s;
 	__u32 set_bits;
+	__u32 key_bits;
+	__u32 port_bits;
+	__u32 tick_bits;
 	const volatile __u32 *hz;
 	__u32 (*static_port)(__u64 mac);
 	void *fdb;
 };
 
-static __always_inline __u64 fdb_station(__u32 port, __u64 flags, __u32 now)
+static const __u64 FDB_GOLDEN_RATIO = 0x9e3779b97f4a7c15ULL; /* 2^64 divided by it */
+
+/*
+ * Fibonacci hashing in key_bits bits, which the result has on top: the product with an odd number, without what is
+ * above, is a permutation of all keys.
+ */
+static __always_inline __u64 fdb_hash(const struct bridge_config *cfg, __u64 key)
 {
-	return (__u64)now << 32 | flags | port;
+	const __u32 above = 64 - cfg->key_bits;
+
+	return key * (FDB_GOLDEN_RATIO >> above | 1) << above;
 }
 
-static __always_inline __u32 fdb_port(__u64 station)
+static __always_inline struct fdb_set *fdb_set(const struct bridge_config *cfg, __u64 hash)
 {
-	return (__u16)station;
-}
-
-/* Ticks since a station was seen, plus FDB_SLACK: another CPU may have seen it after this one read the clock. */
-static __always_inline __u32 fdb_idle(__u64 station, __u32 now)
-{
-	return now + FDB_SLACK - (__u32)(station >> 32);
-}
-
-/* How long an entry's time may lag behind: writing it with every frame would cost a shared cache line each time. */
-static __always_inline __u32 fdb_refresh(const struct bridge_config *cfg)
-{
-	return cfg->aging_s >= 8 ? *cfg->hz : cfg->aging_s * *cfg->hz >> 3;
-}
-
-static __always_inline bool fdb_expired(const struct bridge_config *cfg, __u64 station, __u32 now)
-{
-	return fdb_idle(station, now) > cfg->aging_s * *cfg->hz + fdb_refresh(cfg) + FDB_SLACK;
-}
-
-/* Fibonacci hashing: the upper bits of a product with 2^64 divided by the golden ratio. */
-static __always_inline struct fdb_set *fdb_set(const struct bridge_config *cfg, __u64 mac)
-{
-	__u32 set = mac * 0x9e3779b97f4a7c15ULL >> (64 - cfg->set_bits);
+	__u32 set = hash >> (64 - cfg->set_bits);
 
 	return bpf_map_lookup_elem(cfg->fdb, &set);
 }
 
-static __always_inline struct fdb_entry *fdb_find(struct fdb_set *set, __u64 mac)
+static __always_inline __u64 fdb_tag(const struct bridge_config *cfg, __u64 hash)
 {
-#pragma unroll
-	for (int way = 0; way < FDB_WAYS; way++)
-		if (set->entry[way].key == mac)
-			return &set->entry[way];
-	return NULL;
+	return hash << cfg->set_bits;
 }
 
-/*
- * What an entry says of `mac`: false if the entry went to another station since it was found. The key is read again
- * after the word, because the next owner clears the key before it writes the word.
- */
-static __always_inline bool fdb_read(const struct fdb_entry *entry, __u64 mac, __u64 *station)
+static __always_inline __u32 fdb_state_bits(const struct bridge_config *cfg)
 {
-	*station = *(const volatile __u64 *)&entry->station;
-	return *(const volatile __u64 *)&entry->key == mac;
+	return 64 - cfg->key_bits + cfg->set_bits;
 }
 
-/*
- * Which entry a new station may take: a free one, else the one that is missed least. Expired ones come first, then
- * addresses seen only once, then stations that have been silent for half the ageing time; a set full of active stations
- * keeps them, and the new one's frames are flooded until one ages.
- */
-static __always_inline struct fdb_entry *fdb_victim(const struct bridge_config *cfg, struct fdb_set *set, __u32 now)
+static __always_inline __u64 fdb_time_mask(const struct bridge_config *cfg)
 {
-	__u32 aging = cfg->aging_s * *cfg->hz, least = aging / 2;
-	struct fdb_entry *victim = NULL;
+	return (1ULL << (fdb_state_bits(cfg) - cfg->port_bits - 1)) - 1;
+}
+
+static __always_inline __u64 fdb_confirmed(const struct bridge_config *cfg)
+{
+	return 1ULL << cfg->port_bits;
+}
+
+/* A tick is 2^tick_bits jiffies at 100 Hz, and about as long at the other rates that kernels have. */
+static __always_inline __u64 fdb_ticks(const struct bridge_config *cfg, __u64 jiffies)
+{
+	const __u32 hz = *cfg->hz;
+
+	return jiffies >> (cfg->tick_bits + (hz >= 200) + 2 * (hz >= 800));
+}
+
+/* Ageing time in ticks, rounded up. */
+static __always_inline __u32 fdb_aging(const struct bridge_config *cfg)
+{
+	return fdb_ticks(cfg, cfg->aging_s * *cfg->hz) + 1;
+}
+
+/* The state of a station that is seen on this port now. */
+static __always_inline __u64 fdb_state(const struct bridge_config *cfg, __u64 confirmed, __u64 now)
+{
+	return (now & fdb_time_mask(cfg)) << (cfg->port_bits + 1) | confirmed | (cfg->port + 1);
+}
+
+static __always_inline __u32 fdb_port(const struct bridge_config *cfg, __u64 state)
+{
+	return (state & (fdb_confirmed(cfg) - 1)) - 1;
+}
+
+/* Ticks since a station was seen, and one more: another CPU may have seen it after this one read the clock. */
+static __always_inline __u64 fdb_idle(const struct bridge_config *cfg, __u64 state, __u64 now)
+{
+	return (now + 1 - (state >> (cfg->port_bits + 1))) & fdb_time_mask(cfg);
+}
+
+/* Never early: both ends of the time that has passed are rounded down to ticks. */
+static __always_inline bool fdb_expired(const struct bridge_config *cfg, __u64 state, __u64 now)
+{
+	return fdb_idle(cfg, state, now) > fdb_aging(cfg) + 1;
+}
+
+/* The state of the station with `tag`, and which entry has it; NULL if none has. */
+static __always_inline __u64 *fdb_find(const struct bridge_config *cfg, struct fdb_set *set, __u64 tag, __u64 *state)
+{
+	const __u64 states = 1ULL << fdb_state_bits(cfg);
 
 #pragma unroll
 	for (int way = 0; way < FDB_WAYS; way++) {
-		struct fdb_entry *entry = &set->entry[way];
-		__u32 idle = fdb_idle(entry->station, now);
+		*state = *(const volatile __u64 *)&set->entry[way] ^ tag;
+		/* No state is 0, but what a free entry makes of the tag 0 is. */
+		if (*state - 1 < states - 1)
+			return &set->entry[way];
+	}
+	return NULL;
+}
 
-		if (entry->key == 0)
-			return entry;
-		if (!(entry->station & FDB_CONFIRMED))
-			idle += aging;
-		if (idle >= least) {
-			least = idle;
-			victim = entry;
+/* Ticks as fdb_dispensable() counts them: the highest bits of a word, of which two are left free. */
+static __always_inline __u64 fdb_scaled(const struct bridge_config *cfg, __u64 ticks)
+{
+	return ticks << (cfg->port_bits + 1) << (cfg->key_bits - cfg->set_bits) >> 2;
+}
+
+/*
+ * How little an entry is missed: the longer its station has been silent the less, and an address seen only once as if
+ * it had been silent for the ageing time longer. What stands below the time in an entry takes less than a tick away,
+ * another CPU's clock may take one. (Scaled, so that the verifier knows no bounds: it would follow every order that the
+ * ages in a set can have.)
+ */
+static __always_inline __u64 fdb_dispensable(const struct bridge_config *cfg, __u64 entry, __u64 now)
+{
+	__u64 silent = (((now + 2) << (cfg->port_bits + 1)) - entry) << (cfg->key_bits - cfg->set_bits) >> 2;
+
+	return entry & fdb_confirmed(cfg) ? silent : silent + fdb_scaled(cfg, fdb_aging(cfg));
+}
+
+/*
+ * Which entry a new station may take, and what is in it: a free one, else the one that is missed least. Expired ones
+ * come first, then addresses seen only once, then stations that have been silent for half the ageing time; a set full
+ * of active stations keeps them, and the new one's frames are flooded until one ages.
+ */
+static __always_inline __u64 *fdb_victim(const struct bridge_config *cfg, struct fdb_set *set, __u64 now, __u64 *found)
+{
+	__u64 least = fdb_scaled(cfg, fdb_aging(cfg) / 2), *victim = NULL;
+
+#pragma unroll
+	for (int way = 0; way < FDB_WAYS; way++) {
+		__u64 entry = *(const volatile __u64 *)&set->entry[way], dispensable = fdb_dispensable(cfg, entry, now);
+
+		if (entry == 0) {
+			*found = 0;
+			return &set->entry[way];
+		}
+		if (dispensable >= least) {
+			least = dispensable;
+			victim = &set->entry[way];
+			*found = entry;
 		}
 	}
 	return victim;
 }
 
-/* Two CPUs may want the same entry: whoever gets the key for FDB_BUSY has it, the other learns from the next frame. */
-static __always_inline void fdb_insert(const struct bridge_config *cfg, struct fdb_set *set, __u64 mac, __u32 now)
+/* Two CPUs may want the same entry: one gets it, the other learns from the next frame. */
+static __always_inline void fdb_insert(const struct bridge_config *cfg, struct fdb_set *set, __u64 tag, __u64 now)
 {
-	struct fdb_entry *entry = fdb_victim(cfg, set, now);
+	__u64 found, *victim = fdb_victim(cfg, set, now, &found);
 
-	if (!entry || __sync_lock_test_and_set(&entry->key, FDB_BUSY) == FDB_BUSY)
-		return;
-	entry->station = fdb_station(cfg->port, 0, now);
-	__sync_lock_test_and_set(&entry->key, mac);
+	if (victim)
+		__sync_val_compare_and_swap(victim, found, tag | fdb_state(cfg, 0, now));
 }
 
 /*
  * IEEE 802.1D 7.8: a station is learned on the port that it sends from, and followed when it moves. Nothing is written
- * for a frame that tells nothing new; if the entry went to another station meanwhile, the exchange fails and changes
- * nothing.
+ * for a frame that tells nothing new: writing the time with every frame would cost a shared cache line each time. If
+ * the entry has changed meanwhile, the exchange fails and changes nothing.
  */
-static __always_inline void bridge_learn(const struct bridge_config *cfg, __u64 source, __u32 now)
+static __always_inline void bridge_learn(const struct bridge_config *cfg, __u64 source, __u64 now)
 {
-	struct fdb_set *set = fdb_set(cfg, source);
-	struct fdb_entry *entry;
-	__u64 known;
+	__u64 hash = fdb_hash(cfg, source), tag = fdb_tag(cfg, hash), state, *entry;
+	struct fdb_set *set = fdb_set(cfg, hash);
 
 	if (!set)
 		return;
-	entry = fdb_find(set, source);
+	entry = fdb_find(cfg, set, tag, &state);
 	if (!entry) {
-		fdb_insert(cfg, set, source, now);
+		fdb_insert(cfg, set, tag, now);
 		return;
 	}
-	if (unlikely(!fdb_read(entry, source, &known)))
+	if (likely(fdb_port(cfg, state) == cfg->port && fdb_idle(cfg, state, now) <= 1))
 		return;
-	if (likely(fdb_port(known) == cfg->port && fdb_idle(known, now) < fdb_refresh(cfg) + FDB_SLACK))
-		return;
-	__sync_val_compare_and_swap(&entry->station, known, fdb_station(cfg->port, FDB_CONFIRMED, now));
+	__sync_val_compare_and_swap(entry, tag | state, tag | fdb_state(cfg, fdb_confirmed(cfg), now));
 }
 
 /* IEEE 802.1D 7.12.6: 01:80:c2:00:00:01 to 0f end at the next bridge. BPDUs (...:00) pass while there is no STP here.
@@ -172,22 +222,21 @@ static __always_inline bool is_link_local(__u64 mac)
 	return (mac & 0xffffffffffULL) == 0xc28001ULL && last >= 0x01 && last <= 0x0f;
 }
 
-/* Flooded, too: the address zero, which no station has, but a free entry has for a key. */
-static __always_inline __u32 bridge_lookup(const struct bridge_config *cfg, __u64 destination, __u32 now)
+static __always_inline __u32 bridge_lookup(const struct bridge_config *cfg, __u64 destination, __u64 now)
 {
-	struct fdb_set *set = fdb_set(cfg, destination);
-	struct fdb_entry *entry = set ? fdb_find(set, destination) : NULL;
-	__u64 station;
+	__u64 hash = fdb_hash(cfg, destination), state;
+	struct fdb_set *set = fdb_set(cfg, hash);
 
-	if (!entry || !destination || !fdb_read(entry, destination, &station) || fdb_expired(cfg, station, now))
+	if (!set || !fdb_find(cfg, set, fdb_tag(cfg, hash), &state) || fdb_expired(cfg, state, now))
 		return VERDICT_FLOOD;
-	return fdb_port(station);
+	return fdb_port(cfg, state);
 }
 
 static __always_inline __u32 bridge_receive(struct packet *pkt, const struct bridge_config *cfg)
 {
 	__u64 source = mac_u64(pkt->eth->h_source), destination = mac_u64(pkt->eth->h_dest);
-	__u32 now = bpf_jiffies64(), port;
+	__u64 now = fdb_ticks(cfg, bpf_jiffies64());
+	__u32 port;
 
 	if (unlikely(is_group_mac(source) || source == 0))
 		return drop(DROP_INVALID_SOURCE);

@@ -10,20 +10,11 @@ from ...ir import Constant, GeneratedFunction, HostBound, Inlined, LoweredPort, 
 from ...lower import c_name, port_name
 from ...model import Port, ServiceInstance
 from ...templates import environment
+from .fdb import SET_SIZE, Fdb
 from .model import BridgeModel, StaticEntry
 
-WAYS = 8  # entries of a set: FDB_WAYS in bridge.bpf.h
-ENTRY_SIZE = 16  # struct fdb_entry
 BPF_F_MMAPABLE = 1 << 10
 _HZ = HostBound("hz", HostFact.HZ, None)
-
-
-def set_bits(size: int) -> int:
-    """Logarithm of the number of sets for `size` stations.
-
-    Room for twice as many, or more: then fewer than 1 in 100 stations meets a set that is full (Poisson, mean 4 of 8).
-    """
-    return max(1, (-(-2 * size // WAYS) - 1).bit_length())
 
 
 def lower(instance: ServiceInstance, port: Port, hook: Hook) -> LoweredPort:
@@ -38,8 +29,8 @@ def lower(instance: ServiceInstance, port: Port, hook: Hook) -> LoweredPort:
 
 
 def _constants(instance: ServiceInstance, port: Port, model: BridgeModel) -> tuple[Constant, ...]:
-    seconds = int(model.aging.total_seconds())
-    fdb = f"{instance.name}.fdb"
+    geometry, fdb = _geometry(instance, model), f"{instance.name}.fdb"
+    seconds = geometry.aging_s
     return (
         Constant(str(port), port.name, "the port that frames come from", Inlined("port", str(port.index)), port.span),
         Constant(f"{fdb}.aging", f"{seconds}s", "forget after", Inlined("aging_s", str(seconds)), model.aging_span),
@@ -47,8 +38,17 @@ def _constants(instance: ServiceInstance, port: Port, model: BridgeModel) -> tup
             f"{fdb}.size",
             str(model.size),
             "logarithm of the number of sets, for a size of",
-            Inlined("set_bits", str(set_bits(model.size))),
+            Inlined("set_bits", str(geometry.set_bits)),
             model.size_span,
+        ),
+        _bits(f"{fdb}.key", geometry.key_bits, "bits of a station's address", "key_bits", instance),
+        _bits(f"{fdb}.port", geometry.port_bits, "bits for a port in an entry", "port_bits", instance),
+        Constant(
+            f"{fdb}.tick",
+            str(geometry.tick_bits),
+            "logarithm of a tick in jiffies at 100 Hz",
+            Inlined("tick_bits", str(geometry.tick_bits)),
+            model.aging_span,
         ),
         Constant(f"{instance.name}.hz", "the host's", "jiffies a second", _HZ, instance.span),
     )
@@ -59,18 +59,27 @@ def _static_constant(instance: ServiceInstance, entry: StaticEntry) -> Constant:
     return Constant(path, entry.port.name, "static entry", Inlined("", entry.text), entry.span)
 
 
+def _bits(path: str, bits: int, meaning: str, field: str, instance: ServiceInstance) -> Constant:
+    return Constant(path, str(bits), meaning, Inlined(field, str(bits)), instance.span)
+
+
+def _geometry(instance: ServiceInstance, model: BridgeModel) -> Fdb:
+    return Fdb(model.size, len(instance.ports), int(model.aging.total_seconds()))
+
+
 def _fdb(instance: ServiceInstance, model: BridgeModel) -> MapDef:
+    geometry = _geometry(instance, model)
     return MapDef(
         name=f"{c_name(instance.name)}__fdb",
         type="BPF_MAP_TYPE_ARRAY",
         key_type="__u32",
         key_size=4,
         value_type="struct fdb_set",
-        value_size=WAYS * ENTRY_SIZE,
-        max_entries=1 << set_bits(model.size),
+        value_size=SET_SIZE,
+        max_entries=1 << geometry.set_bits,
         scope=Scope.SERVICE,
         role=Role.STATE,
-        layout=f"bridge fdb/1 {' '.join(port.name for port in instance.ports)}",  # entries hold ports by their index
+        layout=f"bridge {geometry.layout} {' '.join(port.name for port in instance.ports)}",  # ports by their index
         span=model.size_span,
         flags=BPF_F_MMAPABLE,
         field="fdb",
