@@ -17,8 +17,9 @@ from schemas.compiled import MANIFEST_FILE, CompiledChain, object_file, save
 from schemas.drop import GLUE_DROPS, SLOW_PATH_DROPS, named
 
 from .clang import CompiledObject, compile_units, find_clang
-from .emit import CUnit, emit
-from .ir import ChainIR, Constant, HostBound, Inlined, InMap, MapDef, Program, Target, ToHost, ToInterface
+from .emit import CUnit
+from .emit import units as c_units
+from .ir import ChainIR, Constant, HostBound, Injector, Inlined, InMap, MapDef, Program, Target, ToHost, ToInterface
 from .lower import counters_map, layout_hash, lower, reached_services
 from .model import ServiceInstance
 from .resolve import resolve
@@ -92,7 +93,7 @@ def build(
     chain = resolve(source)
     watch.lap("validate")
     ir = verify(lower(chain), "lower")
-    units = [emit(ir, program, version()) for program in ir.programs]
+    units = c_units(ir, version())
     watch.lap("lower")
     objects = compile_units(
         units,
@@ -179,6 +180,7 @@ def _services(ir: ChainIR) -> tuple[m.ServiceRecord, ...]:
             drop_reasons=_drop_reasons(instance),
             slow_path_reasons=instance.service.slow_path_reasons,
             upcalls=upcalls_map(instance.name) if instance.service.slow_path_reasons else "",
+            control=instance.service.control(instance) if instance.service.control else None,
             span=instance.span.brief,
         )
         for instance in reached_services(ir)
@@ -195,13 +197,13 @@ def _program(compiled: CompiledObject) -> m.ProgramRecord:
     program = compiled.unit.program
     return m.ProgramRecord(
         name=program.name,
-        service=program.service,
-        port=program.port,
+        service=None if isinstance(program, Injector) else program.service,
+        port=None if isinstance(program, Injector) else program.port,
         hook=program.hook,
         object=object_file(compiled.elf),
         function=program.name,
         span=program.span.brief,
-        constants=tuple(_constants(program)),
+        constants=() if isinstance(program, Injector) else _constants(program),
         lines=_lines(compiled.unit),
     )
 

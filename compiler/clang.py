@@ -193,9 +193,11 @@ def _refusals(unit: CUnit, stderr: str) -> tuple[Diagnostic, ...]:
 
 def _refusal(unit: CUnit, text: str, where: str, span: Span) -> Diagnostic:
     program = unit.program
+    service = f"service `{program.instance.name}` (kind `{program.instance.kind}`)"
+    what = f"the C of {service}, port `{program.port}`" if program.port else f"the C of injection for {service}"
     return Diagnostic(
         "K103",
-        f"clang refused the C of service `{program.service}` (kind `{program.instance.kind}`), port `{program.port}`",
+        f"clang refused {what}",
         span,
         label="generated for this",
         notes=(

@@ -124,11 +124,11 @@ def compile_chain(
 
 def _shown(chain: str, what: str) -> str:
     from .build import lowered, version
-    from .emit import emit
+    from .emit import units
     from .ir_text import text
 
     ir = lowered(chain)
-    return text(ir) if what == "ir" else "\n".join(emit(ir, program, version()).text for program in ir.programs)
+    return text(ir) if what == "ir" else "\n".join(unit.text for unit in units(ir, version()))
 
 
 class _Progress:

@@ -11,7 +11,7 @@ from schemas.counters import CounterLayout
 from schemas.diagnostic import Span
 from schemas.manifest import Hook, HostFact
 
-from .ir import ChainIR, Edge, HostBound, Inlined, MapDef, Program, ToHost, ToInterface, ToProgram
+from .ir import ChainIR, Edge, HostBound, Injector, Inlined, MapDef, Program, ToHost, ToInterface, ToProgram
 from .lower import (
     c_name,
     counters_map,
@@ -28,6 +28,7 @@ from .templates import CText, environment
 
 SHARED_HEADERS = Path(__file__).parent / "bpf"
 UNIT_TEMPLATE = "program.c.j2"
+INJECTOR_TEMPLATE = "inject.c.j2"
 
 _CTYPE = {
     HostFact.IFINDEX: "__u32 {}",
@@ -43,7 +44,7 @@ _COMMENT = re.compile(r"[ \t]*/\*.*?\*/", re.DOTALL)
 class CUnit:
     """C for one program; `lines` are (line of C, place in the file), `headers` the folders to include from."""
 
-    program: Program
+    program: Program | Injector
     text: str
     lines: tuple[tuple[int, Span], ...]
     headers: tuple[Path, ...]
@@ -93,6 +94,33 @@ def emit(ir: ChainIR, program: Program, version: str) -> CUnit:
     return CUnit(program, text, ((1, program.span), *lines), (SHARED_HEADERS, service.headers))
 
 
+def emit_injector(ir: ChainIR, injector: Injector, version: str) -> CUnit:
+    """The C of the program by which control planes' frames enter the chain."""
+    marks: list[Span] = []
+
+    def at(span: Span) -> CText:
+        marks.append(span)
+        return CText(f"\x00{len(marks) - 1}\x00")
+
+    template = environment(SHARED_HEADERS).get_template(INJECTOR_TEMPLATE)
+    ports = next(definition for definition in ir.maps if definition.name == injector.map)
+    marked = template.render(
+        version=version, ir=ir, program=injector, at=at, ports=ports, context=_context(injector.hook)
+    )
+    text, lines = _place(marked, marks)
+    return CUnit(injector, text, ((1, injector.span), *lines), (SHARED_HEADERS,))
+
+
+def units(ir: ChainIR, version: str) -> list[CUnit]:
+    """The C of every program of a chain."""
+    services = [emit(ir, program, version) for program in ir.programs]
+    return services + [emit_injector(ir, injector, version) for injector in ir.injectors]
+
+
+def _context(hook: Hook) -> str:
+    return "xdp_md" if hook is Hook.XDP else "__sk_buff"
+
+
 def _names(ir: ChainIR, program: Program) -> dict[str, object]:
     """What the template refers to, beside the program itself."""
     edges = {edge.port: edge for edge in program.edges}
@@ -102,7 +130,7 @@ def _names(ir: ChainIR, program: Program) -> dict[str, object]:
         "header": program.instance.service.header.name,
         "kind": c_name(program.instance.kind),
         "config": port_name(port),
-        "context": "xdp_md" if program.hook is Hook.XDP else "__sk_buff",
+        "context": _context(program.hook),
         "xdp": program.hook is Hook.XDP,
         "constant_verdicts": program.instance.service.transparent,
         "layout": CounterLayout(len(program.instance.ports)),

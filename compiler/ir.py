@@ -178,6 +178,29 @@ class Program:
 
 
 @dataclass(frozen=True, slots=True)
+class Injector:
+    """What runs for frames that control planes send in at `hook`: it goes to the program in one of the slots of `map`.
+
+    A chain needs one for each hook; at TC, where an ifindex means something in one namespace only, for each of them.
+    `instance` is the first service that needs it.
+    """
+
+    name: ProgramName
+    instance: ServiceInstance
+    hook: Hook
+    map: MapName
+    span: Span
+
+    @property
+    def port(self) -> None:
+        """It is no port's."""
+
+    @property
+    def maps(self) -> tuple[MapName, ...]:
+        return (self.map,)
+
+
+@dataclass(frozen=True, slots=True)
 class TailSlot:
     """One entry of a prog array: where a link between two virtual ports lands."""
 
@@ -198,7 +221,10 @@ class DeviceSlot:
 
 @dataclass(frozen=True, slots=True)
 class InternalLink:
-    """A veth pair by which flooded copies enter `program`; made in the namespace of interface `interface`."""
+    """A veth pair by which flooded copies, or frames of a control plane, enter `program`.
+
+    It is made in the namespace of interface `interface`.
+    """
 
     name: str
     hook: Hook
@@ -234,6 +260,7 @@ class ChainIR:
     services: tuple[ServiceInstance, ...]
     ports: tuple[VirtualPort, ...]
     programs: tuple[Program, ...]
+    injectors: tuple[Injector, ...]
     maps: tuple[MapDef, ...]
     tail_slots: tuple[TailSlot, ...]
     device_slots: tuple[DeviceSlot, ...]

@@ -23,6 +23,8 @@ def _lines(ir: ChainIR) -> Iterator[str]:
         yield f"port {port.service}.{port.name} #{port.index} <-> {port.peer}  ; {port.span.brief}"
     for program in ir.programs:
         yield from _program(program)
+    for injector in ir.injectors:
+        yield f"program {injector.name} (injection, {injector.hook}), goes to slots of {injector.map}"
     for definition in ir.maps:
         yield from _map(definition)
     for tail in ir.tail_slots:

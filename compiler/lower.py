@@ -10,6 +10,7 @@ from schemas.counters import CounterLayout
 from schemas.diagnostic import Span
 from schemas.manifest import Hook, HostFact, Role, Scope
 
+from .inject import inject
 from .ir import (
     Attach,
     ChainIR,
@@ -42,6 +43,7 @@ def lower(chain: Chain) -> ChainIR:
     arrivals = tuple(origins)
     slots = _tail_slots(chain, arrivals)
     programs = tuple(_program(chain, port, hook, slots) for port, hook in arrivals)
+    injection = inject(chain, programs, origins)
     links = _internal_links(chain, programs, origins)
     return ChainIR(
         name=chain.name,
@@ -51,10 +53,11 @@ def lower(chain: Chain) -> ChainIR:
         services=chain.services,
         ports=tuple(_virtual_ports(chain)),
         programs=programs,
-        maps=tuple(_maps(chain, programs, slots)),
-        tail_slots=tuple(slots.values()),
+        injectors=injection.injectors,
+        maps=(*_maps(chain, programs, slots), *injection.maps),
+        tail_slots=(*slots.values(), *injection.slots),
         device_slots=tuple(_device_slots(chain, programs)),
-        internal_links=links,
+        internal_links=(*links, *injection.links),
         host_symbols=tuple(_host_symbols(programs)),
         attach=tuple(
             Attach(interface.name, program_name(port, interface.mode.hook))

@@ -45,6 +45,8 @@ class Service:
     `hairpin`: a packet may leave by the port that it came in by.
     `drop_reasons`: every reason its C returns, as (number, name) pairs: from `compiler/bpf/drop.h`, or its own from
     `DROP_SERVICE_FIRST` on.
+    `control`: what its control plane has to know of an instance, plain JSON data; None where it has none.
+    `injects`: the control plane lets frames arrive at ports. (To send them out of ports it need not say so.)
     `slow_path_reasons`: why its C sends packets up to its control plane, as (number, name) pairs, numbers from 0 on.
     `templates`: folder of its `.j2` files, where it has any.
     """
@@ -62,6 +64,8 @@ class Service:
     floods: bool = False
     hairpin: bool = False
     slow_path_reasons: tuple[tuple[int, str], ...] = ()
+    control: Callable[[ServiceInstance], Mapping[str, Any]] | None = None
+    injects: bool = False
     templates: Traversable | None = None
     origin: str = field(default="bpfchain", compare=False)
 

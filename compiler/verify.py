@@ -27,7 +27,7 @@ def verify(ir: ChainIR, stage: str) -> ChainIR:
 
 
 def _broken(ir: ChainIR) -> Iterator[str]:
-    yield from _repeated("program", (program.name for program in ir.programs))
+    yield from _repeated("program", _program_names(ir))
     yield from _repeated("map", (definition.name for definition in ir.maps))
     yield from _repeated("tail slot", (f"{slot.map}[{slot.index}]" for slot in ir.tail_slots))
     yield from _repeated("device slot", (f"{slot.map}[{slot.index}]" for slot in ir.device_slots))
@@ -35,6 +35,10 @@ def _broken(ir: ChainIR) -> Iterator[str]:
         yield from _broken_program(ir, program)
     yield from _broken_maps(ir)
     yield from _broken_links(ir)
+
+
+def _program_names(ir: ChainIR) -> list[str]:
+    return [program.name for program in ir.programs] + [injector.name for injector in ir.injectors]
 
 
 def _repeated(what: str, names: Iterable[str]) -> Iterator[str]:
@@ -77,7 +81,7 @@ def _broken_maps(ir: ChainIR) -> Iterator[str]:
 
 
 def _broken_links(ir: ChainIR) -> Iterator[str]:
-    programs = {program.name for program in ir.programs}
+    programs = set(_program_names(ir))
     devices = {interface.name for interface in ir.interfaces} | {link.name for link in ir.internal_links}
     for name in (
         *(slot.program for slot in ir.tail_slots),

@@ -15,7 +15,16 @@ from schemas.manifest import Manifest, MapRecord, ProgramRecord, Role
 from .attach import AttachPoint
 from .compare import contents, same_entries, same_shape, stays
 from .host import Host, host_facts
-from .reasons import brief, entry_reason, fact_reasons, map_reason, program_reasons, slot_reasons
+from .reasons import (
+    brief,
+    entry_reason,
+    fact_reasons,
+    link_reason,
+    map_reason,
+    place_of,
+    program_reasons,
+    slot_reasons,
+)
 from .state import LiveAttachment, LiveChain, LiveGeneration, attach_points
 
 
@@ -33,6 +42,7 @@ class Kind(StrEnum):
     PROGRAM = "program"
     MAP = "map"
     ENTRY = "entry"
+    CONTROL = "control plane"
     SLOTS = "slots"
     ATTACH = "attach point"
     VETH = "internal link"
@@ -129,9 +139,10 @@ def make_plan(manifest: Manifest, live: LiveChain | None, host: Host) -> Plan:
         *_facts(manifest, running, current.record.facts, facts),
     )
     entries = tuple(_entries(manifest, [running, *([current.pending] if current.pending else [])]))
+    entries += tuple(_control(manifest, running))
     way = Way.GENERATION if structural else Way.IN_PLACE if entries or current.pending else Way.NOTHING
     if structural:
-        entries = tuple(replace(change, effect=Effect.SWAP) for change in entries)
+        entries = tuple(replace(c, effect=Effect.SWAP) if c.kind is Kind.ENTRY else c for c in entries)
     kept = _kept(manifest, running, structural)
     changes = (*structural, *entries, *_leftovers(live))
     return Plan(manifest, way, changes, current.number, live.next_number, kept, facts)
@@ -149,11 +160,11 @@ def _first(manifest: Manifest) -> Iterator[Change]:
         return Change(Action.ADD, kind, name, reasons, Effect.SWAP)
 
     for link in manifest.internal_links:
-        yield added(Kind.VETH, link.name, "floods into another service need a device")
+        yield added(Kind.VETH, link.name, link_reason(link))
     for record in manifest.maps:
         yield added(Kind.MAP, record.name, map_reason(record))
     for program in manifest.programs:
-        yield added(Kind.PROGRAM, program.name, f"{program.service}.{program.port}, {brief(program.span)}")
+        yield added(Kind.PROGRAM, program.name, place_of(program))
     for point, receiver in attach_points(manifest).values():
         yield added(Kind.ATTACH, point.name, f"{point}: {receiver}")
 
@@ -219,12 +230,11 @@ def _veths(manifest: Manifest, running: Manifest, host: Host) -> Iterator[Change
     before = {link.name: link for link in running.internal_links}
     for name in wanted:
         if name not in before:
-            reason = "floods into another service need a device"
-            yield Change(Action.ADD, Kind.VETH, name, (reason,), Effect.SWAP)
+            yield Change(Action.ADD, Kind.VETH, name, (link_reason(wanted[name]),), Effect.SWAP)
         elif name not in host.devices:
             yield Change(Action.CHANGE, Kind.VETH, name, ("its veth pair is gone",), Effect.SWAP)
     for name in (name for name in before if name not in wanted):
-        yield Change(Action.REMOVE, Kind.VETH, name, ("nothing floods through it any more",), Effect.SWAP)
+        yield Change(Action.REMOVE, Kind.VETH, name, ("nothing is sent through it any more",), Effect.SWAP)
 
 
 # --- programs and maps ----------------------------------------------------------------------------------------------
@@ -235,8 +245,7 @@ def _programs(wanted: Sequence[ProgramRecord], running: Sequence[ProgramRecord],
     for program in wanted:
         old = before.pop(program.name, None)
         if old is None:
-            reason = f"{program.service}.{program.port}, {brief(program.span)}"
-            yield Change(Action.ADD, Kind.PROGRAM, program.name, (reason,), Effect.SWAP)
+            yield Change(Action.ADD, Kind.PROGRAM, program.name, (place_of(program),), Effect.SWAP)
         elif (old.object, old.function, old.hook) != (program.object, program.function, program.hook):
             reasons = tuple(program_reasons(old, program, versions))
             yield Change(Action.CHANGE, Kind.PROGRAM, program.name, reasons, Effect.SWAP)
@@ -313,6 +322,15 @@ def _entries(manifest: Manifest, running: Sequence[Manifest]) -> Iterator[Change
                 action = Action.CHANGE if new_entry and old_entry else Action.ADD if new_entry else Action.REMOVE
                 name = f"{record.name}[{entry.path}]"
                 yield Change(action, Kind.ENTRY, name, entry_reason(new_entry, old_entry), Effect.IN_PLACE)
+
+
+def _control(manifest: Manifest, running: Manifest) -> Iterator[Change]:
+    """Control planes that are told other things than before."""
+    before = {service.name: service.control for service in running.services}
+    for service in manifest.services:
+        if service.control is not None and before.get(service.name, service.control) != service.control:
+            reason = f"its configuration is another one, {brief(service.span)}"
+            yield Change(Action.CHANGE, Kind.CONTROL, service.name, (reason,), Effect.NONE)
 
 
 def _same_map(record: MapRecord, manifests: Sequence[Manifest]) -> Iterator[MapRecord]:

@@ -9,10 +9,12 @@ from schemas.manifest import (
     EntryRecord,
     HostFact,
     HostSymbolRecord,
+    InternalLinkRecord,
     Manifest,
     MapRecord,
     ProgramRecord,
 )
+from schemas.slow_path import INJECT_LINK
 
 _SHOWN = 4  # of many constants of one program, so many are told
 
@@ -61,6 +63,19 @@ def _by_path(constants: tuple[ConstantRecord, ...]) -> dict[str, list[ConstantRe
         if all(constant.value != other.value for other in same):
             same.append(constant)
     return found
+
+
+def place_of(program: ProgramRecord) -> str:
+    """Where a program stands in the chain."""
+    what = f"{program.service}.{program.port}" if program.service else "frames of control planes"
+    return f"{what}, {brief(program.span)}"
+
+
+def link_reason(link: InternalLinkRecord) -> str:
+    """What an internal link is for."""
+    if link.name.startswith(INJECT_LINK):
+        return "control planes send frames into the chain by it"
+    return "floods into another service need a device"
 
 
 def map_reason(record: MapRecord, old: MapRecord | None = None) -> str:

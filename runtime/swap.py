@@ -118,7 +118,7 @@ def _build(
 def _make_veth(pair: veth.VethPair, manifest: Manifest) -> Step:
     def do() -> None:
         devices = [find_device(interface.device, interface.netns) for interface in manifest.interfaces]
-        veth.create(pair, max(device.mtu for device in devices if device))
+        veth.create(pair, max(device.mtu for device in devices if device) + veth.INJECTED_BYTES)
 
     return Step(f"make internal link {pair.link}", do, functools.partial(veth.remove_ours, pair))
 

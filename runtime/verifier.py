@@ -87,7 +87,7 @@ def rejection(
 ) -> VerifierRejected:
     """The diagnostic (L130). `strings` gives the BTF string at an offset."""
     reason = "; ".join(verdict.reason)
-    who = f"`{record.service}.{record.port}` ({record.hook})" if record else f"`{program.name}`"
+    who = f"`{record.service}.{record.port}` ({record.hook})" if record and record.service else f"`{program.name}`"
     notes = []
     span = None
     if verdict.insn is not None:

@@ -6,8 +6,10 @@ in a directory together with its objects. Names refer to records of the same man
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 FORMAT = 1
 """Version of this layout; a runtime refuses a manifest of another one."""
@@ -79,7 +81,7 @@ class InterfaceRecord:
 
 @dataclass(frozen=True, slots=True)
 class InternalLinkRecord:
-    """A veth pair that carries flooded copies into the next service: sent into `a`, received at `b` by `program`.
+    """A veth pair that carries flooded copies, or control planes' frames: sent into `a`, received at `b` by `program`.
 
     `interface` names the interface in whose network namespace the pair is made. Used like a device under `name`.
     """
@@ -117,11 +119,14 @@ class ConstantRecord:
 
 @dataclass(frozen=True, slots=True)
 class ProgramRecord:
-    """One program: what runs for packets that arrive on `port` of `service` at `hook`. `function` is its ELF symbol."""
+    """One program: what runs for packets that arrive on `port` of `service` at `hook`. `function` is its ELF symbol.
+
+    Without a service it is the one that control planes' frames go through on their way to a port's program.
+    """
 
     name: str
-    service: str
-    port: str
+    service: str | None
+    port: str | None
     hook: Hook
     object: str
     function: str
@@ -217,7 +222,8 @@ class ServiceRecord:
     """A service; `counters` names its per-CPU array (`CounterLayout`), drop reasons are (number, name) pairs.
 
     `slow_path_reasons` are the (number, name) pairs for which it sends packets up to its control plane; `upcalls` then
-    names the map that counts them, with a label for each count, and is empty otherwise.
+    names the map that counts them, with a label for each count, and is empty otherwise. `control` is what its control
+    plane has to know, as plain JSON data; None where it has none.
     """
 
     name: str
@@ -227,6 +233,7 @@ class ServiceRecord:
     drop_reasons: tuple[tuple[int, str], ...]
     slow_path_reasons: tuple[tuple[int, str], ...]
     upcalls: str
+    control: Mapping[str, Any] | None
     span: str
 
 

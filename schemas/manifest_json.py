@@ -12,6 +12,7 @@ import json
 import re
 import types
 import typing
+from collections.abc import Mapping
 from enum import StrEnum
 from importlib.resources import files
 from typing import Any, NoReturn
@@ -119,6 +120,8 @@ def _plain(value: Any) -> Any:
         return value.hex()
     if isinstance(value, StrEnum):
         return value.value
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
     if dataclasses.is_dataclass(value):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     return value
@@ -152,6 +155,8 @@ def _value(kind: Any, data: Any, place: str, name: str | int) -> Any:
         return _bytes(data, _at(place, name))
     if typing.get_origin(kind) is tuple:
         return _tuple(typing.get_args(kind), data, _at(place, name))
+    if typing.get_origin(kind) is Mapping:
+        return data if isinstance(data, dict) and _is_plain(data) else _wrong(_at(place, name), "an object", data)
     if isinstance(kind, types.UnionType):
         (present,) = (option for option in typing.get_args(kind) if option is not types.NoneType)
         return None if data is None else _value(present, data, place, name)
@@ -165,6 +170,15 @@ def _value(kind: Any, data: Any, place: str, name: str | int) -> Any:
 def _is_text(data: str | int) -> bool:
     """JSON can spell halves of a character (`\\ud800`), which no system call and no terminal takes."""
     return isinstance(data, int) or data.isascii() or not any("\ud800" <= c <= "\udfff" for c in data)
+
+
+def _is_plain(data: Any) -> bool:
+    """Whether all text in it is whole."""
+    if isinstance(data, dict):
+        return all(_is_plain(item) for pair in data.items() for item in pair)
+    if isinstance(data, list):
+        return all(map(_is_plain, data))
+    return not isinstance(data, str) or _is_text(data)
 
 
 _SPELLED = {str: "a string", int: "an integer", bool: "true or false"}

@@ -152,11 +152,14 @@ def _dangling(manifest: Manifest) -> Iterator[str]:
     for kind, name, holder in wanted:
         if name is not None and name not in known[kind]:
             yield f"{holder} refers to {kind} `{name[:80]}`, which is not there"
-    ports = [(p.service, p.port, f"program `{p.name}`") for p in manifest.programs]
+    ports = [(p.service, p.port or "", f"program `{p.name}`") for p in manifest.programs if p.service is not None]
     ports += [(e.service, e.port, "an edge") for e in manifest.edges]
     for service, port, holder in ports:
         if port not in services.get(service, (port,)):
             yield f"{holder} refers to port `{service}.{port[:80]}`, which is not there"
+    for program in manifest.programs:
+        if (program.service is None) != (program.port is None):
+            yield f"program `{program.name}` has {'a port' if program.port else 'a service'} without the other"
     for edge in manifest.edges:
         kind, _, name = edge.target.partition(" ")
         if edge.target != "host" and (kind not in ("interface", "program") or name not in known[kind]):

@@ -13,5 +13,13 @@ FRAME_BYTES = 9600
 SLOW_PATH_REASON_LIMIT = 256
 """Reasons are numbers below this."""
 
+TRAILER = struct.Struct("<II")
+"""struct inject_trailer (compiler/bpf/inject.h), behind a frame that goes down: magic, slot of the port's program."""
+
+TRAILER_MAGIC = 0x62706664
+
+INJECT_LINK = "inject."
+"""How names of internal links begin that control planes send frames into."""
+
 FATES = ("sent up", "refused: rate", "refused: ring full")
 """enum slow_path_fate, as people read it."""

@@ -70,4 +70,13 @@ static __always_inline __u32 packet_copy(const struct packet *pkt, __u8 *to, con
 	return bytes ? bytes + MAC_BYTES + VLAN_TAG_BYTES : 0;
 }
 
+/* Takes the last `bytes` of the frame off it; false if it has no more than these. */
+static __always_inline bool frame_cut(struct __sk_buff *skb, void *to, const __u32 bytes)
+{
+	__u32 length = skb->len;
+
+	return length > bytes && !bpf_skb_load_bytes(skb, length - bytes, to, bytes) &&
+	       !bpf_skb_change_tail(skb, length - bytes, 0);
+}
+
 #endif

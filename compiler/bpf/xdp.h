@@ -55,4 +55,13 @@ static __always_inline bool redirect_all(void *devmap)
 	return bpf_redirect_map(devmap, 0, BPF_F_BROADCAST | XDP_DROP) == XDP_REDIRECT;
 }
 
+/* Takes the last `bytes` of the frame off it; false if it has no more than these. */
+static __always_inline bool frame_cut(struct xdp_md *ctx, void *to, const __u32 bytes)
+{
+	__u32 length = (void *)(long)ctx->data_end - (void *)(long)ctx->data;
+
+	return length > bytes && !bpf_xdp_load_bytes(ctx, length - bytes, to, bytes) &&
+	       !bpf_xdp_adjust_tail(ctx, -(int)bytes);
+}
+
 #endif

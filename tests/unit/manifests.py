@@ -158,8 +158,20 @@ def sample() -> Manifest:
         ),
         internal_links=(InternalLinkRecord("br0.up-xdp", Hook.XDP, "guard__inside__xdp", "lan"),),
         services=(
-            ServiceRecord("guard", "ddos", ("outside", "inside"), "guard__counters", REASONS, (), "", "edge.yaml:10"),
-            ServiceRecord("br0", "bridge", ("up", "lan"), "br0__counters", REASONS, (), "", "edge.yaml:20"),
+            ServiceRecord(
+                "guard",
+                "ddos",
+                ("outside", "inside"),
+                "guard__counters",
+                REASONS,
+                ((0, "unknown"),),
+                "",
+                None,
+                "edge.yaml:10",
+            ),
+            ServiceRecord(
+                "br0", "bridge", ("up", "lan"), "br0__counters", REASONS, (), "", {"aging": [300, "s"]}, "edge.yaml:20"
+            ),
         ),
         objects=tuple(ObjectRecord(object_file(c), hashlib.sha256(c).hexdigest()) for c in OBJECTS.values()),
         programs=(

@@ -42,6 +42,8 @@ SERVICE = Service(
     drop_reasons=((0, "truncated"),),
     ports=("outside", "inside"),
     transparent=True,
+    control=lambda instance: {"name": instance.name},
+    injects=True,
     slow_path_reasons=tuple(enumerate(REASONS)),
     origin="tests",
 )

@@ -1,0 +1,131 @@
+"""Frames of control planes in; out of interfaces, or into ports of the chain as if they had arrived there.
+
+Both ways are packet sockets: out of the interface's device, or into the chain's injection link, with a trailer behind
+the frame that names the port (compiler/bpf/inject.h). Metadata travels with the frame, so it never slips.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from schemas.manifest import Hook, InternalLinkRecord, Manifest
+from schemas.slow_path import INJECT_LINK, TRAILER, TRAILER_MAGIC
+
+from .netns import entered
+from .veth import veth_pair
+
+_SOL_PACKET = 263
+_PACKET_QDISC_BYPASS = 20
+_SEND_BUFFER = 4 << 20
+_NOT_TAKEN = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.EMSGSIZE})
+_GONE = frozenset({errno.ENETDOWN, errno.ENXIO, errno.ENODEV})
+
+
+@dataclass(slots=True)
+class FrameSocket:
+    """Sends whole Ethernet frames out of one device, opened when first used, and anew when its device was replaced.
+
+    `unsent` counts frames that were not taken: the device is away or down, its queue is full, its MTU is smaller.
+    """
+
+    device: str
+    netns: str | None
+    unsent: int = 0
+    _socket: socket.socket | None = None
+
+    def send(self, frame: bytes) -> bool:
+        """Whether the device has taken the frame. Raises OSError for what is wrong beside the device and the frame."""
+        for _ in range(2):
+            try:
+                (self._socket or self._open()).send(frame)
+            except OSError as error:
+                if error.errno in _NOT_TAKEN:
+                    break
+                if error.errno not in _GONE:
+                    raise
+                self.close()
+            else:
+                return True
+        self.unsent += 1
+        return False
+
+    def _open(self) -> socket.socket:
+        with entered(self.netns):
+            opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+        try:
+            opened.setsockopt(_SOL_PACKET, _PACKET_QDISC_BYPASS, 1)
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+            opened.bind((self.device, 0))
+        except OSError:
+            opened.close()
+            raise
+        self._socket = opened
+        return opened
+
+    def close(self) -> None:
+        if self._socket:
+            self._socket.close()
+        self._socket = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Entrance:
+    """The way to one port's program: which link, and the trailer that names the port there."""
+
+    socket: FrameSocket
+    trailer: bytes
+
+
+@dataclass(slots=True)
+class Downcalls:
+    """The ways down into one generation of a chain. `home` is the namespace that it was applied in."""
+
+    manifest: Manifest
+    home: str | None
+    _entrances: dict[tuple[str, str, Hook], _Entrance] = field(default_factory=dict)
+    _interfaces: dict[str, FrameSocket] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for interface in self.manifest.interfaces:
+            self._interfaces[interface.name] = FrameSocket(interface.device, interface.netns or self.home)
+        for link in self.manifest.internal_links:
+            if link.name.startswith(INJECT_LINK):
+                self._entrances |= self._behind(link)
+
+    def _behind(self, link: InternalLinkRecord) -> Mapping[tuple[str, str, Hook], _Entrance]:
+        """The ports that frames can be sent to by one injection link."""
+        pair = veth_pair(self.manifest, link, self.home)
+        opened = FrameSocket(pair.a, pair.netns)
+        programs = {program.name: program for program in self.manifest.programs}
+        array = f"{link.program}_ports"
+        found = {}
+        for slot in self.manifest.tail_slots:
+            program = programs[slot.program]
+            if slot.map == array and program.service and program.port:
+                trailer = TRAILER.pack(TRAILER_MAGIC, slot.index)
+                found[program.service, program.port, program.hook] = _Entrance(opened, trailer)
+        return found
+
+    def send(self, interface: str, frame: bytes) -> bool:
+        """Out of an interface, under the chain's name for it; whether its device has taken the frame."""
+        return self._interfaces[interface].send(frame)
+
+    def inject(self, service: str, port: str, frame: bytes, hook: Hook | None = None) -> bool:
+        """Into a port, as if the frame had arrived there; at `hook`, or at the one that the port has, XDP first.
+
+        Raises LookupError where packets can never arrive at that port, or the chain has no way in.
+        """
+        for at in (hook,) if hook else Hook:
+            entrance = self._entrances.get((service, port, at))
+            if entrance:
+                return entrance.socket.send(frame + entrance.trailer)
+        raise LookupError(f"there is no way into `{service}.{port}`{f' at the {hook} hook' if hook else ''}")
+
+    def close(self) -> None:
+        for entrance in self._entrances.values():
+            entrance.socket.close()
+        for opened in self._interfaces.values():
+            opened.close()
