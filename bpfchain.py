@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
@@ -97,14 +97,15 @@ def plan(chain: Compiled | CompiledChain) -> Plan:
     return make_plan(_compiled(chain))
 
 
-def apply(chain: Compiled | CompiledChain) -> Applied:
+def apply(chain: Compiled | CompiledChain, *, replace: Collection[tuple[str, int]] = ()) -> Applied:
     """Run a compiled chain on this host, in place of what runs under its name; all or nothing.
 
+    `replace` names foreign programs, as (device, program id), that may be taken off the chain's hooks.
     Raises ChainError: LoadFailed, VerifierRejected, NotSupported; then everything is as it was.
     """
     from runtime.apply import apply as carry_out
 
-    return carry_out(_compiled(chain))
+    return carry_out(_compiled(chain), replace=replace)
 
 
 @overload

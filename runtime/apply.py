@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from schemas.compiled import CompiledChain
 from schemas.manifest import Manifest, MapRecord
@@ -21,6 +22,9 @@ from .pin import GenerationPins, bpffs_root, chain_pins, chains, ensure_bpffs, l
 from .plan import Plan, Way, entry_updates, make_plan
 from .state import LiveGeneration, not_running, read
 from .steps import OnStep, Step, carry_out, explained
+
+if TYPE_CHECKING:
+    from .foreign import Replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +58,14 @@ def apply(
     chain: CompiledChain,
     *,
     bpffs: str | Path | None = None,
+    replace: Collection[Replace] = (),
     on_step: OnStep | None = None,
     log_directory: Path | None = None,
 ) -> Applied:
-    """Makes the host run `chain`. Raises `LoadFailed`, `VerifierRejected`, `NotSupported`: then all is as it was."""
+    """Makes the host run `chain`. Raises `LoadFailed`, `VerifierRejected`, `NotSupported`: then all is as it was.
+
+    `replace` names foreign programs, as (device, program id), that may be taken off the chain's hooks.
+    """
     started = time.monotonic()
     features.require_privilege()
     root = bpffs_root(bpffs)
@@ -71,7 +79,7 @@ def apply(
         if wanted.way is Way.GENERATION:
             from .swap import swap_generations  # the loader takes a while to import: not where nothing is loaded
 
-            swap_generations(chain, wanted, live, pins, on_step, log_directory)
+            swap_generations(chain, wanted, live, pins, on_step, log_directory, replace)
             number = wanted.following
         else:
             assert live, "a plan without a new generation has one to keep"

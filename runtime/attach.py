@@ -7,25 +7,34 @@ function runs in the network namespace that its attach point names.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from schemas.diagnostic import Diagnostic, LoadFailed
 from schemas.manifest import Mode
 
 from . import features, sys
-from .info import links
+from .info import link_by_id, link_info, links, prog_by_id
 from .netns import entered
-from .uapi import AttachType, LinkType, XdpFlag
+from .uapi import AttachFlag, AttachType, LinkType, XdpFlag
 
 CLSACT_INGRESS = 0xFFFFFFF2
 _CLSACT_EGRESS = 0xFFFFFFF3
 _FILTER_PRIORITY = 1
 _FILTER_HANDLE = 1
 _OWN_QDISC = "q"
+_TCA_BPF_ID = 11  # include/uapi/linux/pkt_cls.h
+_NLA_HEADER = 4
 _XDP_FLAGS = {Mode.NATIVE: XdpFlag.XDP_FLAGS_DRV_MODE, Mode.GENERIC: XdpFlag.XDP_FLAGS_SKB_MODE}
+_XDP_MODES = {
+    "IFLA_XDP_DRV_PROG_ID": Mode.NATIVE,
+    "IFLA_XDP_SKB_PROG_ID": Mode.GENERIC,
+    "IFLA_XDP_HW_PROG_ID": Mode.NATIVE,  # in the device itself: nothing of ours ever is
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +76,49 @@ class Owner:
         return cls(parts[1], parts[2], int(parts[3]), parts[4] == _OWN_QDISC)
 
 
+class Holder(StrEnum):
+    """What holds a program on its hook."""
+
+    XDP_LINK = "XDP link"
+    XDP_NETLINK = "XDP by netlink"
+    XDP = "XDP"
+    """By either: only CAP_SYS_ADMIN may list links."""
+    TCX_LINK = "TCX link"
+    TCX = "TCX without a link"
+    FILTER = "TC filter"
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """A filter on clsact, and how it is found again: `info` is its priority and protocol as struct tcmsg has them."""
+
+    kind: str
+    name: str
+    info: int
+    handle: int
+    prog_id: int
+
+
 @dataclass(frozen=True, slots=True)
 class Occupant:
-    """What is on a hook: a program's id (0: not known), and how it got there."""
+    """What is on a hook: a program's id (0: a filter that is none), the mode it runs in, and what holds it there."""
 
     prog_id: int
-    how: str
-    owner: Owner | None = None
+    holder: Holder
+    mode: Mode
+    link_id: int = 0
+    filter: Filter | None = None
+
+    @property
+    def how(self) -> str:
+        if self.filter:
+            return f"{self.holder} `{self.filter.name}`"
+        return f"{self.holder} {self.link_id}" if self.link_id else str(self.holder)
+
+    @property
+    def owner(self) -> Owner | None:
+        """The chain whose filter it is; a link or a netlink attachment does not tell."""
+        return Owner.parse(self.filter.name) if self.filter else None
 
 
 def has_link(mode: Mode) -> bool:
@@ -82,7 +127,10 @@ def has_link(mode: Mode) -> bool:
 
 
 def attach(point: AttachPoint, ifindex: int, prog_fd: sys.Fd, owner: Owner) -> sys.Fd | None:
-    """Puts a program on an empty hook: the link, or None where there is none to hold. Raises `LoadFailed` (A104)."""
+    """Puts a program on a hook: the link, or None where there is none to hold. Raises `LoadFailed` (A104).
+
+    An XDP hook must be empty. At TC it goes before whatever is there, and what it decides about nobody else sees.
+    """
     if not has_link(point.mode):
         if point.mode is Mode.TC:
             _add_filter(point, ifindex, prog_fd, owner)
@@ -92,9 +140,20 @@ def attach(point: AttachPoint, ifindex: int, prog_fd: sys.Fd, owner: Owner) -> s
     attach_type = AttachType.BPF_TCX_INGRESS if point.mode is Mode.TC else AttachType.BPF_XDP
     try:
         with entered(point.netns):
-            return sys.link_create(prog_fd, ifindex, attach_type, _XDP_FLAGS.get(point.mode, 0))
+            return sys.link_create(prog_fd, ifindex, attach_type, _XDP_FLAGS.get(point.mode, AttachFlag.BPF_F_BEFORE))
     except sys.SyscallFailed as failure:
-        raise _refused(point, failure.errno, str(failure)) from failure
+        raise _refused(point, failure.errno, _in_words(point, ifindex, prog_fd, failure)) from failure
+
+
+def _in_words(point: AttachPoint, ifindex: int, prog_fd: sys.Fd, failure: sys.SyscallFailed) -> str:
+    """Why a link cannot be made: bpf(2) has an error number only, netlink refuses the same with the kernel's words."""
+    if point.mode is not Mode.TC and failure.errno not in (errno.EBUSY, errno.EEXIST):
+        try:
+            _request_xdp(point, ifindex, prog_fd.fileno(), XdpFlag.XDP_FLAGS_UPDATE_IF_NOEXIST)
+        except NetlinkRefused as refused:
+            return str(refused) if refused.said else str(failure)
+        _request_xdp(point, ifindex, -1, XdpFlag.XDP_FLAGS_REPLACE, expected_fd=prog_fd.fileno())
+    return str(failure)
 
 
 def replace(point: AttachPoint, ifindex: int, link: sys.Fd | None, new: sys.Fd, old: sys.Fd, owner: Owner) -> None:
@@ -107,7 +166,9 @@ def replace(point: AttachPoint, ifindex: int, link: sys.Fd | None, new: sys.Fd, 
         else:
             _set_xdp(point, ifindex, new.fileno(), XdpFlag.XDP_FLAGS_REPLACE, expected_fd=old.fileno())
     except sys.SyscallFailed as failure:
-        raise _refused(point, failure.errno, str(failure)) from failure
+        # EPERM: `old` is not what the link has now (bpf_xdp_link_update, net/core/dev.c; tcx_link_update).
+        number = errno.EBUSY if failure.errno == errno.EPERM else failure.errno
+        raise _refused(point, number, str(failure)) from failure
 
 
 def detach(point: AttachPoint, ifindex: int, link: sys.Fd | None, old: sys.Fd | None = None) -> None:
@@ -138,10 +199,52 @@ def occupants(point: AttachPoint, ifindex: int) -> tuple[Occupant, ...]:
         with entered(point.netns):
             found = sys.prog_query(ifindex, AttachType.BPF_TCX_INGRESS)
         by_link = tuple(
-            Occupant(prog_id, f"TCX link {link_id}" if link_id else "TCX without a link")
+            Occupant(prog_id, Holder.TCX_LINK if link_id else Holder.TCX, Mode.TC, link_id)
             for prog_id, link_id in zip(found.prog_ids, found.link_ids, strict=True)
         )
     return by_link + _filters(point, ifindex)
+
+
+def evict(point: AttachPoint, ifindex: int, found: Occupant) -> None:
+    """Takes a program of somebody else off a hook, whatever holds it there, if it is still that program.
+
+    For XDP by netlink the kernel compares. For everything else that is done here, right before: neither BPF_LINK_DETACH
+    nor a request to delete a filter takes a program to expect.
+    """
+    match found.holder:
+        case Holder.XDP_LINK | Holder.TCX_LINK:
+            with _if_there(), link_by_id(found.link_id) as link:
+                if link_info(link).prog_id == found.prog_id:
+                    empty(link)
+        case Holder.XDP_NETLINK | Holder.XDP:
+            with _if_there(), prog_by_id(found.prog_id) as old:
+                where = dataclasses.replace(point, mode=found.mode)
+                _set_xdp(where, ifindex, -1, XdpFlag.XDP_FLAGS_REPLACE, expected_fd=old.fileno())
+        case Holder.TCX:
+            with _if_there(), prog_by_id(found.prog_id) as old, entered(point.netns):
+                sys.prog_detach(ifindex, old, AttachType.BPF_TCX_INGRESS)
+        case Holder.FILTER:
+            assert found.filter
+            with netlink(point.netns) as rtnl:
+                if found.filter in _ingress_filters(rtnl, ifindex):
+                    _delete_filter(rtnl, ifindex, found.filter)
+
+
+def put_back(point: AttachPoint, ifindex: int, found: Occupant, prog_fd: sys.Fd) -> None:
+    """Puts an evicted XDP program on its hook again, by netlink: a link that was detached stays so."""
+    _set_xdp(
+        dataclasses.replace(point, mode=found.mode), ifindex, prog_fd.fileno(), XdpFlag.XDP_FLAGS_UPDATE_IF_NOEXIST
+    )
+
+
+@contextlib.contextmanager
+def _if_there() -> Iterator[None]:
+    """Passes over what has gone by itself."""
+    try:
+        yield
+    except sys.SyscallFailed as failure:
+        if failure.errno != errno.ENOENT:
+            raise
 
 
 def _refused(point: AttachPoint, number: int, reason: str) -> LoadFailed:
@@ -188,14 +291,20 @@ class NetlinkRefused(sys.SyscallFailed):
 
 
 def _set_xdp(point: AttachPoint, ifindex: int, prog_fd: int, flags: XdpFlag, *, expected_fd: int | None = None) -> None:
+    try:
+        _request_xdp(point, ifindex, prog_fd, flags, expected_fd=expected_fd)
+    except NetlinkRefused as refused:
+        raise _refused(point, refused.errno, str(refused)) from refused
+
+
+def _request_xdp(
+    point: AttachPoint, ifindex: int, prog_fd: int, flags: XdpFlag, *, expected_fd: int | None = None
+) -> None:
     attrs: list[tuple[str, int]] = [("IFLA_XDP_FD", prog_fd), ("IFLA_XDP_FLAGS", flags | _XDP_FLAGS[point.mode])]
     if expected_fd is not None:
         attrs.append(("IFLA_XDP_EXPECTED_FD", expected_fd))
-    try:
-        with netlink(point.netns) as rtnl:
-            rtnl.link("set", index=ifindex, xdp={"attrs": attrs})
-    except NetlinkRefused as refused:
-        raise _refused(point, refused.errno, str(refused)) from refused
+    with netlink(point.netns) as rtnl:
+        rtnl.link("set", index=ifindex, xdp={"attrs": attrs})
 
 
 def _xdp_occupants(point: AttachPoint, ifindex: int) -> tuple[Occupant, ...]:
@@ -203,41 +312,51 @@ def _xdp_occupants(point: AttachPoint, ifindex: int) -> tuple[Occupant, ...]:
     with netlink(point.netns) as rtnl:
         (device,) = rtnl.link("get", index=ifindex)
     xdp = device.get_attr("IFLA_XDP")
-    ids = {} if xdp is None else {name: value for name, value in xdp["attrs"] if name.endswith("PROG_ID")}
-    prog_ids = sorted({value for value in ids.values() if value})
-    return tuple(Occupant(prog_id, _how(prog_id, ifindex)) for prog_id in prog_ids)
+    ids = {} if xdp is None else {value: name for name, value in xdp["attrs"] if name in _XDP_MODES and value}
+    return tuple(_xdp_occupant(prog_id, _XDP_MODES[name], ifindex) for prog_id, name in sorted(ids.items()))
 
 
-def _how(prog_id: int, ifindex: int) -> str:
+def _xdp_occupant(prog_id: int, mode: Mode, ifindex: int) -> Occupant:
     try:
         for link in links():
             if (link.type, link.ifindex, link.prog_id) == (LinkType.BPF_LINK_TYPE_XDP, ifindex, prog_id):
-                return f"XDP link {link.id}"
+                return Occupant(prog_id, Holder.XDP_LINK, mode, link.id)
     except sys.SyscallFailed as failure:
         if failure.errno != errno.EPERM:  # listing links takes CAP_SYS_ADMIN
             raise
-        return "XDP"
-    return "XDP by netlink"
+        return Occupant(prog_id, Holder.XDP, mode)
+    return Occupant(prog_id, Holder.XDP_NETLINK, mode)
 
 
 def _filters(point: AttachPoint, ifindex: int) -> tuple[Occupant, ...]:
     with netlink(point.netns) as rtnl:
         found = _ingress_filters(rtnl, ifindex)
-    return tuple(
-        Occupant(owner.prog_id if owner else 0, f"TC filter `{name}`", owner)
-        for name in found
-        for owner in [Owner.parse(name)]
-    )
+    return tuple(Occupant(each.prog_id, Holder.FILTER, Mode.TC, filter=each) for each in found)
 
 
-def _ingress_filters(rtnl: Any, ifindex: int, parent: int = CLSACT_INGRESS) -> list[str]:
-    """Names of the filters on clsact; those of other classifiers are called by their kind."""
-    names = []
+def _ingress_filters(rtnl: Any, ifindex: int, parent: int = CLSACT_INGRESS) -> list[Filter]:
+    """The filters on clsact; those of other classifiers have their kind for a name."""
+    found = []
     for message in rtnl.get_filters(index=ifindex, parent=parent):
         options = message.get_attr("TCA_OPTIONS")
         if message["handle"] and options is not None:
-            names.append(options.get_attr("TCA_BPF_NAME") or message.get_attr("TCA_KIND"))
-    return names
+            kind = message.get_attr("TCA_KIND")
+            name = options.get_attr("TCA_BPF_NAME") or kind
+            found.append(Filter(kind, name, message["info"], message["handle"], _filter_program(options)))
+    return found
+
+
+def _filter_program(options: Any) -> int:
+    """The program's id, an attribute that pyroute2 does not know by name."""
+    for name, value in options["attrs"]:
+        if name == "UNKNOWN" and value["header"]["type"] == _TCA_BPF_ID:
+            content = value.data[value.offset + _NLA_HEADER : value.offset + value.length]
+            return int.from_bytes(content, "little")
+    return 0
+
+
+def _delete_filter(rtnl: Any, ifindex: int, found: Filter) -> None:
+    rtnl.tc("del-filter", found.kind, ifindex, handle=found.handle, parent=CLSACT_INGRESS, info=found.info)
 
 
 def _add_filter(point: AttachPoint, ifindex: int, prog_fd: sys.Fd, owner: Owner) -> None:
@@ -256,7 +375,7 @@ def _add_filter(point: AttachPoint, ifindex: int, prog_fd: sys.Fd, owner: Owner)
 def _replace_filter(point: AttachPoint, ifindex: int, prog_fd: sys.Fd, owner: Owner) -> None:
     """One netlink request: cls_bpf puts the new filter in the old one's place (cls_bpf_change, net/sched/cls_bpf.c)."""
     with netlink(point.netns) as rtnl:
-        ours = [found for name in _ingress_filters(rtnl, ifindex) if (found := Owner.parse(name))]
+        ours = [found for each in _ingress_filters(rtnl, ifindex) if (found := Owner.parse(each.name))]
         made_qdisc = any(found.made_qdisc for found in ours)
         _tc(rtnl, "replace-filter", ifindex, prog_fd, Owner(owner.chain, owner.point, owner.prog_id, made_qdisc))
 
@@ -279,7 +398,7 @@ def _remove_filter(point: AttachPoint, ifindex: int) -> None:
     """Our filter, and the qdisc if we made it and nobody else uses it by now."""
     with netlink(point.netns) as rtnl:
         before = _ingress_filters(rtnl, ifindex)
-        ours = [found for name in before if (found := Owner.parse(name))]
+        ours = [found for each in before if (found := Owner.parse(each.name))]
         if not ours:
             return
         rtnl.tc("del-filter", "bpf", ifindex, handle=_FILTER_HANDLE, parent=CLSACT_INGRESS, prio=_FILTER_PRIORITY)

@@ -47,16 +47,23 @@ def plan(chain: Path, format: str, bpffs: Path | None) -> None:
 
 @click.command()
 @_chain_argument
+@click.option(
+    "--replace",
+    metavar="DEV=ID",
+    multiple=True,
+    callback=lambda _context, _option, given: tuple(map(_replace, given)),
+    help="Take over device DEV from the foreign program with this ID; may be given several times.",
+)
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing where all goes well.")
 @_bpffs_option
-def apply(chain: Path, quiet: bool, bpffs: Path | None) -> None:
+def apply(chain: Path, replace: tuple[tuple[str, int], ...], quiet: bool, bpffs: Path | None) -> None:
     """Run the compiled chain in DIRECTORY, or a chain FILE, in place of what runs under its name.
 
     All or nothing: where something goes wrong, everything is as it was.
     """
     from .apply import apply as carry_out
 
-    applied = carry_out(_compiled(chain), bpffs=bpffs)
+    applied = carry_out(_compiled(chain), bpffs=bpffs, replace=replace)
     if not quiet:
         if applied.plan:
             click.echo(str(applied.plan))
@@ -90,6 +97,13 @@ def detach(chain: str, bpffs: Path | None) -> None:
 
     take_down(chain, bpffs=bpffs)
     click.echo(f"chain {chain}: detached", err=True)
+
+
+def _replace(given: str) -> tuple[str, int]:
+    device, equals, prog_id = given.rpartition("=")
+    if not device or not equals or not prog_id.isdecimal():
+        raise click.BadParameter(f"`{given}` is not a device and a program's id, like eth0=17")
+    return device, int(prog_id)
 
 
 def _compiled(chain: Path) -> CompiledChain:

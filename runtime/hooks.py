@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from schemas.diagnostic import LoadFailed
-from schemas.manifest import Manifest
+from schemas.diagnostic import Diagnostic, LoadFailed
+from schemas.manifest import Manifest, Mode
 
 from . import attach, sys
-from .attach import AttachPoint, Owner
+from .attach import AttachPoint, Occupant, Owner
 from .devices import find_device, require_device
 from .info import link_info, prog_info
 from .pin import GenerationPins
 from .plan import excludes
 from .state import LiveAttachment, LiveChain, attach_points
 from .steps import Step
+from .takeover import Takeover
 
 if TYPE_CHECKING:
+    from .foreign import Replace
     from .generation import Generation
 
 
@@ -31,22 +34,39 @@ class Hooks:
     live: LiveChain | None
     points: Mapping[str, tuple[AttachPoint, str]]
     opened: contextlib.ExitStack
+    replace: Collection[Replace] = ()
+    foreign: dict[str, tuple[Occupant, ...]] = field(default_factory=dict)
     made: dict[str, sys.Fd | None] = field(default_factory=dict)
     evicted: list[LiveAttachment] = field(default_factory=list)
 
     def check_free(self) -> None:
-        """Raises `LoadFailed` (A102) that names every foreign program where a hook is to be taken anew."""
+        """Looks at every hook that is to be taken anew, and keeps in mind which foreign programs are to be replaced.
+
+        Raises `LoadFailed` that names all others (A102), and devices in `replace` that the chain does not have (A113).
+        """
         from .foreign import describe
 
-        found = [
-            describe(point, occupant)
-            for point, _ in self.points.values()
-            if self.attached(point) is None and self._excluded(point) is None
-            for occupant in attach.occupants(point, _ifindex(point))
-            if not (occupant.owner and occupant.owner.chain == self.chain)
-        ]
+        found = []
+        for point, _ in self.points.values():
+            if self.attached(point) or self._excluded(point):
+                continue
+            others = [each for each in attach.occupants(point, _ifindex(point)) if not self._is_ours(each)]
+            refused = [each for each in others if not each.prog_id or (point.device, each.prog_id) not in self.replace]
+            found += [describe(point, each, self.replace) for each in refused]
+            self.foreign[point.name] = tuple(others)
+        found += self._unknown_devices()
         if found:
             raise LoadFailed(*found)
+
+    def _is_ours(self, found: Occupant) -> bool:
+        return found.owner is not None and found.owner.chain == self.chain
+
+    def _unknown_devices(self) -> Iterator[Diagnostic]:
+        devices = {point.device for point, _ in self.points.values()}
+        for device, prog_id in self.replace:
+            if device not in devices:
+                message = f"`--replace {device}={prog_id}`: the chain has no interface on device `{device}`"
+                yield Diagnostic("A113", message, notes=(f"devices of the chain: {', '.join(sorted(devices))}",))
 
     def steps(self, generation: Generation, pins: GenerationPins) -> Iterator[Step]:
         """One step for each hook; the only ones that touch traffic."""
@@ -54,24 +74,36 @@ class Hooks:
             running = self.attached(point)
             if running:
                 yield self._swap(point, running, generation, program, pins)
+            elif point.mode is not Mode.TC and any(device == point.device for device, _ in self.replace):
+                yield self._take_over(point, generation, program, pins)
             else:
                 yield self._attach(point, generation, program, pins)
 
+    def evictions(self) -> Iterator[Step]:
+        """Foreign programs at TC, once ours stands before them: until then nothing happened to them."""
+        for point, _ in self.points.values():
+            for found in self.foreign.get(point.name, ()) if point.mode is Mode.TC else ():
+                evict = functools.partial(attach.evict, point, _ifindex(point), found)
+                yield Step(f"take program {found.prog_id} off {point}", evict)
+
     def attached(self, point: AttachPoint) -> LiveAttachment | None:
-        """What of this chain runs on the hook, if its device is still the same."""
-        here = [found for found in (self.live.attachments if self.live else ()) if found.point.place == point.place]
+        """What of this chain runs on the hook, whatever its device was called before."""
+        here = [found for found in self._live() if found.at and found.at.mode is point.mode]
+        here = [found for found in here if found.at and found.at.netns == point.netns]
         device = find_device(point.device, point.netns) if here else None
         return next((found for found in here if device and found.ifindex == device.ifindex), None)
 
     def stale(self) -> tuple[LiveAttachment, ...]:
         """What of this chain runs on hooks that it no longer needs."""
-        places = {point.place for point, _ in self.points.values()}
-        attached = self.live.attachments if self.live else ()
-        return tuple(found for found in attached if found.point.place not in places and found not in self.evicted)
+        needed = [self.attached(point) for point, _ in self.points.values()]
+        return tuple(found for found in self._live() if found not in needed and found not in self.evicted)
+
+    def _live(self) -> tuple[LiveAttachment, ...]:
+        return self.live.attachments if self.live else ()
 
     def _excluded(self, point: AttachPoint) -> LiveAttachment | None:
         """What of this chain has to leave the device first: native and generic XDP exclude each other."""
-        return next((found for found in self.stale() if found.ifindex and excludes(found.point, point)), None)
+        return next((found for found in self.stale() if found.at and excludes(found.at, point)), None)
 
     def _swap(
         self, point: AttachPoint, running: LiveAttachment, generation: Generation, program: str, pins: GenerationPins
@@ -117,6 +149,29 @@ class Hooks:
 
         return Step(f"attach to {point}", do, undo)
 
+    def _take_over(self, point: AttachPoint, generation: Generation, program: str, pins: GenerationPins) -> Step:
+        """In the place of `_attach` where a foreign XDP program may be replaced; the same as that if there is none."""
+        plain = self._attach(point, generation, program, pins)
+        taken: list[Takeover] = []
+
+        def do() -> None:
+            found = self.foreign.get(point.name)
+            if not found:
+                plain.do()
+                return
+            new = generation.programs[program]
+            owner = Owner(self.chain, point.name, prog_info(new).id)
+            taken.append(Takeover(point, _ifindex(point), found[0], new, owner, pins.link(point.name), self.opened))
+            taken[0].do()
+
+        def undo() -> None:
+            if taken:
+                taken[0].undo()
+            elif plain.undo:
+                plain.undo()
+
+        return Step(f"take over {point}", do, undo)
+
     def _evict(self, excluded: LiveAttachment) -> None:
         with excluded.open_program() as old:
             self.opened.enter_context(old.duplicate())
@@ -135,9 +190,11 @@ class Hooks:
                 sys.obj_pin(link, excluded.link)
 
 
-def hooks_of(manifest: Manifest, live: LiveChain | None, opened: contextlib.ExitStack) -> Hooks:
+def hooks_of(
+    manifest: Manifest, live: LiveChain | None, opened: contextlib.ExitStack, replace: Collection[Replace] = ()
+) -> Hooks:
     """The hooks that a chain is to take over; descriptors that must live until the end go into `opened`."""
-    return Hooks(manifest.chain, live, attach_points(manifest), opened)
+    return Hooks(manifest.chain, live, attach_points(manifest), opened, replace)
 
 
 def program_on(point: AttachPoint, running: LiveAttachment) -> int:

@@ -135,7 +135,7 @@ def make_plan(manifest: Manifest, live: LiveChain | None, host: Host) -> Plan:
         *_veths(manifest, running, host),
         *_programs(manifest.programs, running.programs, _versions(running, manifest)),
         *_maps(manifest, running, current),
-        *_slots(manifest, running),
+        *_slots(manifest, running, current),
         *_facts(manifest, running, current.record.facts, facts),
     )
     entries = tuple(_entries(manifest, [running, *([current.pending] if current.pending else [])]))
@@ -218,6 +218,8 @@ def _broken(attached: LiveAttachment | None, program_id: int | None, ifindex: in
         return "nothing is attached there any more"
     if attached.ifindex == 0:
         return f"the device was removed; {'it is back' if ifindex else 'it is still missing'}"
+    if attached.trouble:
+        return attached.trouble
     if ifindex and attached.ifindex != ifindex:
         return f"the device was made anew: ifindex {attached.ifindex} → {ifindex}"
     if attached.prog_id != program_id:
@@ -352,12 +354,18 @@ def entry_updates(record: MapRecord, running: Sequence[Manifest]) -> tuple[dict[
 # --- what links them ------------------------------------------------------------------------------------------------
 
 
-def _slots(manifest: Manifest, running: Manifest) -> Iterator[Change]:
+def _slots(manifest: Manifest, running: Manifest, current: LiveGeneration) -> Iterator[Change]:
     names = [*(slot.map for slot in manifest.tail_slots), *(slot.map for slot in manifest.device_slots)]
     for name in dict.fromkeys(names):
-        reasons = tuple(slot_reasons(name, running, manifest))
+        reasons = (*slot_reasons(name, running, manifest), *_left(name, current))
         if reasons and any(record.name == name for record in running.maps):
             yield Change(Action.CHANGE, Kind.SLOTS, name, reasons, Effect.SWAP)
+
+
+def _left(name: str, current: LiveGeneration) -> Iterator[str]:
+    for device, devmap in current.empty_slots.items():
+        if devmap == name:
+            yield f"`{device}` has left it: its device was removed or moved"
 
 
 def _facts(

@@ -3,34 +3,48 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from schemas.diagnostic import Diagnostic, LoadFailed
-from schemas.manifest import Manifest
+from schemas.manifest import Manifest, Mode
 
 from . import attach, sys
 from .attach import AttachPoint
 from .devices import DeviceFinder, find_device
 from .home import name_of
 from .info import MapInfo, link_info, map_info, prog_by_id, prog_info
+from .link import device_slot
 from .pin import Counted, GenerationPins, Record, chain_pins, chains
 from .veth import veth_pairs
+from .whereabouts import Whereabouts, locate, moved
 
 
 @dataclass(frozen=True, slots=True)
 class LiveAttachment:
     """What runs at an attach point. `ifindex` is 0 if the device is gone; `link` is the pin, None without a link.
 
-    `program` is where the program is pinned: to open one by its id takes CAP_SYS_ADMIN.
+    `point` is what was asked for, `found` where its device is by now. `program` is where the program is pinned: to open
+    one by its id takes CAP_SYS_ADMIN.
     """
 
     point: AttachPoint
     prog_id: int
     ifindex: int
     link: Path | None
+    found: Whereabouts
     program: Path | None = None
+
+    @property
+    def at(self) -> AttachPoint | None:
+        """The hook as it is called now, None where it is gone or cannot be entered."""
+        return self.found.at
+
+    @property
+    def trouble(self) -> str:
+        """What happened to the device, nothing if it is where it was."""
+        return moved(self.point, self.ifindex, self.found)
 
     def open_program(self) -> sys.Fd:
         """The program, whose pin a kill may have taken away already."""
@@ -51,6 +65,9 @@ class LiveGeneration:
     maps: Mapping[str, MapInfo]
     problem: str = ""
     counted: Counted | None = None
+    empty_slots: Mapping[str, str] = field(default_factory=dict)
+    """Devices, by the chain's names, that have left a devmap, and the devmap: the kernel empties a slot when its device
+    goes, also to another namespace, and does not fill it again when it comes back."""
 
     @property
     def number(self) -> int:
@@ -114,8 +131,8 @@ def read(root: Path, chain: str, find: DeviceFinder = find_device) -> LiveChain 
     pinned = {prog_id: found.pins.program(name) for found in generations for name, prog_id in found.programs.items()}
     attachments: dict[object, LiveAttachment] = {}
     for generation in reversed(generations):
-        for found in _attachments(generation, find):
-            found = replace(found, program=pinned.get(found.prog_id))
+        for found in _attachments(generation, pinned.keys(), find):
+            found = replace(found, program=pinned[found.prog_id])
             attachments.setdefault((found.point.name, found.point.place, found.prog_id), found)
     return LiveChain(chain, generations, tuple(attachments.values()))
 
@@ -135,7 +152,18 @@ def read_generation(pins: GenerationPins) -> LiveGeneration:
         problem = "it has no record: whoever built it was interrupted"
     programs = {path.name: _id_of(path) for path in pins.pinned("programs")}
     maps = {path.name.rpartition("-")[0]: _map_of(path) for path in pins.pinned("maps")}
-    return LiveGeneration(pins, record, pending, programs, maps, problem, counted)
+    empty = _empty_slots(pins, record.manifest, maps) if record and pins.finished else {}
+    return LiveGeneration(pins, record, pending, programs, maps, problem, counted, empty)
+
+
+def _empty_slots(pins: GenerationPins, manifest: Manifest, maps: Mapping[str, MapInfo]) -> dict[str, str]:
+    layouts = {record.name: record.layout for record in manifest.maps if record.name in maps}
+    found: dict[str, str] = {}
+    for name in dict.fromkeys(slot.map for slot in manifest.device_slots if slot.map in layouts):
+        with sys.obj_get(pins.map(name, layouts[name])) as devmap:
+            slots = [slot for slot in manifest.device_slots if slot.map == name]
+            found |= {slot.device: name for slot in slots if not device_slot(devmap, slot.index)}
+    return found
 
 
 def _id_of(path: Path) -> int:
@@ -148,19 +176,20 @@ def _map_of(path: Path) -> MapInfo:
         return map_info(fd)
 
 
-def _attachments(generation: LiveGeneration, find: DeviceFinder) -> list[LiveAttachment]:
+def _attachments(generation: LiveGeneration, ours: Collection[int], find: DeviceFinder) -> list[LiveAttachment]:
+    """Hooks that a program of this chain (`ours`: their ids) is on; a link that runs another one is no longer ours."""
     if generation.record is None:
         return []
     found = []
     for point, _ in attach_points(generation.record.manifest, generation.home).values():
         path = generation.pins.link(point.name)
-        attachment = _linked(point, path) if path.exists() else _linkless(generation, point, find)
-        if attachment:
+        attachment = _linked(point, path, find) if path.exists() else _linkless(point, ours, find)
+        if attachment and attachment.prog_id in ours:
             found.append(attachment)
     return found
 
 
-def _linked(point: AttachPoint, path: Path) -> LiveAttachment | None:
+def _linked(point: AttachPoint, path: Path, find: DeviceFinder) -> LiveAttachment | None:
     try:
         with sys.obj_get(path) as fd:
             link = link_info(fd)
@@ -168,20 +197,19 @@ def _linked(point: AttachPoint, path: Path) -> LiveAttachment | None:
         if failure.errno == errno.ENOENT:
             return None
         raise
-    return LiveAttachment(point, link.prog_id, link.ifindex, path)
+    return LiveAttachment(point, link.prog_id, link.ifindex, path, locate(point, link.ifindex, link.prog_id, find))
 
 
-def _linkless(generation: LiveGeneration, point: AttachPoint, find: DeviceFinder) -> LiveAttachment | None:
-    """A program that the device itself holds: one of ours, or nothing."""
-    if attach.has_link(point.mode):
+def _linkless(point: AttachPoint, ours: Collection[int], find: DeviceFinder) -> LiveAttachment | None:
+    """A program that the device itself holds: on kernels without links, and where it replaced somebody else's."""
+    if point.mode is Mode.TC and attach.has_link(point.mode):
         return None
     device = find(point.device, point.netns)
     if device is None:
         return None
-    ours = set(generation.programs.values())
     for occupant in attach.occupants(point, device.ifindex):
-        if occupant.prog_id in ours:
-            return LiveAttachment(point, occupant.prog_id, device.ifindex, None)
+        if occupant.prog_id in ours and not occupant.link_id:
+            return LiveAttachment(point, occupant.prog_id, device.ifindex, None, Whereabouts(point, device.ifindex))
     return None
 
 

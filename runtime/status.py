@@ -159,8 +159,11 @@ def _interfaces(live: LiveChain, current: LiveGeneration, manifest: Manifest) ->
         found = live.attachment(point.name)
         if found is None:
             state, prog_id = "nothing of this chain is attached any more", 0
-        elif found.ifindex == 0:
-            state, prog_id = f"device `{point.device}` is gone", 0
+        elif found.trouble:
+            state, prog_id = found.trouble, found.prog_id if found.ifindex else 0
+        elif point.name in current.empty_slots:
+            lost = "nothing is sent to it any more since its device was elsewhere for a while: apply again"
+            state, prog_id = lost, found.prog_id
         elif found.prog_id != current.programs.get(program):
             state, prog_id = "it runs a program of another generation: apply again", found.prog_id
         else:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from schemas.compiled import CompiledChain
 from schemas.manifest import Manifest
@@ -25,6 +26,9 @@ from .state import LiveChain, read_generation
 from .steps import OnStep, Step, carry_out
 from .takedown import drop_veths
 
+if TYPE_CHECKING:
+    from .foreign import Replace
+
 
 def swap_generations(
     chain: CompiledChain,
@@ -33,11 +37,12 @@ def swap_generations(
     pins: ChainPins,
     on_step: OnStep | None,
     log_directory: Path | None,
+    replace: Collection[Replace] = (),
 ) -> None:
     """Builds generation `wanted.following`, puts it on every hook, drops what ran before."""
     with contextlib.ExitStack() as opened:
         generation = opened.enter_context(Generation(chain.manifest, {}, {}))
-        taken = hooks.hooks_of(chain.manifest, live, opened)
+        taken = hooks.hooks_of(chain.manifest, live, opened, replace)
         new_pins = pins.unfinished(wanted.following)
         try:
             carry_out(
@@ -125,6 +130,7 @@ def _make_veth(pair: veth.VethPair, manifest: Manifest) -> Step:
 
 def _drop_old(taken: hooks.Hooks, live: LiveChain | None, new: GenerationPins, manifest: Manifest) -> Iterator[Step]:
     """What nothing needs any more; from here on there is no way back."""
+    yield from taken.evictions()
     if live is None:
         return
     for attachment in taken.stale():

@@ -151,6 +151,14 @@ class ObjAttr(ctypes.Structure):
     _fields_ = _layout("u64 pathname; u32 bpf_fd file_flags")
 
 
+class ProgAttachAttr(ctypes.Structure):
+    """BPF_PROG_ATTACH, BPF_PROG_DETACH."""
+
+    _fields_ = _layout(
+        "u32 target_ifindex attach_bpf_fd attach_type attach_flags replace_bpf_fd relative_fd; u64 expected_revision"
+    )
+
+
 class ProgQueryAttr(ctypes.Structure):
     """BPF_PROG_QUERY."""
 
@@ -669,6 +677,18 @@ def link_detach(link_fd: AnyFd) -> None:
     """Detaches now, whoever else holds the link; the link itself stays as an empty shell."""
     attr = LinkUpdateAttr(link_fd=_number(link_fd))
     syscall(Cmd.BPF_LINK_DETACH, attr)
+
+
+def prog_attach(target_ifindex: int, prog_fd: AnyFd, attach_type: int) -> None:
+    """Puts a program on a TCX hook without a link, as the last one: it stays until it is detached."""
+    attr = ProgAttachAttr(target_ifindex=target_ifindex, attach_bpf_fd=_number(prog_fd), attach_type=attach_type)
+    syscall(Cmd.BPF_PROG_ATTACH, attr)
+
+
+def prog_detach(target_ifindex: int, prog_fd: AnyFd, attach_type: int) -> None:
+    """Takes this program off a TCX hook. Raises `SyscallFailed` with ENOENT where it is not, or a link holds it."""
+    attr = ProgAttachAttr(target_ifindex=target_ifindex, attach_bpf_fd=_number(prog_fd), attach_type=attach_type)
+    syscall(Cmd.BPF_PROG_DETACH, attr)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from schemas.manifest import Manifest
 from . import hooks, link, sys, veth
 from .attach import empty
 from .home import is_reachable
-from .pin import GenerationPins
-from .state import LiveChain
+from .info import link_info
+from .state import LiveChain, LiveGeneration
 from .steps import Step
 
 
@@ -20,18 +20,19 @@ def take_down(live: LiveChain) -> Iterator[Step]:
     for attachment in live.attachments:
         yield Step(f"leave {attachment.point}", functools.partial(hooks.remove, attachment))
     for generation in live.generations:
-        yield Step(f"detach the links of {generation.pins.path.name}", functools.partial(_unlink, generation.pins))
+        yield Step(f"detach the links of {generation.pins.path.name}", functools.partial(_unlink, generation))
     yield Step("wait for packets on their way", link.settle)
     yield from drop_veths(live, None)  # before the records that know of them
     for generation in live.generations:
         yield Step(f"drop {generation.pins.path.name}", generation.pins.remove)
 
 
-def _unlink(pins: GenerationPins) -> None:
-    """Also the links of a generation whose record cannot be read."""
-    for path in pins.pinned("links"):
+def _unlink(generation: LiveGeneration) -> None:
+    """Also the links of a generation whose record cannot be read; none that runs somebody else's program."""
+    for path in generation.pins.pinned("links"):
         with sys.obj_get(path) as fd:
-            empty(fd)
+            if link_info(fd).prog_id in generation.programs.values():
+                empty(fd)
 
 
 def drop_veths(live: LiveChain, manifest: Manifest | None) -> Iterator[Step]:

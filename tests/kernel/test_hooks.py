@@ -1,28 +1,21 @@
-"""Hooks: programs that are not ours, kernels without links, devices that come and go, modes that change."""
+"""Hooks: kernels without links, devices that come and go, modes that change."""
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runtime import features, sys
-from runtime.attach import CLSACT_INGRESS, AttachPoint, Owner, occupants
-from runtime.info import prog_info
-from runtime.load import load_object
-from runtime.netns import entered
-from runtime.object import read_object
+from runtime import features
+from runtime.attach import AttachPoint, Owner, occupants
 from runtime.pin import bpffs_root, chains
 from runtime.plan import Effect, Kind
 from runtime.status import status
-from runtime.uapi import AttachType, XdpFlag
 from schemas.manifest import Mode
-from tests.clang.c import compile_c
+from schemas.render import render
 from tests.kernel.live import (
     NOTHING,
     A,
@@ -35,14 +28,10 @@ from tests.kernel.live import (
     guarded_bridge,
     host,
 )
+from tests.rig.lab import Lab
 from tests.rig.network import Network, network
 
 pytestmark = pytest.mark.kernel
-
-FOREIGN = """
-SEC("xdp") int stranger(struct xdp_md *ctx) { return 2; }
-SEC("tc") int other(void *skb) { return 0; }
-"""
 
 
 @pytest.fixture
@@ -55,109 +44,6 @@ def net() -> Iterator[Network]:
 def machine(net: Network, tmp_path: Path) -> Iterator[Host]:
     with host(net.dut, tmp_path) as found:
         yield found
-
-
-@dataclass(frozen=True, slots=True)
-class Foreign:
-    """Programs of somebody else, on devices of the machine under test."""
-
-    net: Network
-    xdp: sys.Fd
-    tc: sys.Fd
-
-    def ifindex(self, port: str) -> int:
-        return self.net.cables[port].port.ifindex
-
-    def by_netlink(self, port: str) -> None:
-        """As `ip link set DEV xdp` does it."""
-        with self.net.dut.netlink() as netlink:
-            attrs = [("IFLA_XDP_FD", self.xdp.fileno()), ("IFLA_XDP_FLAGS", int(XdpFlag.XDP_FLAGS_DRV_MODE))]
-            netlink.link("set", index=self.ifindex(port), xdp={"attrs": attrs})
-
-    def by_link(self, port: str, attach_type: AttachType) -> sys.Fd:
-        program = self.xdp if attach_type is AttachType.BPF_XDP else self.tc
-        with entered(self.net.dut.name):
-            return sys.link_create(program, self.ifindex(port), attach_type)
-
-    def by_filter(self, port: str) -> None:
-        with self.net.dut.netlink() as netlink:
-            netlink.tc("add", "clsact", self.ifindex(port))
-            netlink.tc(
-                "add-filter",
-                "bpf",
-                self.ifindex(port),
-                fd=self.tc.fileno(),
-                name="stranger.o:[tc]",
-                parent=CLSACT_INGRESS,
-                prio=7,
-                direct_action=True,
-            )
-
-
-@pytest.fixture
-def foreign(net: Network) -> Iterator[Foreign]:
-    with load_object(read_object(compile_c(FOREIGN)), maps={}) as loaded:
-        yield Foreign(net, loaded.programs["stranger"], loaded.programs["other"])
-
-
-def untouched(machine: Host) -> None:
-    """Nothing of the chain is there."""
-    assert machine.name not in chains(bpffs_root())
-    assert {name for name in machine.devices() if name.startswith("bc")} == set()
-
-
-def test_a_foreign_xdp_program_is_named(machine: Host, foreign: Foreign) -> None:
-    foreign.by_netlink("p2")
-    before = descriptors()
-    (found,) = machine.refused(guarded_bridge())
-    prog_id = prog_info(foreign.xdp).id
-    assert found.code == "A102"
-    assert found.message == f"XDP of device `p2` is taken by program {prog_id} `stranger`"
-    assert found.notes[0] == "attached as XDP by netlink"
-    assert found.notes[1].startswith("loaded ")
-    assert found.notes[1].endswith(" ago by user root")
-    assert found.help == "take it off with the tool that put it there, or give the chain another device or `mode`"
-    untouched(machine)
-    assert descriptors() == before
-    point = AttachPoint("p2", "p2", machine.namespace.name, Mode.NATIVE)
-    assert [found.prog_id for found in occupants(point, foreign.ifindex("p2"))] == [prog_id]
-
-
-def test_a_foreign_link_and_its_pin_are_named(machine: Host, foreign: Foreign) -> None:
-    pin = bpffs_root() / f"stranger-{os.getpid()}"
-    with foreign.by_link("p1", AttachType.BPF_XDP) as link:
-        sys.obj_pin(link, pin)
-        try:
-            (found,) = machine.refused(bridge("generic"))
-        finally:
-            pin.unlink()
-    assert found.notes[0].startswith("attached as XDP link ")
-    assert found.notes[2] == f"pinned at {pin}"
-    untouched(machine)
-
-
-def test_foreign_programs_at_tc_are_named(machine: Host, foreign: Foreign) -> None:
-    foreign.by_filter("p2")
-    with foreign.by_link("p1", AttachType.BPF_TCX_INGRESS):
-        found = machine.refused(bridge("tc"))
-    prog_id = prog_info(foreign.tc).id
-    assert [each.message for each in found] == [
-        f"TC ingress of device `p1` is taken by program {prog_id} `other`",
-        "TC ingress of device `p2` is taken by a program of someone else",
-    ]
-    assert found[1].notes == ("attached as TC filter `stranger.o:[tc]`",)
-    untouched(machine)
-
-
-def test_another_chain_is_no_stranger_but_stays(machine: Host, tmp_path: Path, net: Network) -> None:
-    machine.apply(bridge())
-    (tmp_path / "second").mkdir()
-    with host(net.dut, tmp_path / "second") as second:
-        found = second.refused(bridge())
-        assert [each.code for each in found] == ["A102", "A102"]
-        assert any(f"bpfchain/{machine.name}/generation-1/" in note for note in found[0].notes)
-        assert second.name not in chains(bpffs_root())
-    assert not machine.plan(bridge())
 
 
 # --- kernels without links ------------------------------------------------------------------------------------------
@@ -246,6 +132,155 @@ def test_a_device_that_goes_and_comes_back(machine: Host, net: Network) -> None:
     machine.apply(chain)
     assert machine.status().problems == ()
     assert not machine.plan(chain)
+
+
+def problem(machine: Host) -> str:
+    (found,) = machine.status().problems
+    return found
+
+
+def test_a_device_that_was_made_anew(machine: Host, net: Network) -> None:
+    machine.apply(bridge())
+    with net.dut.netlink() as netlink:
+        netlink.link("del", index=net.cables["p2"].port.ifindex)
+        make_anew(net, "p2")
+        (now,) = netlink.link_lookup(ifname="p2")
+    assert problem(machine) == f"p2: device `p2` was removed, and is there again with ifindex {now}: apply again"
+    machine.apply(bridge())
+    assert machine.status().problems == ()
+    assert not machine.plan(bridge())
+
+
+def rename(net: Network, port: str, name: str) -> None:
+    with net.dut.netlink() as netlink:
+        netlink.link("set", index=net.cables[port].port.ifindex, ifname=name)
+
+
+@pytest.mark.parametrize("mode", ["native", "generic", "tc"])
+def test_a_device_that_is_renamed(mode: str, machine: Host, net: Network) -> None:
+    """Its program goes with it; a chain that knows the new name swaps it there, without a gap."""
+    machine.apply(bridge(mode))
+    before = machine.footprint()
+    rename(net, "p2", "lan0")
+    assert problem(machine) == "p2: device `p2` was renamed to `lan0`"
+    net.send("p1", frame(A, B))
+    assert net.arrivals(p2=1) == {"p2": [frame(A, B)]}
+    (found,) = machine.refused(bridge(mode))
+    assert found.message == "there is no device `p2`"
+    assert found.notes[0] == "devices here: lan0, lo, p1, p3"
+
+    renamed: dict[str, Any] = bridge(mode)
+    renamed["interfaces"]["p2"]["device"] = "lan0"
+    machine.apply(renamed)
+    assert machine.footprint().links == before.links
+    assert machine.status().problems == ()
+    net.send("p1", frame(A, B))
+    assert net.arrivals(p2=1) == {"p2": [frame(A, B)]}
+
+    rename(net, "p2", "p2")
+    machine.apply(bridge(mode))
+    assert machine.status().problems == ()
+
+
+def test_a_renamed_device_and_another_one_in_its_place(machine: Host, net: Network) -> None:
+    machine.apply(bridge())
+    rename(net, "p2", "lan0")
+    make_anew(net, "p2")
+    with net.dut.netlink() as netlink:
+        (now,) = netlink.link_lookup(ifname="p2")
+    told = f"device `p2` was renamed to `lan0`; another device has its name, with ifindex {now}"
+    assert problem(machine) == f"p2: {told}"
+    (change,) = [change for change in machine.plan(bridge()).changes if change.kind is Kind.ATTACH]
+    assert change.reasons == (told,)
+    machine.apply(bridge())
+    assert machine.status().problems == ()
+    assert occupants(AttachPoint("p2", "lan0", net.dut.name, Mode.NATIVE), net.cables["p2"].port.ifindex) == ()
+
+
+@pytest.mark.parametrize("mode", ["native", "tc"])
+def test_a_device_that_moves_to_another_namespace(mode: str, machine: Host, net: Network) -> None:
+    chain: dict[str, Any] = bridge(mode, ports=("p1", "p2", "p3"))
+    machine.apply(chain)
+    before = machine.footprint()
+    index = net.cables["p3"].port.ifindex
+    with Lab() as lab:
+        elsewhere = lab.namespace("elsewhere")
+        with net.dut.netlink() as netlink:
+            netlink.link("set", index=index, net_ns_fd=elsewhere.name)
+        where = f"network namespace `{elsewhere.name}`, where it is `p3`"
+        assert problem(machine) == f"p3: device `p3` was moved to {where}"
+        net.send("p1", frame(A, B))  # the others go on
+        assert net.wires["p2"].collect(1) == [frame(A, B)]
+
+        if mode == "native":  # TC cannot redirect between namespaces
+            chain["interfaces"]["p3"]["netns"] = elsewhere.name
+        with elsewhere.netlink() as netlink:
+            back = {} if mode == "native" else {"net_ns_fd": net.dut.name}
+            netlink.link("set", index=index, state="up", **back)
+        machine.apply(chain)
+        assert machine.status().problems == ()
+        assert machine.footprint().links == before.links
+        machine.detach()
+
+
+def test_a_device_that_was_elsewhere_for_a_while(machine: Host, net: Network) -> None:
+    """Its program stayed with it, and yet nothing is sent to it: the kernel emptied its slot in the devmap."""
+    machine.apply(bridge())
+    index = net.cables["p2"].port.ifindex
+    with Lab() as lab:
+        elsewhere = lab.namespace("elsewhere")
+        with net.dut.netlink() as netlink:
+            netlink.link("set", index=index, net_ns_fd=elsewhere.name)
+        with elsewhere.netlink() as netlink:
+            netlink.link("set", index=index, net_ns_fd=net.dut.name)
+    with net.dut.netlink() as netlink:
+        netlink.link("set", index=index, state="up")
+    lost = "nothing is sent to it any more since its device was elsewhere for a while: apply again"
+    assert problem(machine) == f"p2: {lost}"
+    changes = [change for change in machine.plan(bridge()).changes if change.kind is Kind.SLOTS]
+    assert {reason for change in changes for reason in change.reasons} == {
+        "`p2` has left it: its device was removed or moved"
+    }
+    machine.apply(bridge())
+    assert machine.status().problems == ()
+    net.send("p1", frame(A, B))
+    assert net.arrivals(p2=1) == {"p2": [frame(A, B)]}
+
+
+WITHOUT_NATIVE_XDP = """\
+error[A104]: the kernel refuses the program on mac0 (native): SAID (ENOTSUP)
+  = note: the device's driver cannot do it
+  = help: set `mode: generic` or `mode: tc` for this interface
+"""
+MTU_TOO_LARGE = """\
+error[A104]: the kernel refuses the program on p2 (native): veth: Peer MTU is too large to set XDP (ERANGE)
+  = note: the MTU is too large for native XDP
+  = help: set `mode: generic` or `mode: tc` for this interface
+"""
+
+
+@pytest.mark.parametrize("mode", ["generic", "tc"])
+def test_a_device_without_native_xdp(mode: str, machine: Host, net: Network) -> None:
+    with net.dut.netlink() as netlink:
+        netlink.link("add", ifname="mac0", kind="macvlan", link=net.cables["p2"].port.ifindex)
+        netlink.link("set", index=netlink.link_lookup(ifname="mac0")[0], state="up")
+    chain: dict[str, Any] = bridge()
+    chain["interfaces"]["p2"]["device"] = "mac0"
+    before, said = descriptors(), "Underlying driver does not support XDP in native mode"
+    assert render(machine.refused(chain), {}, "text") == WITHOUT_NATIVE_XDP.replace("SAID", said)
+    assert machine.name not in chains(bpffs_root())
+    assert descriptors() == before
+    chain["interfaces"]["p2"]["mode"] = mode
+    machine.apply(chain)
+    assert machine.status().problems == ()
+
+
+def test_an_mtu_that_is_too_large_for_native_xdp(machine: Host, net: Network) -> None:
+    for device in (net.cables["p2"].port, net.cables["p2"].station):
+        with device.namespace.netlink() as netlink:
+            netlink.link("set", index=device.ifindex, mtu=9000)
+    assert render(machine.refused(bridge()), {}, "text") == MTU_TOO_LARGE
+    assert machine.name not in chains(bpffs_root())
 
 
 def test_an_internal_link_that_is_gone_is_made_again(machine: Host, net: Network) -> None:

@@ -17,6 +17,7 @@ from runtime.pin import GenerationPins, Record
 from runtime.plan import Plan, Way, entry_updates, make_plan
 from runtime.plan_text import plan_data
 from runtime.state import LiveAttachment, LiveChain, LiveGeneration, attach_points
+from runtime.whereabouts import Whereabouts
 from schemas.diagnostic import LoadFailed
 from schemas.manifest import AttachRecord, DeviceSlotRecord, InterfaceRecord, Manifest, Mode
 from tests.unit.manifests import blocked, fdb, listed, program, sample, with_map, with_program
@@ -43,7 +44,9 @@ def running(manifest: Manifest, host: Host = HOST, pending: Manifest | None = No
     pins = GenerationPins(Path("/none/generation-7"), 7, finished=True)
     maps = {found.name: MapInfo(0, 0, found.name, 0, 0, 0, 0, 0, 0, 0) for found in manifest.maps}
     attachments = tuple(
-        LiveAttachment(point, ids[name], ifindex_of(point), pins.link(point.name))
+        LiveAttachment(
+            point, ids[name], ifindex_of(point), pins.link(point.name), Whereabouts(point, ifindex_of(point))
+        )
         for point, name in attach_points(manifest).values()
     )
     return LiveChain(manifest.chain, (LiveGeneration(pins, record, pending, ids, maps),), attachments)

@@ -1,0 +1,74 @@
+"""A foreign XDP program that may be replaced in, ours on its hook out, and the way back.
+
+In the same mode that is one atomic step, and so is taking it back: netlink replaces the program that it is told to
+expect, and a link, whoever made it, is updated from the program that it is told to expect. A link that was taken over
+so stays with its maker too, who can still detach it. In another mode the old program has to leave first, because a
+device takes one mode at a time: the hook is empty for a moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.diagnostic import Diagnostic, LoadFailed
+
+from . import attach, sys
+from .attach import AttachPoint, Holder, Occupant, Owner
+from .info import link_by_id, prog_by_id, prog_info
+
+
+@dataclass(slots=True)
+class Takeover:
+    """One hook while it changes hands. `pin` is where the link belongs; `opened` holds what must live until the end."""
+
+    point: AttachPoint
+    ifindex: int
+    found: Occupant
+    new: sys.Fd
+    owner: Owner
+    pin: Path
+    opened: contextlib.ExitStack
+    made: sys.Fd | None = None
+    evicted: sys.Fd | None = None
+
+    def do(self) -> None:
+        """Raises `LoadFailed` (A104) where another program is there by now."""
+        with prog_by_id(self.found.prog_id) as old:
+            kept = self.opened.enter_context(old.duplicate())  # it lives until it will not be needed again
+        if self.found.mode is self.point.mode:
+            self._replace(self.new, kept, pin=True)
+            return
+        attach.evict(self.point, self.ifindex, self.found)
+        self.evicted = kept
+        self.made = attach.attach(self.point, self.ifindex, self.new, self.owner)
+        if self.made:
+            self.opened.enter_context(self.made)
+            sys.obj_pin(self.made, self.pin)
+
+    def undo(self) -> None:
+        """Raises `LoadFailed` (A108) where the program is back, but not by the link that it had."""
+        here = [found.prog_id for found in attach.occupants(self.point, self.ifindex)]
+        ours = prog_info(self.new).id in here
+        if self.evicted is None:
+            if ours:
+                with prog_by_id(self.found.prog_id) as old:
+                    self._replace(old, self.new, pin=False)
+            return
+        if ours:
+            attach.detach(self.point, self.ifindex, self.made, self.new)
+        attach.put_back(self.point, self.ifindex, self.found, self.evicted)
+        if self.found.holder is Holder.XDP_LINK:
+            device = self.point.device
+            message = f"program {self.found.prog_id} is on `{device}` again, by netlink: its link cannot be restored"
+            raise LoadFailed(Diagnostic("A108", message))
+
+    def _replace(self, new: sys.Fd, old: sys.Fd, *, pin: bool) -> None:
+        if self.found.holder is not Holder.XDP_LINK:
+            attach.replace(self.point, self.ifindex, None, new, old, self.owner)
+            return
+        with link_by_id(self.found.link_id) as link:
+            if pin:
+                sys.obj_pin(link, self.pin)  # before the update: from then on it must not go with its maker
+            attach.replace(self.point, self.ifindex, link, new, old, self.owner)
