@@ -20,7 +20,7 @@ from .clang import CompiledObject, compile_units, find_clang
 from .emit import CUnit
 from .emit import units as c_units
 from .ir import ChainIR, Constant, HostBound, Injector, Inlined, InMap, MapDef, Program, Target, ToHost, ToInterface
-from .lower import counters_map, layout_hash, lower, reached_services
+from .lower import counters_map, counts_copies, layout_hash, lower, reached_services
 from .model import ServiceInstance
 from .resolve import resolve
 from .slow_path import RING, upcalls_map
@@ -151,7 +151,7 @@ def make_manifest(ir: ChainIR, objects: tuple[CompiledObject, ...]) -> m.Manifes
         programs=tuple(_program(compiled) for compiled in objects),
         maps=tuple(_map(definition) for definition in ir.maps),
         tail_slots=tuple(m.TailSlotRecord(s.map, s.index, s.program, s.span.brief) for s in ir.tail_slots),
-        device_slots=tuple(m.DeviceSlotRecord(s.map, s.index, s.device) for s in ir.device_slots),
+        device_slots=tuple(m.DeviceSlotRecord(s.map, s.index, s.device, s.program) for s in ir.device_slots),
         host_symbols=tuple(m.HostSymbolRecord(s.symbol, s.fact, s.device) for s in ir.host_symbols),
         attach=tuple(m.AttachRecord(a.interface, a.program) for a in ir.attach),
         edges=_edges(ir),
@@ -182,6 +182,7 @@ def _services(ir: ChainIR) -> tuple[m.ServiceRecord, ...]:
             upcalls=upcalls_map(instance.name) if instance.service.slow_path_reasons else "",
             control=instance.service.control(instance) if instance.service.control else None,
             span=instance.span.brief,
+            counts_copies=counts_copies(ir.programs, instance),
         )
         for instance in reached_services(ir)
     )
@@ -205,6 +206,7 @@ def _program(compiled: CompiledObject) -> m.ProgramRecord:
         span=program.span.brief,
         constants=() if isinstance(program, Injector) else _constants(program),
         lines=_lines(compiled.unit),
+        egress=program.egress,
     )
 
 

@@ -131,6 +131,7 @@ def _names(ir: ChainIR, program: Program) -> dict[str, object]:
         "kind": c_name(program.instance.kind),
         "config": port_name(port),
         "context": _context(program.hook),
+        "transmits": program.lowered.transmits,
         "xdp": program.hook is Hook.XDP,
         "constant_verdicts": program.instance.service.transparent,
         "layout": CounterLayout(len(program.instance.ports)),

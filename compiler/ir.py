@@ -96,11 +96,15 @@ class GeneratedFunction:
 
 @dataclass(frozen=True, slots=True)
 class LoweredPort:
-    """What a service says of the program for one incoming port: everything else is the same for every service."""
+    """What a service says of the program for one incoming port: everything else is the same for every service.
+
+    `transmits`: each copy of a flood is first given to the service's `KIND_transmit` (compiler/service.py).
+    """
 
     constants: tuple[Constant, ...]
     maps: tuple[MapDef, ...] = ()
     functions: tuple[GeneratedFunction, ...] = ()
+    transmits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +163,10 @@ class FloodCopy:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What runs for packets that arrive on `port` of `instance` at `hook`. `flood` is empty where it cannot flood."""
+    """What runs for packets that arrive on `port` of `instance` at `hook`. `flood` is empty where it cannot flood.
+
+    An `egress` program runs for copies of floods that are about to leave by `port` out of a devmap (XDP).
+    """
 
     name: ProgramName
     instance: ServiceInstance
@@ -171,6 +178,7 @@ class Program:
     flood: tuple[FloodCopy, ...]
     maps: tuple[MapName, ...]
     span: Span
+    egress: bool = False
 
     @property
     def service(self) -> str:
@@ -212,11 +220,12 @@ class TailSlot:
 
 @dataclass(frozen=True, slots=True)
 class DeviceSlot:
-    """One entry of a devmap: the device (interface or internal link) behind it."""
+    """One entry of a devmap: the device (interface or internal link) behind it, and the egress program before it."""
 
     map: MapName
     index: int
     device: str
+    program: ProgramName | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,8 @@ def _lines(ir: ChainIR) -> Iterator[str]:
     for tail in ir.tail_slots:
         yield f"slot {tail.map}[{tail.index}] = {tail.program}  ; {tail.span.brief}"
     for device in ir.device_slots:
-        yield f"slot {device.map}[{device.index}] = {device.device}"
+        egress = f" by {device.program}" if device.program else ""
+        yield f"slot {device.map}[{device.index}] = {device.device}{egress}"
     for link in ir.internal_links:
         yield f"internal link {link.name} -> {link.program}, beside {link.interface}"
     for symbol in ir.host_symbols:
@@ -40,7 +41,8 @@ def _lines(ir: ChainIR) -> Iterator[str]:
 
 
 def _program(program: Program) -> Iterator[str]:
-    yield f"program {program.name} ({program.instance.kind}, {program.hook})  ; {program.span.brief}"
+    egress = ", egress" if program.egress else ""
+    yield f"program {program.name} ({program.instance.kind}, {program.hook}{egress})  ; {program.span.brief}"
     for constant in program.lowered.constants:
         yield f"  {_constant(constant)}  ; {constant.span.brief}"
     for function in program.lowered.functions:

@@ -42,9 +42,10 @@ def lower(chain: Chain) -> ChainIR:
     origins = _origins(chain)
     arrivals = tuple(origins)
     slots = _tail_slots(chain, arrivals)
-    programs = tuple(_program(chain, port, hook, slots) for port, hook in arrivals)
-    injection = inject(chain, programs, origins)
-    links = _internal_links(chain, programs, origins)
+    receiving = tuple(_program(chain, port, hook, slots) for port, hook in arrivals)
+    programs = (*receiving, *_egress_programs(chain, receiving))
+    injection = inject(chain, receiving, origins)
+    links = _internal_links(chain, receiving, origins)
     return ChainIR(
         name=chain.name,
         file=chain.file,
@@ -76,6 +77,11 @@ def port_name(port: Port) -> str:
 def program_name(port: Port, hook: Hook) -> str:
     """`br0__p1__xdp`."""
     return f"{port_name(port)}__{hook}"
+
+
+def egress_name(port: Port) -> str:
+    """`br0__p1__egress`: what copies of floods pass before they leave by a port at XDP."""
+    return f"{port_name(port)}__egress"
 
 
 def prog_array(hook: Hook) -> str:
@@ -163,6 +169,23 @@ def _program(chain: Chain, port: Port, hook: Hook, slots: dict[tuple[Port, Hook]
         maps=tuple(_maps_of(instance, port, hook, lowered, edges, flood)),
         span=port.span,
     )
+
+
+def _egress_programs(chain: Chain, receiving: tuple[Program, ...]) -> Iterator[Program]:
+    """One for each port that XDP floods leave by in a form of the port's own."""
+    ports = {
+        program.instance.port(copy.port): program.instance
+        for program in receiving
+        if program.lowered.transmits and program.hook is Hook.XDP
+        for copy in program.flood
+        if copy.device
+    }
+    for port, instance in ports.items():
+        lowered = instance.service.lower(instance, port, Hook.XDP)
+        maps = tuple(_maps_of(instance, port, Hook.XDP, lowered, (), ()))
+        yield Program(
+            egress_name(port), instance, port.name, port.index, Hook.XDP, lowered, (), (), maps, port.span, egress=True
+        )
 
 
 def _edge(chain: Chain, out: Port, hook: Hook, slots: dict[tuple[Port, Hook], TailSlot]) -> Edge:
@@ -256,7 +279,7 @@ def _maps(chain: Chain, programs: tuple[Program, ...], slots: dict[tuple[Port, H
     used = {name for program in programs for name in program.maps}
     for service in chain.services:
         if counters_map(service.name) in used:
-            yield _counters(service)
+            yield _counters(service, copies=counts_copies(programs, service))
         if upcalls_map(service.name) in used:
             yield from slow_path_maps(service)
         if devmap(service.name) in used:
@@ -275,7 +298,12 @@ def _maps(chain: Chain, programs: tuple[Program, ...], slots: dict[tuple[Port, H
             )
 
 
-def _counters(service: ServiceInstance) -> MapDef:
+def counts_copies(programs: Iterable[Program], service: ServiceInstance) -> bool:
+    """Whether the copies of a service's floods are counted where they leave."""
+    return any(program.lowered.transmits for program in programs if program.service == service.name)
+
+
+def _counters(service: ServiceInstance, *, copies: bool) -> MapDef:
     layout = CounterLayout(len(service.ports))
     names = [
         *(port.name for port in service.ports),
@@ -291,7 +319,7 @@ def _counters(service: ServiceInstance) -> MapDef:
         max_entries=len(service.ports),
         scope=Scope.SERVICE,
         role=Role.COUNTERS,
-        layout="counters/1 " + " ".join(names),
+        layout=f"counters/{2 if copies else 1} {' '.join(names)}",
         span=service.span,
         service=service.name,
     )
@@ -322,8 +350,9 @@ def _device_slots(chain: Chain, programs: tuple[Program, ...]) -> Iterator[Devic
         if not _uses_flood_map(program.hook, program.flood):
             continue
         name = flood_map(program.instance.port(program.port))
-        for index, device in enumerate(copy.device for copy in program.flood if copy.device):
-            yield DeviceSlot(name, index, device)
+        for index, copy in enumerate(copy for copy in program.flood if copy.device):
+            egress = egress_name(program.instance.port(copy.port)) if program.lowered.transmits else None
+            yield DeviceSlot(name, index, copy.device or "", egress)
 
 
 def _host_symbols(programs: tuple[Program, ...]) -> Iterator[HostSymbol]:

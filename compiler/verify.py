@@ -90,6 +90,9 @@ def _broken_links(ir: ChainIR) -> Iterator[str]:
     ):
         if name not in programs:
             yield f"unknown program `{name}`"
+    egress = {program.name for program in ir.programs if program.egress}
     for slot in ir.device_slots:
         if slot.device not in devices:
             yield f"unknown device `{slot.device}` in `{slot.map}[{slot.index}]`"
+        if slot.program is not None and slot.program not in egress:
+            yield f"`{slot.program}` in `{slot.map}[{slot.index}]` is no egress program"

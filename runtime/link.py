@@ -20,6 +20,7 @@ from .uapi import MapType
 
 _DEVMAP_VALUE = struct.Struct("<Ii")  # struct bpf_devmap_val: ifindex; fd of an egress program in, its id out
 _INDEX = struct.Struct("<I")
+_NO_PROGRAM = 0  # as the kernel counts: a descriptor of 0 is none here
 
 
 def fill(
@@ -29,17 +30,26 @@ def fill(
     for tail in manifest.tail_slots:
         _fill_tail(tail, maps[tail.map], programs[tail.program])
     for slot in manifest.device_slots:
-        _fill_device(slot, maps[slot.map], devices[slot.device])
+        _fill_device(slot, maps[slot.map], devices[slot.device], programs[slot.program] if slot.program else None)
     for tail in manifest.tail_slots:
         _check(tail.map, tail.index, prog_info(programs[tail.program]).id, _tail(maps[tail.map], tail.index))
     for slot in manifest.device_slots:
-        _check(slot.map, slot.index, devices[slot.device].ifindex, device_slot(maps[slot.map], slot.index))
+        egress = prog_info(programs[slot.program]).id if slot.program else 0
+        found = _device_entry(maps[slot.map], slot.index)
+        _check(slot.map, slot.index, devices[slot.device].ifindex, found[0])
+        _check(slot.map, slot.index, egress, found[1])
 
 
 def device_slot(devmap: sys.AnyFd, index: int) -> int:
     """The ifindex in a slot of a devmap; 0 where it is empty, because its device has gone."""
+    return _device_entry(devmap, index)[0]
+
+
+def _device_entry(devmap: sys.AnyFd, index: int) -> tuple[int, int]:
+    """(ifindex, id of the egress program) of a slot; 0 where there is none."""
     value = sys.map_lookup_elem(devmap, _INDEX.pack(index), _DEVMAP_VALUE.size)
-    return 0 if value is None else int(_DEVMAP_VALUE.unpack(value)[0])
+    ifindex, prog_id = (0, 0) if value is None else _DEVMAP_VALUE.unpack(value)
+    return int(ifindex), int(prog_id)
 
 
 def settle() -> None:
@@ -71,11 +81,12 @@ def _fill_tail(slot: TailSlotRecord, prog_array: sys.Fd, program: sys.Fd) -> Non
         raise LoadFailed(Diagnostic("A106", message, notes=(note,))) from failure
 
 
-def _fill_device(slot: DeviceSlotRecord, devmap: sys.Fd, device: Device) -> None:
+def _fill_device(slot: DeviceSlotRecord, devmap: sys.Fd, device: Device, egress: sys.Fd | None) -> None:
     """The kernel looks an ifindex up in the namespace of whoever writes it, so this is done from inside."""
+    value = _DEVMAP_VALUE.pack(device.ifindex, egress.fileno() if egress else _NO_PROGRAM)
     try:
         with entered(device.netns):
-            sys.map_update_elem(devmap, _INDEX.pack(slot.index), _DEVMAP_VALUE.pack(device.ifindex, 0))
+            sys.map_update_elem(devmap, _INDEX.pack(slot.index), value)
     except sys.SyscallFailed as failure:
         message = f"device `{device.name}` does not go into slot {slot.index} of devmap `{slot.map}`: {failure}"
         raise LoadFailed(Diagnostic("A106", message)) from failure

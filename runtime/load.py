@@ -23,6 +23,7 @@ from .uapi import AttachType, MapFlag, MapType, ProgType
 HOST_SECTION = ".rodata.host"
 """Every symbol in it is to be given by the caller; in other sections a given symbol replaces the object's own value."""
 
+EGRESS_SECTION = "xdp/devmap"
 _HOOKS = {"xdp": Hook.XDP, "tc": Hook.TC}
 _INDEX = (0).to_bytes(4, "little")
 
@@ -47,15 +48,15 @@ class LoadedObject:
         self.close()
 
 
-def program_type(hook: Hook) -> tuple[ProgType, int]:
-    """Program type and expected_attach_type of a hook.
+def program_type(hook: Hook, *, egress: bool = False) -> tuple[ProgType, int]:
+    """Program type and expected_attach_type of a hook, or of a program that a devmap runs.
 
     Both must be the same for every program of one prog array (kernel commit 4540aed51b12, "bpf: Enforce expected
     attach type for tailcall compatibility", 6.18 and 6.17.5), so every program of a hook gets the same here.
     """
     match hook:
         case Hook.XDP:
-            return ProgType.BPF_PROG_TYPE_XDP, AttachType.BPF_XDP
+            return ProgType.BPF_PROG_TYPE_XDP, AttachType.BPF_XDP_DEVMAP if egress else AttachType.BPF_XDP
         case Hook.TC:
             return ProgType.BPF_PROG_TYPE_SCHED_CLS, AttachType.BPF_TCX_INGRESS if features.has("link:tcx") else 0
 
@@ -68,6 +69,11 @@ def hook_of(program: ProgramSpec) -> Hook:
         message = f"program `{program.name}` is in section `{program.section}`, which names no hook"
         raise LoadFailed(Diagnostic("L107", message, notes=(f"sections of programs: {sections}",)))
     return hook
+
+
+def is_egress(program: ProgramSpec) -> bool:
+    """Whether a devmap runs the program for what leaves through it: its section is `xdp/devmap`."""
+    return program.section == EGRESS_SECTION
 
 
 def create_map(
@@ -252,7 +258,7 @@ class _Loader:
     log_directory: Path | None
 
     def load(self, program: ProgramSpec) -> sys.Fd:
-        prog_type, attach_type = program_type(hook_of(program))
+        prog_type, attach_type = program_type(hook_of(program), egress=is_egress(program))
         try_load = functools.partial(self._prog_load, program, prog_type, attach_type, self._with_descriptors(program))
         try:
             return try_load(None)

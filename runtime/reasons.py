@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from schemas.manifest import (
     ConstantRecord,
+    DeviceSlotRecord,
     EntryRecord,
     HostFact,
     HostSymbolRecord,
@@ -110,7 +111,11 @@ def slot_reasons(name: str, old: Manifest, new: Manifest) -> Iterator[str]:
 
 def _slots(name: str, manifest: Manifest) -> dict[int, str]:
     tails = {slot.index: slot.program for slot in manifest.tail_slots if slot.map == name}
-    return tails | {slot.index: slot.device for slot in manifest.device_slots if slot.map == name}
+    return tails | {slot.index: _device_slot(slot) for slot in manifest.device_slots if slot.map == name}
+
+
+def _device_slot(slot: DeviceSlotRecord) -> str:
+    return f"{slot.device} by {slot.program}" if slot.program else slot.device
 
 
 def fact_reasons(symbol: HostSymbolRecord, before: bytes | None, now: bytes) -> tuple[str, ...]:

@@ -82,12 +82,17 @@ def _labelled(record: MapRecord, content: Mapping[bytes, bytes]) -> Tally:
 
 
 def _ports(service: ServiceRecord, layout: CounterLayout, rows: list[list[Count]]) -> Tally:
-    """Received is the sum of the port's row; sent the sum of its column and the floods that came in elsewhere."""
+    """Received is the sum of the port's row; sent the sum of its column and the floods that came in elsewhere.
+
+    Where copies of floods are counted, those that left by the port are in its own row and column instead.
+    """
     counts: dict[CountName, Count] = {}
     for index, (port, row) in enumerate(zip(service.ports, rows, strict=True)):
         sent = [other[index] for other in rows]
-        floods = [other[layout.flood] for at, other in enumerate(rows) if at != index]
-        counts[service.name, port, "received"] = _sum(row)
+        copies = service.counts_copies
+        floods = [other[layout.flood] for at, other in enumerate(rows) if at != index and not copies]
+        received = [count for at, count in enumerate(row) if at != index or not copies]
+        counts[service.name, port, "received"] = _sum(received)
         counts[service.name, port, "sent"] = _sum([*sent, *floods])
         counts[service.name, port, "to host"] = row[layout.host]
         for number, reason in service.drop_reasons:

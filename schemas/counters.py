@@ -3,7 +3,9 @@
 Every packet is counted once, at its verdict. A service has one per-CPU array, an element for each incoming port; the
 element is a row of `struct counter {u64 packets, bytes}`: one for each port it went out of, then flood, then host, then
 slow path (sent up to the control plane), then one for each drop reason. Received totals are the sum of the row; a
-port's sent totals are the sum of its column.
+port's sent totals are the sum of its column and of the floods that came in elsewhere. Where not every port gets a copy
+of a flood, a port counts those that it does get in its own row and column (a packet never leaves by the port that it
+came in by): they are sent, not received.
 """
 
 from __future__ import annotations

@@ -20,11 +20,13 @@ DROP_REASONS = {
     14: "bad-verdict",
     15: "slow-path-rate",
     16: "slow-path-full",
+    40: "vlan",
+    41: "no-headroom",
 }
 """Every reason of this tree. A service outside it counts its own from 48 on (DROP_SERVICE_FIRST)."""
 
-GLUE_DROPS = (0, 3, 4, 8, 14)
-"""The reasons that a generated entry program gives by itself, for every service."""
+GLUE_DROPS = (0, 3, 4, 8, 14, 41)
+"""The reasons that generated code and the headers of `compiler/bpf` give by themselves, for every service."""
 
 SLOW_PATH_DROPS = (15, 16)
 """Those that it gives beside them for a service with a slow path."""

@@ -121,7 +121,8 @@ class ConstantRecord:
 class ProgramRecord:
     """One program: what runs for packets that arrive on `port` of `service` at `hook`. `function` is its ELF symbol.
 
-    Without a service it is the one that control planes' frames go through on their way to a port's program.
+    Without a service it is the one that control planes' frames go through on their way to a port's program. An `egress`
+    program runs for packets that leave by `port` through a slot of a devmap.
     """
 
     name: str
@@ -133,6 +134,7 @@ class ProgramRecord:
     span: str
     constants: tuple[ConstantRecord, ...]
     lines: tuple[LineRecord, ...]
+    egress: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,11 +185,15 @@ class TailSlotRecord:
 
 @dataclass(frozen=True, slots=True)
 class DeviceSlotRecord:
-    """Entry `index` of devmap `map` leads to `device`: an interface's name, or an internal link's (its `a` end)."""
+    """Entry `index` of devmap `map` leads to `device`: an interface's name, or an internal link's (its `a` end).
+
+    `program` is the egress program that each packet meets there, or None.
+    """
 
     map: str
     index: int
     device: str
+    program: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +230,8 @@ class ServiceRecord:
     `slow_path_reasons` are the (number, name) pairs for which it sends packets up to its control plane; `upcalls` then
     names the map that counts them, with a label for each count, and is empty otherwise. `control` is what its control
     plane has to know, as plain JSON data; None where it has none.
+
+    `counts_copies`: each copy of a flood is counted where it leaves, because not every port gets one.
     """
 
     name: str
@@ -235,6 +243,7 @@ class ServiceRecord:
     upcalls: str
     control: Mapping[str, Any] | None
     span: str
+    counts_copies: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,7 +167,7 @@ def _value(kind: Any, data: Any, place: str, name: str | int) -> Any:
     return _record(kind, data, _at(place, name))
 
 
-def _is_text(data: str | int) -> bool:
+def _is_text(data: str | int | bool) -> bool:
     """JSON can spell halves of a character (`\\ud800`), which no system call and no terminal takes."""
     return isinstance(data, int) or data.isascii() or not any("\ud800" <= c <= "\udfff" for c in data)
 

@@ -140,6 +140,7 @@ def _dangling(manifest: Manifest) -> Iterator[str]:
         *(("program", s.program, f"tail slot {s.index} of `{s.map}`") for s in manifest.tail_slots),
         *(("map", s.map, "a device slot") for s in manifest.device_slots),
         *(("device", s.device, f"device slot {s.index} of `{s.map}`") for s in manifest.device_slots),
+        *(("program", s.program, f"device slot {s.index} of `{s.map}`") for s in manifest.device_slots),
         *(("device", s.device, f"host symbol `{s.symbol}`") for s in manifest.host_symbols),
         *(("interface", a.interface, "an attach point") for a in manifest.attach),
         *(("program", a.program, f"attach point `{a.interface}`") for a in manifest.attach),

@@ -24,6 +24,8 @@ enum drop_reason {
 	DROP_BAD_VERDICT = 14,         /* the service named a port that is not there: a defect of it */
 	DROP_SLOW_PATH_RATE = 15,      /* more packets for the control plane than their reason's rate allows */
 	DROP_SLOW_PATH_FULL = 16,      /* the control plane does not read, or not fast enough */
+	DROP_VLAN = 40,                /* VLAN that the port is no member of, or no VLAN for an untagged frame */
+	DROP_NO_HEADROOM = 41,         /* no room in front of the frame for a VLAN tag */
 	DROP_SERVICE_FIRST = 48,       /* first number for services outside this tree */
 	DROP_REASON_LIMIT = 64,
 };

@@ -9,8 +9,11 @@ struct packet {
 	void *ctx;          /* struct xdp_md * or struct __sk_buff * */
 	struct ethhdr *eth; /* first byte; packet_open() has checked that a whole Ethernet header is there */
 	void *end;          /* first byte after the last that may be read */
-	__u32 bytes;        /* length of the frame, with a tag that the hook holds outside of it */
+	__u32 bytes;        /* length of the frame as it came, with a tag that the hook holds outside of it */
 	__u32 note;         /* for the control plane, beside the packet: whatever the service writes here */
+	bool in_skb;        /* TC: the outermost tag is in the skb's metadata, not in the frame */
+	bool tagged;        /* whether the tag `tci` is on the frame now; both are set by vlan_parse() (vlan.h) */
+	__u16 tci;          /* PCP, DEI and VID, in host order */
 };
 
 /* A place in a packet up to which everything has been parsed. */

@@ -18,6 +18,14 @@ enum {
 	MAC_BYTES = 2 * ETH_ALEN, /* of a frame, before its outer tag */
 };
 
+/* Length of the frame as it is now, with the tag that the skb holds outside of it. */
+static __always_inline __u32 packet_length(const struct packet *pkt)
+{
+	struct __sk_buff *skb = pkt->ctx;
+
+	return skb->len + (skb->vlan_present ? VLAN_TAG_BYTES : 0);
+}
+
 /*
  * False if there is no whole Ethernet header. An skb may keep its bytes in fragments: what a service reads is pulled
  * into the linear part first, so that a header is never taken for missing.
@@ -31,17 +39,10 @@ static __always_inline bool packet_open(struct packet *pkt, struct __sk_buff *sk
 	pkt->ctx = skb;
 	pkt->eth = (void *)(long)skb->data;
 	pkt->end = (void *)(long)skb->data_end;
-	pkt->bytes = skb->len + (skb->vlan_present ? VLAN_TAG_BYTES : 0);
+	pkt->bytes = packet_length(pkt);
 	pkt->note = 0;
+	pkt->in_skb = true;
 	return (void *)(pkt->eth + 1) <= pkt->end;
-}
-
-/* Bytes of the frame as it is now, with a tag that the skb holds outside of it. */
-static __always_inline __u32 packet_length(const struct packet *pkt)
-{
-	struct __sk_buff *skb = pkt->ctx;
-
-	return skb->len + (skb->vlan_present ? VLAN_TAG_BYTES : 0);
 }
 
 /* Bytes of the skb from `from` on, `room` at most; returns how many, 0 if there are none. */

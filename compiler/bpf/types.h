@@ -160,6 +160,18 @@ struct vlan_hdr {
 	__be16 h_vlan_encapsulated_proto;
 };
 
+struct vlan_ethhdr {
+	__u8 h_dest[ETH_ALEN];
+	__u8 h_source[ETH_ALEN];
+	__be16 h_vlan_proto;
+	__be16 h_vlan_TCI;
+	__be16 h_vlan_encapsulated_proto;
+};
+
+enum {
+	VLAN_VID_MASK = 0x0fff, /* of a TCI in host order; DEI and PCP are above it */
+};
+
 struct iphdr {
 	__u8 ihl : 4, version : 4;
 	__u8 tos;

@@ -22,6 +22,7 @@ static __always_inline bool packet_open(struct packet *pkt, struct xdp_md *ctx)
 	pkt->end = (void *)(long)ctx->data_end;
 	pkt->bytes = pkt->end - (void *)pkt->eth;
 	pkt->note = 0;
+	pkt->in_skb = false;
 	return (void *)(pkt->eth + 1) <= pkt->end;
 }
 

@@ -19,7 +19,7 @@ SERVICE = Service(
     header=_HERE / "bridge.bpf.h",
     resolve=resolve,
     lower=lower,
-    drop_reasons=named(5, 6, 7),
+    drop_reasons=named(5, 6, 7, 40),
     floods=True,
     templates=_HERE / "templates",
 )

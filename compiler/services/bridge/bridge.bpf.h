@@ -9,9 +9,10 @@
 #include "helpers.h"
 #include "packet.h"
 #include "verdict.h"
+#include "vlan.h"
 
 /*
- * The filtering database (FDB) is set-associative, as in a switch: a hash of the key (the address) picks one of
+ * The filtering database (FDB) is set-associative, as in a switch: a hash of the key (address and VLAN) picks one of
  * 2^set_bits sets, and the station is in one of its eight entries or nowhere. It is an array map: a lookup is a
  * multiplication and one cache line, no helper call, and user space can map the memory.
  *
@@ -33,6 +34,13 @@ struct fdb_set {
 	__u64 entry[FDB_WAYS];
 };
 
+/* How the frames of a VLAN leave by a port. */
+enum vlan_form {
+	VLAN_ABSENT, /* not at all: the port is no member */
+	VLAN_UNTAGGED,
+	VLAN_TAGGED,
+};
+
 struct bridge_config {
 	__u32 port;
 	__u32 aging_s;
@@ -41,8 +49,12 @@ struct bridge_config {
 	__u32 port_bits;
 	__u32 tick_bits;
 	const volatile __u32 *hz;
-	__u32 (*static_port)(__u64 mac);
+	__u32 (*static_port)(__u64 key);
 	void *fdb;
+	bool vlan_aware;   /* without it, none of what follows is used */
+	bool admit_tagged; /* frames that are tagged with a VLAN that the port is a member of */
+	__u32 pvid;        /* VLAN of all other frames; 0: they are dropped */
+	enum vlan_form (*vlan_egress)(__u32 port, __u32 vid);
 };
 
 static const __u64 FDB_GOLDEN_RATIO = 0x9e3779b97f4a7c15ULL; /* 2^64 divided by it */
@@ -232,25 +244,96 @@ static __always_inline __u32 bridge_lookup(const struct bridge_config *cfg, __u6
 	return fdb_port(cfg, state);
 }
 
+/* Independent learning (802.1Q 8.8.8): an address is one station in one VLAN, and another in another. */
+static __always_inline __u64 fdb_key(const struct packet *pkt, const struct bridge_config *cfg, __u64 mac)
+{
+	return cfg->vlan_aware ? mac | (__u64)(pkt->tci & VLAN_VID_MASK) << 48 : mac;
+}
+
+/*
+ * IEEE 802.1Q 6.9.1 and 8.6.2: which VLAN a frame belongs to, from then on in pkt->tci with the frame's own priority. A
+ * tag with VID 0 says a priority only; it gets the VLAN written into it.
+ */
+static __always_inline __u32 bridge_classify(struct packet *pkt, const struct bridge_config *cfg)
+{
+	__u32 verdict = vlan_parse(pkt), vid = pkt->tci & VLAN_VID_MASK;
+
+	if (verdict != PARSED)
+		return verdict;
+	if (vid)
+		return cfg->admit_tagged && cfg->vlan_egress(cfg->port, vid) != VLAN_ABSENT ? PARSED : drop(DROP_VLAN);
+	if (!cfg->pvid)
+		return drop(DROP_VLAN);
+	pkt->tci |= cfg->pvid;
+	return !pkt->tagged || vlan_rewrite(pkt) ? PARSED : drop(DROP_NO_HEADROOM);
+}
+
+/* IEEE 802.1Q 8.6.4 and 6.9.2: gives a frame the form in which its VLAN leaves by `port`; PARSED, or the drop. */
+static __always_inline __u32 bridge_leave(struct packet *pkt, const struct bridge_config *cfg, __u32 port)
+{
+	bool done = true;
+
+	switch (cfg->vlan_egress(port, pkt->tci & VLAN_VID_MASK)) {
+	case VLAN_TAGGED:
+		done = pkt->tagged || vlan_push(pkt);
+		break;
+	case VLAN_UNTAGGED:
+		done = !pkt->tagged || vlan_pop(pkt);
+		break;
+	default:
+		return drop(DROP_VLAN);
+	}
+	return done ? PARSED : drop(DROP_NO_HEADROOM);
+}
+
+/* A copy of a flood; at XDP it has the tag in the frame, whatever it came with (bridge_flood()). */
+static __always_inline bool bridge_transmit(struct packet *pkt, const struct bridge_config *cfg, __u32 port)
+{
+	if (!pkt->in_skb && vlan_parse(pkt) != PARSED)
+		return false;
+	return bridge_leave(pkt, cfg, port) == PARSED;
+}
+
+static __always_inline __u32 bridge_flood(struct packet *pkt, const struct bridge_config *cfg)
+{
+	if (cfg->vlan_aware && !pkt->in_skb && !pkt->tagged && !vlan_push(pkt))
+		return drop(DROP_NO_HEADROOM);
+	return VERDICT_FLOOD;
+}
+
 static __always_inline __u32 bridge_receive(struct packet *pkt, const struct bridge_config *cfg)
 {
 	__u64 source = mac_u64(pkt->eth->h_source), destination = mac_u64(pkt->eth->h_dest);
 	__u64 now = fdb_ticks(cfg, bpf_jiffies64());
-	__u32 port;
+	__u32 port, verdict;
 
 	if (unlikely(is_group_mac(source) || source == 0))
 		return drop(DROP_INVALID_SOURCE);
 	if (is_group_mac(destination) && is_link_local(destination))
 		return drop(DROP_LINK_LOCAL);
+	if (cfg->vlan_aware) {
+		verdict = bridge_classify(pkt, cfg);
+		if (verdict != PARSED)
+			return verdict;
+	}
+	source = fdb_key(pkt, cfg, source);
 	if (!cfg->static_port || cfg->static_port(source) == NO_STATIC_PORT)
 		bridge_learn(cfg, source, now);
 	if (is_group_mac(destination))
-		return VERDICT_FLOOD;
+		return bridge_flood(pkt, cfg);
+	destination = fdb_key(pkt, cfg, destination);
 	port = cfg->static_port ? cfg->static_port(destination) : NO_STATIC_PORT;
 	if (port == NO_STATIC_PORT)
 		port = bridge_lookup(cfg, destination, now);
+	if (port == VERDICT_FLOOD)
+		return bridge_flood(pkt, cfg);
 	if (unlikely(port == cfg->port))
 		return drop(DROP_SAME_PORT);
+	if (cfg->vlan_aware) {
+		verdict = bridge_leave(pkt, cfg, port);
+		if (verdict != PARSED)
+			return verdict;
+	}
 	return port;
 }
 

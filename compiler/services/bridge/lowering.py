@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.resources import files
 
 from schemas.manifest import Hook, HostFact, Role, Scope
@@ -10,7 +11,7 @@ from ...ir import Constant, GeneratedFunction, HostBound, Inlined, LoweredPort, 
 from ...lower import c_name, port_name
 from ...model import Port, ServiceInstance
 from ...templates import environment
-from .fdb import SET_SIZE, Fdb
+from .fdb import MAC_BITS, SET_SIZE, Fdb
 from .model import BridgeModel, StaticEntry
 
 BPF_F_MMAPABLE = 1 << 10
@@ -22,9 +23,14 @@ def lower(instance: ServiceInstance, port: Port, hook: Hook) -> LoweredPort:
     model = instance.config
     assert isinstance(model, BridgeModel)
     return LoweredPort(
-        constants=(*_constants(instance, port, model), *(_static_constant(instance, entry) for entry in model.static)),
+        constants=(
+            *_constants(instance, port, model),
+            *_vlan_constants(port, model),
+            *(_static_constant(instance, entry) for entry in model.static),
+        ),
         maps=(_fdb(instance, model),),
         functions=tuple(_functions(instance, port, model)),
+        transmits=bool(model.vlans),
     )
 
 
@@ -41,7 +47,7 @@ def _constants(instance: ServiceInstance, port: Port, model: BridgeModel) -> tup
             Inlined("set_bits", str(geometry.set_bits)),
             model.size_span,
         ),
-        _bits(f"{fdb}.key", geometry.key_bits, "bits of a station's address", "key_bits", instance),
+        _bits(f"{fdb}.key", geometry.key_bits, "bits of a station's address and VLAN", "key_bits", instance),
         _bits(f"{fdb}.port", geometry.port_bits, "bits for a port in an entry", "port_bits", instance),
         Constant(
             f"{fdb}.tick",
@@ -54,6 +60,21 @@ def _constants(instance: ServiceInstance, port: Port, model: BridgeModel) -> tup
     )
 
 
+def _vlan_constants(port: Port, model: BridgeModel) -> Iterator[Constant]:
+    """What this port admits, and as part of the generated function what leaves by each port."""
+    if not model.vlans:
+        return
+    own = model.vlans[port.name]
+    admits, pvid = "untagged frames only" if own.access else "tagged frames", str(own.pvid)
+    yield Constant(f"{port}.vlan", own.text, "frames belong to VLANs", Inlined("vlan_aware", "1"), own.span)
+    yield Constant(f"{port}.vlan", own.text, f"admits {admits}", Inlined("admit_tagged", str(int(not own.access))), own.span)
+    yield Constant(f"{port}.vlan", own.text, "VLAN of untagged frames", Inlined("pvid", pvid), own.span)
+    for name, vlans in model.vlans.items():
+        if name != port.name:
+            path = f"{port.service}.{name}.vlan"
+            yield Constant(path, vlans.text, "VLANs of another port", Inlined("", vlans.text), vlans.span)
+
+
 def _static_constant(instance: ServiceInstance, entry: StaticEntry) -> Constant:
     path = f"{instance.name}.fdb.static {entry.text}"
     return Constant(path, entry.port.name, "static entry", Inlined("", entry.text), entry.span)
@@ -64,7 +85,8 @@ def _bits(path: str, bits: int, meaning: str, field: str, instance: ServiceInsta
 
 
 def _geometry(instance: ServiceInstance, model: BridgeModel) -> Fdb:
-    return Fdb(model.size, len(instance.ports), int(model.aging.total_seconds()))
+    vlan_bits = max((vlans.highest for vlans in model.vlans.values()), default=0).bit_length()
+    return Fdb(model.size, len(instance.ports), int(model.aging.total_seconds()), MAC_BITS + vlan_bits)
 
 
 def _fdb(instance: ServiceInstance, model: BridgeModel) -> MapDef:
@@ -79,7 +101,7 @@ def _fdb(instance: ServiceInstance, model: BridgeModel) -> MapDef:
         max_entries=1 << geometry.set_bits,
         scope=Scope.SERVICE,
         role=Role.STATE,
-        layout=f"bridge {geometry.layout} {' '.join(port.name for port in instance.ports)}",  # ports by their index
+        layout=_layout(instance, geometry),
         span=model.size_span,
         flags=BPF_F_MMAPABLE,
         field="fdb",
@@ -87,10 +109,19 @@ def _fdb(instance: ServiceInstance, model: BridgeModel) -> MapDef:
     )
 
 
-def _functions(instance: ServiceInstance, port: Port, model: BridgeModel) -> tuple[GeneratedFunction, ...]:
-    if not model.static:
-        return ()
-    name = f"{port_name(port)}__static"
+def _layout(instance: ServiceInstance, geometry: Fdb) -> str:
+    """Entries hold ports by their index."""
+    return f"bridge {geometry.layout} {' '.join(port.name for port in instance.ports)}"
+
+
+def _functions(instance: ServiceInstance, port: Port, model: BridgeModel) -> Iterator[GeneratedFunction]:
     jinja = environment(files("compiler") / "services" / "bridge" / "templates")
-    text = jinja.get_template("static.c.j2").render(name=name, entries=model.static)
-    return (GeneratedFunction("static_port", name, text, model.static[0].span),)
+    if model.static:
+        name = f"{port_name(port)}__static"
+        text = jinja.get_template("static.c.j2").render(name=name, entries=model.static)
+        yield GeneratedFunction("static_port", name, text, model.static[0].span)
+    if model.vlans:
+        name = f"{port_name(port)}__vlan_egress"
+        members = [(other, model.vlans[other.name]) for other in instance.ports]
+        text = jinja.get_template("vlan_egress.c.j2").render(name=name, members=members)
+        yield GeneratedFunction("vlan_egress", name, text, model.vlans[port.name].span)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -10,6 +11,7 @@ from schemas.diagnostic import Span
 from ...addresses import parse_duration, parse_mac
 from ...model import Port
 from ...source import Report, Value
+from .vlans import PortVlans, parse_vlan, resolve_vlans
 
 DEFAULT_AGING = timedelta(seconds=300)  # IEEE 802.1D-2004 table 7-5
 DEFAULT_SIZE = 4096
@@ -17,39 +19,51 @@ DEFAULT_SIZE = 4096
 
 @dataclass(frozen=True, slots=True)
 class StaticEntry:
-    """A station whose port is fixed; `mac` is six bytes in the order of the wire."""
+    """A station whose port is fixed; `mac` is six bytes in the order of the wire, `vlan` 0 on a bridge without VLANs."""
 
     mac: bytes
     port: Port
+    vlan: int
     span: Span
     path: str
 
     @property
     def text(self) -> str:
-        """`52:54:00:12:34:56`."""
-        return self.mac.hex(":")
+        """`52:54:00:12:34:56`, or `52:54:00:12:34:56 vlan 10`."""
+        return f"{self.mac.hex(':')} vlan {self.vlan}" if self.vlan else self.mac.hex(":")
+
+    @property
+    def key(self) -> int:
+        """What fdb_key() makes of address and VLAN."""
+        return int.from_bytes(self.mac, "little") | self.vlan << 48
 
 
 @dataclass(frozen=True, slots=True)
 class BridgeModel:
-    """A bridge's configuration; the spans are of the values, or of the service where the file leaves them out."""
+    """A bridge's configuration; the spans are of the values, or of the service where the file leaves them out.
+
+    `vlans` has every port by its name, or is empty: then the bridge does not look at tags.
+    """
 
     aging: timedelta
     aging_span: Span
     size: int
     size_span: Span
     static: tuple[StaticEntry, ...]
+    vlans: Mapping[str, PortVlans]
 
 
 def resolve(value: Value, ports: tuple[Port, ...], report: Report) -> BridgeModel:
-    """The model of one bridge. Reports C214 (no MAC, no duration), C411 to C414."""
+    """The model of one bridge. Reports C214 (no MAC, no duration), C411 to C421."""
+    vlans = resolve_vlans(value, ports, report)
     aging, size = value.get("fdb", "aging"), value.get("fdb", "size")
     return BridgeModel(
         aging=_aging(aging, report) if aging else DEFAULT_AGING,
         aging_span=aging.span if aging else value.key_span,
         size=size.data if size else DEFAULT_SIZE,
         size_span=size.span if size else value.key_span,
-        static=_static(value, ports, report),
+        static=_static(value, ports, vlans, report),
+        vlans=vlans,
     )
 
 
@@ -67,27 +81,31 @@ def _aging(value: Value, report: Report) -> timedelta:
     return aging or DEFAULT_AGING
 
 
-def _static(value: Value, ports: tuple[Port, ...], report: Report) -> tuple[StaticEntry, ...]:
+def _static(
+    value: Value, ports: tuple[Port, ...], vlans: Mapping[str, PortVlans], report: Report
+) -> tuple[StaticEntry, ...]:
     listed = value.get("fdb", "static")
-    entries: dict[bytes, StaticEntry] = {}
+    entries: dict[int, StaticEntry] = {}
     for item in listed.elements() if listed else ():
-        entry = _static_entry(item, ports, report)
+        entry = _static_entry(item, ports, vlans, report)
         if entry is None:
             continue
-        if entry.mac in entries:
+        if entry.key in entries:
             report.error(
                 "C412",
                 f"static entry for `{entry.text}` is there twice",
                 entry.span,
                 label="the second one",
-                notes=(f"the first one is at {entries[entry.mac].span}",),
+                notes=(f"the first one is at {entries[entry.key].span}",),
                 help="remove one of the two",
             )
-        entries.setdefault(entry.mac, entry)
+        entries.setdefault(entry.key, entry)
     return tuple(entries.values())
 
 
-def _static_entry(item: Value, ports: tuple[Port, ...], report: Report) -> StaticEntry | None:
+def _static_entry(
+    item: Value, ports: tuple[Port, ...], vlans: Mapping[str, PortVlans], report: Report
+) -> StaticEntry | None:
     mac_value, port_value = item.get("mac"), item.get("port")
     assert mac_value, "the schema requires it"
     assert port_value, "the schema requires it"
@@ -110,4 +128,29 @@ def _static_entry(item: Value, ports: tuple[Port, ...], report: Report) -> Stati
             notes=("group addresses are flooded, never looked up",),
         )
         return None
-    return StaticEntry(mac, port, mac_value.span, item.path) if mac is not None and port is not None else None
+    vlan = _static_vlan(item, port, vlans, report)
+    if mac is None or port is None or vlan is None:
+        return None
+    return StaticEntry(mac, port, vlan, mac_value.span, item.path)
+
+
+def _static_vlan(item: Value, port: Port | None, vlans: Mapping[str, PortVlans], report: Report) -> int | None:
+    """The VLAN that a static entry is for; 0 on a bridge without VLANs, None where it cannot be told."""
+    given = item.get("vlan")
+    if not vlans and given is not None:
+        message, label = "this bridge has no VLANs", "no frame belongs to one"
+        advice = "give its ports a `vlan`, or remove this"
+        report.error("C420", message, given.key_span, label=label, help=advice)
+    if port is None or not vlans:
+        return 0
+    of_port = vlans[port.name]
+    if given is None and not of_port.access:
+        message, label = f"the static entry does not say in which VLAN, and `{port.name}` is a trunk", "which VLAN?"
+        report.error("C420", message, item.span, label=label, help="add a `vlan`")
+        return None
+    vlan = of_port.pvid if given is None else parse_vlan(given, report)
+    if given is not None and vlan is not None and not of_port.has(vlan):
+        message, label = f"port `{port.name}` is no member of VLAN {vlan}", "no frame of it leaves by that port"
+        report.error("C421", message, given.span, label=label, notes=(f"`{port.name}`: {of_port.text}",))
+        return None
+    return vlan
