@@ -47,7 +47,7 @@ class PortVlans:
 
     def has(self, vlan: int) -> bool:
         """Whether the port is a member."""
-        return vlan == self.pvid or any(first <= vlan <= last for first, last in self.tagged)
+        return vlan == self.pvid > 0 or any(first <= vlan <= last for first, last in self.tagged)
 
 
 def resolve_vlans(value: Value, ports: tuple[Port, ...], report: Report) -> Mapping[str, PortVlans]:
