@@ -161,7 +161,7 @@ def make_manifest(ir: ChainIR, objects: tuple[CompiledObject, ...]) -> m.Manifes
 def _features(ir: ChainIR) -> tuple[str, ...]:
     """What the kernel must be able to do, in the words of runtime/features.py."""
     types = {"xdp": "program:xdp", "tc": "program:sched_cls"}
-    programs = {types[program.hook] for program in ir.programs}
+    programs = {"program:xdp/devmap" if program.egress else types[program.hook] for program in ir.programs}
     maps = {f"map:{definition.type}" for definition in ir.maps}
     helpers: set[str] = set()
     if any(definition.name == RING for definition in ir.maps):

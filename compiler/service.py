@@ -42,8 +42,8 @@ class Service:
     `resolve`: (the instance's `Value`, ports, report) → the kind's frozen model; the schema has excluded shape errors.
     `lower`: (instance, incoming port, hook) → what is special about the program for that port.
     `floods`: the verdict FLOOD may be returned. Where the lowered port says `transmits`, the C also defines
-    `bool KIND_transmit(struct packet *, const struct KIND_config *, __u32 port)`: it makes a copy what leaves by `port`,
-    or refuses it. At XDP it runs in a program of its own, whose configuration is that of `port`.
+    `bool KIND_transmit(struct packet *, const struct KIND_config *, __u32 port)`: it makes a copy what leaves by
+    `port`, or refuses it. At XDP it runs in a program of its own, whose configuration is that of `port`.
     `hairpin`: a packet may leave by the port that it came in by.
     `drop_reasons`: every reason its C returns, as (number, name) pairs: from `compiler/bpf/drop.h`, or its own from
     `DROP_SERVICE_FIRST` on.

@@ -1,8 +1,8 @@
 """The name of a kernel feature in, whether this kernel has it out: always by trying, never by its version.
 
-Names, as manifests list them: `program:xdp`, `program:sched_cls`, `map:BPF_MAP_TYPE_HASH` (any map type),
-`helper:bpf_ktime_get_coarse_ns` (helpers of `HELPERS`), `redirect:broadcast`, `link:xdp`, `link:tcx`. Answers are kept
-for the life of the process.
+Names, as manifests list them: `program:xdp`, `program:xdp/devmap`, `program:sched_cls`,
+`map:BPF_MAP_TYPE_HASH` (any map type), `helper:bpf_ktime_get_coarse_ns` (helpers of `HELPERS`), `redirect:broadcast`,
+`link:xdp`, `link:tcx`. Answers are kept for the life of the process.
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ HELPERS: Mapping[str, int] = {
 }
 """enum bpf_func_id: helpers that a chain may call and an older kernel may lack."""
 
-_PROGRAM_TYPES = {"xdp": ProgType.BPF_PROG_TYPE_XDP, "sched_cls": ProgType.BPF_PROG_TYPE_SCHED_CLS}
+_PROGRAM_TYPES = {
+    "xdp": (ProgType.BPF_PROG_TYPE_XDP, 0),
+    "xdp/devmap": (ProgType.BPF_PROG_TYPE_XDP, AttachType.BPF_XDP_DEVMAP),
+    "sched_cls": (ProgType.BPF_PROG_TYPE_SCHED_CLS, 0),
+}
 _RETURN_ZERO = bytes.fromhex("b700000000000000 9500000000000000")
 _NO_DEVICE = 0x7FFFFFFF
 _LOOPBACK = 1
@@ -121,7 +125,10 @@ def hz() -> int:
 
 
 def _program(name: str) -> bool:
-    return name in _PROGRAM_TYPES and _loads(_PROGRAM_TYPES[name], _RETURN_ZERO)
+    if name not in _PROGRAM_TYPES:
+        return False
+    prog_type, attach_type = _PROGRAM_TYPES[name]
+    return _loads(prog_type, _RETURN_ZERO, attach_type)
 
 
 def _loads(prog_type: int, insns: bytes, expected_attach_type: int = 0) -> bool:

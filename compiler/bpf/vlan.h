@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The outermost VLAN tag (IEEE 802.1Q clause 9): read, put on and taken off where the hook has it, which is in the frame
- * at XDP and in the skb's metadata at TC. Only C-tags count; an S-tag (802.1ad) is payload here. After a change
+ * The outermost VLAN tag (IEEE 802.1Q clause 9): read, put on, taken off where the hook has it, in the frame at
+ * XDP and in the skb's metadata at TC. Only C-tags count; an S-tag (802.1ad) is payload here. After a change
  * pkt->eth and pkt->end lead to the frame as it is then (XDP), or must not be used any more (TC).
  */
 #ifndef BPFCHAIN_VLAN_H

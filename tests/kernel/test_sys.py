@@ -141,6 +141,7 @@ def test_what_is_no_namespace_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     "feature",
     [
         "program:xdp",
+        "program:xdp/devmap",
         "program:sched_cls",
         "map:BPF_MAP_TYPE_LPM_TRIE",
         "map:BPF_MAP_TYPE_HASH_OF_MAPS",

@@ -110,7 +110,7 @@ class Bench:
             with entered(self._namespace.name):
                 self._generation = stack.enter_context(prepare(compiled))
             self._record = next(service for service in compiled.manifest.services if service.name == SERVICE)
-            self._programs = {program.port: program.name for program in compiled.manifest.programs}
+            self._programs = {p.port: p.name for p in compiled.manifest.programs if not p.egress}
             ring = self._generation.maps.get(RING)
             self._ring = stack.enter_context(RingBuffer(ring.duplicate())) if ring else None
             self._open = stack.pop_all()

@@ -17,6 +17,7 @@ from compiler.services.bridge.fdb import SET_SIZE, Fdb
 from schemas.manifest import Hook
 from tests.services.harness import Bench, Row, Scene
 from tests.services.model_bridge import BridgeModel
+from tests.services.model_vlans import VlanBridgeModel, access, trunk
 
 PORTS = ("p1", "p2", "p3", "p4")
 BROADCAST = "ff:ff:ff:ff:ff:ff"
@@ -161,7 +162,44 @@ TWO_PORTS = Scene(
     ],
 )
 
-SCENES = (LEARNING, RESERVED, FRAMES, STATIC, TWO_PORTS)
+VLANS = Scene(
+    "vlans",
+    {
+        "kind": "bridge",
+        "fdb": {
+            "static": [
+                {"mac": A, "port": "p1"},
+                {"mac": B, "port": "p2"},
+                {"mac": C, "port": "p3"},
+                {"mac": D, "port": "p4", "vlan": 10},
+            ]
+        },
+        "ports": {
+            "p1": {"vlan": {"access": 10}},
+            "p2": {"vlan": {"access": 10}},
+            "p3": {"vlan": {"access": 20}},
+            "p4": {"vlan": {"trunk": [20], "native": 10}},
+            "p5": {"vlan": {"trunk": [10, 20]}},
+        },
+    },
+    (*PORTS, "p5"),
+    partial(
+        VlanBridgeModel,
+        {"p1": access(10), "p2": access(10), "p3": access(20), "p4": trunk(20, native=10), "p5": trunk(10, 20)},
+        static={(10, mac(A)): "p1", (10, mac(B)): "p2", (20, mac(C)): "p3", (10, mac(D)): "p4"},
+    ),
+    [
+        row("between access ports of a VLAN", "p1", A, B, "out p2"),
+        row("from the native VLAN of a trunk", "p4", D, A, "out p1"),
+        row("into the native VLAN of a trunk", "p1", A, D, "out p4"),
+        row("untagged on a trunk without a native VLAN", "p5", A, B, "drop vlan"),
+        row("what is dropped is not learned, and invalid comes first", "p5", BROADCAST, B, INVALID),
+        row("as ever", "p2", B, A, "out p1"),
+    ],
+)
+"""Frames that stay as they are, as far as a test run shows them; tests/services/test_bridge_vlans.py has the others."""
+
+SCENES = (LEARNING, RESERVED, FRAMES, STATIC, TWO_PORTS, VLANS)
 
 every_hook = pytest.mark.parametrize("hook", list(Hook), ids=str)
 

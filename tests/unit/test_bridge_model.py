@@ -119,157 +119,191 @@ def test_without_vlans_the_program_knows_nothing_of_them() -> None:
 ERRORS = {
     "C411": (
         {"fdb": "{aging: 1500ms}"},
-        "error[C411]: ageing time `1500ms` is not a whole number of seconds\n"
-        " --> edge.yaml:6:18\n"
-        "  |\n"
-        "6 |     fdb: {aging: 1500ms}\n"
-        "  |                  ^^^^^^ stations age by the second\n"
-        "  = help: write `2s`\n",
+        (
+            "error[C411]: ageing time `1500ms` is not a whole number of seconds\n"
+            " --> edge.yaml:6:18\n"
+            "  |\n"
+            "6 |     fdb: {aging: 1500ms}\n"
+            "  |                  ^^^^^^ stations age by the second\n"
+            "  = help: write `2s`\n"
+        ),
     ),
     "C412": (
         {"fdb": "{static: [{mac: 02:00:00:00:00:01, port: p1}, {mac: 02:00:00:00:00:01, port: p2}]}"},
-        "error[C412]: static entry for `02:00:00:00:00:01` is there twice\n"
-        " --> edge.yaml:6:62\n"
-        "  |\n"
-        "6 |     fdb: {static: [{mac: 02:00:00:00:00:01, port: p1}, {mac: 02:00:00:00:00:01, port: p2}]}\n"
-        "  |                                                              ^^^^^^^^^^^^^^^^^ the second one\n"
-        "  = note: the first one is at edge.yaml:6:26\n"
-        "  = help: remove one of the two\n",
+        (
+            "error[C412]: static entry for `02:00:00:00:00:01` is there twice\n"
+            " --> edge.yaml:6:62\n"
+            "  |\n"
+            "6 |     fdb: {static: [{mac: 02:00:00:00:00:01, port: p1}, {mac: 02:00:00:00:00:01, port: p2}]}\n"
+            "  |                                                              ^^^^^^^^^^^^^^^^^ the second one\n"
+            "  = note: the first one is at edge.yaml:6:26\n"
+            "  = help: remove one of the two\n"
+        ),
     ),
     "C413": (
         {"fdb": "{static: [{mac: 02:00:00:00:00:01, port: p3}]}"},
-        "error[C413]: static entry leads to unknown port `p3`\n"
-        " --> edge.yaml:6:51\n"
-        "  |\n"
-        "6 |     fdb: {static: [{mac: 02:00:00:00:00:01, port: p3}]}\n"
-        "  |                                                   ^^ no port of this bridge has this name\n"
-        "  = note: ports here: p1, p2\n",
+        (
+            "error[C413]: static entry leads to unknown port `p3`\n"
+            " --> edge.yaml:6:51\n"
+            "  |\n"
+            "6 |     fdb: {static: [{mac: 02:00:00:00:00:01, port: p3}]}\n"
+            "  |                                                   ^^ no port of this bridge has this name\n"
+            "  = note: ports here: p1, p2\n"
+        ),
     ),
     "C414": (
         {"fdb": "{static: [{mac: 03:00:00:00:00:01, port: p1}]}"},
-        "error[C414]: `03:00:00:00:00:01` is not the address of one station\n"
-        " --> edge.yaml:6:26\n"
-        "  |\n"
-        "6 |     fdb: {static: [{mac: 03:00:00:00:00:01, port: p1}]}\n"
-        "  |                          ^^^^^^^^^^^^^^^^^ a group address, or zero\n"
-        "  = note: group addresses are flooded, never looked up\n",
+        (
+            "error[C414]: `03:00:00:00:00:01` is not the address of one station\n"
+            " --> edge.yaml:6:26\n"
+            "  |\n"
+            "6 |     fdb: {static: [{mac: 03:00:00:00:00:01, port: p1}]}\n"
+            "  |                          ^^^^^^^^^^^^^^^^^ a group address, or zero\n"
+            "  = note: group addresses are flooded, never looked up\n"
+        ),
     ),
     "C415 reserved": (
         {"p1": "{vlan: {access: 4095}}"},
-        "error[C415]: 4095 is no VLAN\n"
-        " --> edge.yaml:8:27\n"
-        "  |\n"
-        "8 |       p1: {vlan: {access: 4095}}\n"
-        "  |                           ^^^^ VLANs are 1 to 4094\n"
-        "  = note: 4095 is reserved\n",
+        (
+            "error[C415]: 4095 is no VLAN\n"
+            " --> edge.yaml:8:27\n"
+            "  |\n"
+            "8 |       p1: {vlan: {access: 4095}}\n"
+            "  |                           ^^^^ VLANs are 1 to 4094\n"
+            "  = note: 4095 is reserved\n"
+        ),
     ),
     "C415 priority": (
         {"p1": "{vlan: {trunk: [10], native: 0}}"},
-        "error[C415]: 0 is no VLAN\n"
-        " --> edge.yaml:8:40\n"
-        "  |\n"
-        "8 |       p1: {vlan: {trunk: [10], native: 0}}\n"
-        "  |                                        ^ VLANs are 1 to 4094\n"
-        "  = note: 0 tags a priority and no VLAN\n",
+        (
+            "error[C415]: 0 is no VLAN\n"
+            " --> edge.yaml:8:40\n"
+            "  |\n"
+            "8 |       p1: {vlan: {trunk: [10], native: 0}}\n"
+            "  |                                        ^ VLANs are 1 to 4094\n"
+            "  = note: 0 tags a priority and no VLAN\n"
+        ),
     ),
     "C415 in a range": (
         {"p1": "{vlan: {trunk: [4000-5000]}}"},
-        "error[C415]: 5000 is no VLAN\n"
-        " --> edge.yaml:8:27\n"
-        "  |\n"
-        "8 |       p1: {vlan: {trunk: [4000-5000]}}\n"
-        "  |                           ^^^^^^^^^ VLANs are 1 to 4094\n",
+        (
+            "error[C415]: 5000 is no VLAN\n"
+            " --> edge.yaml:8:27\n"
+            "  |\n"
+            "8 |       p1: {vlan: {trunk: [4000-5000]}}\n"
+            "  |                           ^^^^^^^^^ VLANs are 1 to 4094\n"
+        ),
     ),
     "C416 word": (
         {"p1": "{vlan: {trunk: [ten]}}"},
-        "error[C416]: `ten` is neither a VLAN nor a range\n"
-        " --> edge.yaml:8:27\n"
-        "  |\n"
-        "8 |       p1: {vlan: {trunk: [ten]}}\n"
-        "  |                           ^^^\n"
-        "  = help: for example `10`, or `100-199`\n",
+        (
+            "error[C416]: `ten` is neither a VLAN nor a range\n"
+            " --> edge.yaml:8:27\n"
+            "  |\n"
+            "8 |       p1: {vlan: {trunk: [ten]}}\n"
+            "  |                           ^^^\n"
+            "  = help: for example `10`, or `100-199`\n"
+        ),
     ),
     "C416 backwards": (
         {"p1": "{vlan: {trunk: [20-10]}}"},
-        "error[C416]: range `20-10` is empty\n"
-        " --> edge.yaml:8:27\n"
-        "  |\n"
-        "8 |       p1: {vlan: {trunk: [20-10]}}\n"
-        "  |                           ^^^^^ it ends before it begins\n"
-        "  = help: write `10-20`\n",
+        (
+            "error[C416]: range `20-10` is empty\n"
+            " --> edge.yaml:8:27\n"
+            "  |\n"
+            "8 |       p1: {vlan: {trunk: [20-10]}}\n"
+            "  |                           ^^^^^ it ends before it begins\n"
+            "  = help: write `10-20`\n"
+        ),
     ),
     "C417": (
         {"p1": "{vlan: {trunk: [10-20, 15-30]}}"},
-        "error[C417]: VLAN 15 is listed twice\n"
-        " --> edge.yaml:8:34\n"
-        "  |\n"
-        "8 |       p1: {vlan: {trunk: [10-20, 15-30]}}\n"
-        "  |                                  ^^^^^ listed already\n"
-        "  = note: first at edge.yaml:8:27\n"
-        "  = help: leave this one out, or shorten one of the ranges\n",
+        (
+            "error[C417]: VLAN 15 is listed twice\n"
+            " --> edge.yaml:8:34\n"
+            "  |\n"
+            "8 |       p1: {vlan: {trunk: [10-20, 15-30]}}\n"
+            "  |                                  ^^^^^ listed already\n"
+            "  = note: first at edge.yaml:8:27\n"
+            "  = help: leave this one out, or shorten one of the ranges\n"
+        ),
     ),
     "C418 both": (
         {"p1": "{vlan: {access: 10, trunk: [20]}}"},
-        "error[C418]: a port is either an access port or a trunk\n"
-        " --> edge.yaml:8:12\n"
-        "  |\n"
-        "8 |       p1: {vlan: {access: 10, trunk: [20]}}\n"
-        "  |            ^^^^ `access` and `trunk`\n"
-        "  = help: for example `{access: 10}`, or `{trunk: [10, 20, 100-199], native: 1}`\n",
+        (
+            "error[C418]: a port is either an access port or a trunk\n"
+            " --> edge.yaml:8:12\n"
+            "  |\n"
+            "8 |       p1: {vlan: {access: 10, trunk: [20]}}\n"
+            "  |            ^^^^ `access` and `trunk`\n"
+            "  = help: for example `{access: 10}`, or `{trunk: [10, 20, 100-199], native: 1}`\n"
+        ),
     ),
     "C418 neither": (
         {"p1": "{vlan: {}}"},
-        "error[C418]: neither `access` nor `trunk`\n"
-        " --> edge.yaml:8:12\n"
-        "  |\n"
-        "8 |       p1: {vlan: {}}\n"
-        "  |            ^^^^ which VLANs?\n"
-        "  = help: for example `{access: 10}`, or `{trunk: [10, 20, 100-199], native: 1}`\n",
+        (
+            "error[C418]: neither `access` nor `trunk`\n"
+            " --> edge.yaml:8:12\n"
+            "  |\n"
+            "8 |       p1: {vlan: {}}\n"
+            "  |            ^^^^ which VLANs?\n"
+            "  = help: for example `{access: 10}`, or `{trunk: [10, 20, 100-199], native: 1}`\n"
+        ),
     ),
     "C419 access": (
         {"p1": "{vlan: {access: 10, native: 20}}"},
-        "error[C419]: an access port has no `native`\n"
-        " --> edge.yaml:8:31\n"
-        "  |\n"
-        "8 |       p1: {vlan: {access: 10, native: 20}}\n"
-        "  |                               ^^^^^^ only of a trunk\n"
-        "  = help: write `trunk`, or remove it\n",
+        (
+            "error[C419]: an access port has no `native`\n"
+            " --> edge.yaml:8:31\n"
+            "  |\n"
+            "8 |       p1: {vlan: {access: 10, native: 20}}\n"
+            "  |                               ^^^^^^ only of a trunk\n"
+            "  = help: write `trunk`, or remove it\n"
+        ),
     ),
     "C419 trunk": (
         {"p1": "{vlan: {trunk: [10], native-tagged: true}}"},
-        "error[C419]: `native-tagged` without `native`\n"
-        " --> edge.yaml:8:32\n"
-        "  |\n"
-        "8 |       p1: {vlan: {trunk: [10], native-tagged: true}}\n"
-        "  |                                ^^^^^^^^^^^^^ no VLAN that it is said of\n"
-        "  = help: write `native`, or remove it\n",
+        (
+            "error[C419]: `native-tagged` without `native`\n"
+            " --> edge.yaml:8:32\n"
+            "  |\n"
+            "8 |       p1: {vlan: {trunk: [10], native-tagged: true}}\n"
+            "  |                                ^^^^^^^^^^^^^ no VLAN that it is said of\n"
+            "  = help: write `native`, or remove it\n"
+        ),
     ),
     "C420 no VLANs": (
         {"fdb": "{static: [{mac: 02:00:00:00:00:01, port: p1, vlan: 10}]}"},
-        "error[C420]: this bridge has no VLANs\n"
-        " --> edge.yaml:6:55\n"
-        "  |\n"
-        "6 |     fdb: {static: [{mac: 02:00:00:00:00:01, port: p1, vlan: 10}]}\n"
-        "  |                                                       ^^^^ no frame belongs to one\n"
-        "  = help: give its ports a `vlan`, or remove this\n",
+        (
+            "error[C420]: this bridge has no VLANs\n"
+            " --> edge.yaml:6:55\n"
+            "  |\n"
+            "6 |     fdb: {static: [{mac: 02:00:00:00:00:01, port: p1, vlan: 10}]}\n"
+            "  |                                                       ^^^^ no frame belongs to one\n"
+            "  = help: give its ports a `vlan`, or remove this\n"
+        ),
     ),
     "C420 trunk": (
         {"p1": "{vlan: {trunk: [10, 20]}}", "fdb": "{static: [{mac: 02:00:00:00:00:01, port: p1}]}"},
-        "error[C420]: the static entry does not say in which VLAN, and `p1` is a trunk\n"
-        " --> edge.yaml:6:20\n"
-        "  |\n"
-        "6 |     fdb: {static: [{mac: 02:00:00:00:00:01, port: p1}]}\n"
-        "  |                    ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ which VLAN?\n"
-        "  = help: add a `vlan`\n",
+        (
+            "error[C420]: the static entry does not say in which VLAN, and `p1` is a trunk\n"
+            " --> edge.yaml:6:20\n"
+            "  |\n"
+            "6 |     fdb: {static: [{mac: 02:00:00:00:00:01, port: p1}]}\n"
+            "  |                    ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ which VLAN?\n"
+            "  = help: add a `vlan`\n"
+        ),
     ),
     "C421": (
         {"p1": "{vlan: {trunk: [10, 20]}}", "fdb": "{static: [{mac: 02:00:00:00:00:01, port: p1, vlan: 30}]}"},
-        "error[C421]: port `p1` is no member of VLAN 30\n"
-        " --> edge.yaml:6:61\n"
-        "  |\n"
-        "6 |     fdb: {static: [{mac: 02:00:00:00:00:01, port: p1, vlan: 30}]}\n"
-        "  |                                                             ^^ no frame of it leaves by that port\n"
-        "  = note: `p1`: trunk 10, 20\n",
+        (
+            "error[C421]: port `p1` is no member of VLAN 30\n"
+            " --> edge.yaml:6:61\n"
+            "  |\n"
+            "6 |     fdb: {static: [{mac: 02:00:00:00:00:01, port: p1, vlan: 30}]}\n"
+            "  |                                                             ^^ no frame of it leaves by that port\n"
+            "  = note: `p1`: trunk 10, 20\n"
+        ),
     ),
 }
 

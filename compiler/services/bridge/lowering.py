@@ -64,11 +64,14 @@ def _vlan_constants(port: Port, model: BridgeModel) -> Iterator[Constant]:
     """What this port admits, and as part of the generated function what leaves by each port."""
     if not model.vlans:
         return
-    own = model.vlans[port.name]
-    admits, pvid = "untagged frames only" if own.access else "tagged frames", str(own.pvid)
-    yield Constant(f"{port}.vlan", own.text, "frames belong to VLANs", Inlined("vlan_aware", "1"), own.span)
-    yield Constant(f"{port}.vlan", own.text, f"admits {admits}", Inlined("admit_tagged", str(int(not own.access))), own.span)
-    yield Constant(f"{port}.vlan", own.text, "VLAN of untagged frames", Inlined("pvid", pvid), own.span)
+    own, path = model.vlans[port.name], f"{port}.vlan"
+    fields = (
+        ("vlan_aware", 1, "frames belong to VLANs"),
+        ("admit_tagged", int(not own.access), "admits untagged frames only" if own.access else "admits tagged frames"),
+        ("pvid", own.pvid, "VLAN of untagged frames"),
+    )
+    for field, value, meaning in fields:
+        yield Constant(path, own.text, meaning, Inlined(field, str(value)), own.span)
     for name, vlans in model.vlans.items():
         if name != port.name:
             path = f"{port.service}.{name}.vlan"

@@ -19,7 +19,7 @@ DEFAULT_SIZE = 4096
 
 @dataclass(frozen=True, slots=True)
 class StaticEntry:
-    """A station whose port is fixed; `mac` is six bytes in the order of the wire, `vlan` 0 on a bridge without VLANs."""
+    """A station whose port is fixed; `mac` is six bytes in the order of the wire, `vlan` 0 without VLANs."""
 
     mac: bytes
     port: Port

@@ -1,4 +1,4 @@
-"""What a chain file says of VLANs on a bridge in, the membership of every port out (IEEE 802.1Q clauses 6.9 and 8.8)."""
+"""What a chain file says of VLANs on a bridge in, the membership of every port out (IEEE 802.1Q 6.9, 8.8)."""
 
 from __future__ import annotations
 
@@ -55,9 +55,7 @@ def resolve_vlans(value: Value, ports: tuple[Port, ...], report: Report) -> Mapp
     found = {port.name: value.get("ports", port.name, "vlan") for port in ports}
     if not any(found.values()):
         return {}
-    return {
-        port.name: _port_vlans(given, report) if (given := found[port.name]) else _default(port) for port in ports
-    }
+    return {port.name: _port_vlans(given, report) if (given := found[port.name]) else _default(port) for port in ports}
 
 
 def _default(port: Port) -> PortVlans:

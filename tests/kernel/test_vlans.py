@@ -1,0 +1,118 @@
+"""VLANs between real network stacks: two bridges with a trunk between them, hosts of three VLANs on each."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bpfchain
+from runtime.status import Count
+from schemas.manifest import Mode
+from tests.kernel.live import bridge as plain_bridge
+from tests.kernel.live import host
+from tests.rig.lab import Lab, Namespace
+from tests.rig.network import network, running
+from tests.rig.traffic import ping, tcp_exchange
+
+pytestmark = pytest.mark.kernel
+
+every_mode = pytest.mark.parametrize("mode", [mode.value for mode in Mode])
+
+VLANS = {"red": 10, "green": 20, "blue": 150}
+CONTENT = bytes(range(256)) * 2000
+
+
+def switch(mode: str, **trunk: Any) -> dict[str, Any]:
+    """A bridge with an access port for each VLAN, and a trunk."""
+    ports = {name: {"vlan": {"access": vlan}} for name, vlan in VLANS.items()} | {"up": {"vlan": trunk}}
+    return {
+        "mode": mode,
+        "interfaces": {port: {"device": port} for port in ports},
+        "services": {"br0": {"kind": "bridge", "ports": ports}},
+        "links": [[f"br0.{port}", port] for port in ports],
+    }
+
+
+@contextmanager
+def two_switches(mode: str, folder: Path, **trunk: Any) -> Iterator[dict[tuple[str, str], tuple[Namespace, str]]]:
+    """Hosts by (bridge, VLAN), each a namespace and its address: all of them in one subnet, so only VLANs part them."""
+    with Lab() as lab, ExitStack() as chains:
+        machines = {name: lab.namespace(name) for name in ("left", "right")}
+        lab.cable((machines["left"], "up"), (machines["right"], "up"))
+        hosts = {}
+        for number, (bridge, vlan) in enumerate(itertools.product(machines, VLANS), start=1):
+            stack = lab.namespace(f"{bridge}-{vlan}")
+            lab.cable((machines[bridge], vlan), (stack, "eth0"), (f"10.0.0.{number}/24",))
+            hosts[bridge, vlan] = (stack, f"10.0.0.{number}")
+        for name, machine in machines.items():
+            place = folder / name
+            place.mkdir()
+            chains.enter_context(running(machine, switch(mode, **trunk), place))
+        yield hosts
+
+
+@every_mode
+@pytest.mark.parametrize(
+    "trunk",
+    [{"trunk": [10, "20-29", 150]}, {"trunk": ["1-200"], "native": 20}],
+    ids=["tagged", "native"],
+)
+def test_two_bridges_three_vlans_six_hosts(mode: str, trunk: dict[str, Any], tmp_path: Path) -> None:
+    with two_switches(mode, tmp_path, **trunk) as hosts:
+        for (here, stack), (there, other) in itertools.permutations(hosts.items(), 2):
+            if here[1] == there[1]:
+                assert ping(stack[0], other[1], count=2).lost == 0, (here, there)
+            elif here < there:
+                assert ping(stack[0], other[1], count=1, timeout=0.1).lost == 1, (here, there)
+        for vlan in VLANS:
+            (client, _), (server, address) = hosts["left", vlan], hosts["right", vlan]
+            assert tcp_exchange(client, server, address, CONTENT) == CONTENT
+
+
+@every_mode
+def test_a_trunk_that_lacks_a_vlan_does_not_carry_it(mode: str, tmp_path: Path) -> None:
+    with two_switches(mode, tmp_path, trunk=[10, 150]) as hosts:
+        for vlan, lost in (("red", 0), ("blue", 0), ("green", 1)):
+            (stack, _), (_, address) = hosts["left", vlan], hosts["right", vlan]
+            assert ping(stack, address, count=1, timeout=1.0 if not lost else 0.2).lost == lost, vlan
+
+
+@every_mode
+def test_copies_are_counted_where_they_leave(mode: str, tmp_path: Path) -> None:
+    """A flood in one VLAN is sent by its members only, and the counters say so."""
+    chain = switch(mode, trunk=[10, 20])
+    untagged = b"\xff" * 6 + bytes.fromhex("02aa00000001") + b"\x88\xb5" + bytes(46)
+    tagged = untagged[:12] + bytes.fromhex("8100000a") + untagged[12:]
+    with network("red", "green", "blue", "up") as net, running(net.dut, chain, tmp_path) as compiled:
+        net.send("red", untagged)
+        assert net.arrivals(up=1) == {"up": [tagged]}
+        net.send("up", tagged, tagged)
+        assert net.arrivals(red=2) == {"red": [untagged, untagged]}
+        net.send("blue", untagged)
+        assert net.arrivals() == {}
+        found = bpfchain.status(compiled.chain.manifest.chain).service("br0")
+    sent = {port.name: port.sent for port in found.ports}
+    received = {port.name: port.received for port in found.ports}
+    assert sent == {"red": Count(2, 120), "green": Count(), "blue": Count(), "up": Count(1, 64)}
+    assert received == {"red": Count(1, 60), "green": Count(), "blue": Count(1, 60), "up": Count(2, 128)}
+
+
+@every_mode
+def test_vlans_can_be_switched_on_and_off_again_while_it_runs(mode: str, tmp_path: Path) -> None:
+    """From a bridge that ignores tags to one that does not and back: plain, then parted, then plain again."""
+    frame = b"\xff" * 6 + bytes.fromhex("02aa00000001") + b"\x88\xb5" + bytes(46)
+    names = (*VLANS, "up")
+    with network(*names) as net, host(net.dut, tmp_path) as machine:
+        for wanted in (plain_bridge(mode, names), switch(mode, trunk=[10]), plain_bridge(mode, names)):
+            machine.apply(wanted)
+            net.send("red", frame)
+            plain = "vlan" not in str(wanted)
+            tagged = frame[:12] + bytes.fromhex("8100000a") + frame[12:]
+            others = {"green": [frame], "blue": [frame], "up": [frame]} if plain else {"up": [tagged]}
+            assert net.arrivals(**dict.fromkeys(others, 1)) == others
+            assert not machine.plan(wanted)
