@@ -206,7 +206,7 @@ def _program(compiled: CompiledObject) -> m.ProgramRecord:
         span=program.span.brief,
         constants=() if isinstance(program, Injector) else _constants(program),
         lines=_lines(compiled.unit),
-        egress=program.egress,
+        egress=isinstance(program, Program) and program.egress,
     )
 
 

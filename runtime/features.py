@@ -145,7 +145,7 @@ def _helper(name: str) -> bool:
     """A call without its arguments never verifies; what the log says of it tells a known helper from an unknown one."""
     if name not in HELPERS:
         return False
-    prog_type = _PROGRAM_TYPES["xdp" if name.startswith("bpf_xdp_") else "sched_cls"]
+    prog_type, _ = _PROGRAM_TYPES["xdp" if name.startswith("bpf_xdp_") else "sched_cls"]
     log = sys.Log(size=4096)
     insns = struct.pack("<BBhi", 0x85, 0, 0, HELPERS[name]) + _RETURN_ZERO
     try:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import bpfchain
-from runtime.status import Count
+from schemas.counters import Count
 from schemas.manifest import Mode
 from tests.kernel.live import bridge as plain_bridge
 from tests.kernel.live import host
