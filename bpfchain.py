@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from schemas.diagnostic import (
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 
     from compiler.build import Compiled
     from runtime.apply import Applied
+    from runtime.cli import Compiler
     from runtime.plan import Plan
     from runtime.status import ChainStatus
     from schemas.compiled import CompiledChain
@@ -53,6 +53,7 @@ __all__ = [
     "apply",
     "compile",
     "detach",
+    "doctor",
     "load",
     "plan",
     "render",
@@ -126,6 +127,16 @@ def detach(chain: str) -> None:
     remove(chain)
 
 
+def doctor(chain: Compiled | CompiledChain | None = None) -> tuple[Diagnostic, ...]:
+    """What would keep a chain, or any chain, from working on this host; `help` of each is what mends it."""
+    from importlib.util import find_spec
+
+    from runtime.doctor import examine
+
+    check = _check_compiler if find_spec("compiler") else None
+    return examine(_compiled(chain).manifest if chain else None, compiler=check)
+
+
 def render(error: ChainError, sources: Mapping[str, str] | None = None, *, format: str = "text") -> str:
     """The diagnostics of an error as text; `format` is text, short, json or github. `sources`: texts by file."""
     from schemas.render import render as render_diagnostics
@@ -137,7 +148,7 @@ def main() -> None:
     """The command line: exits with 0, 1 (input or system), 2 (usage), 3 (differences pending) or 70 (our bug)."""
     compilers = _compiler_commands()
     try:
-        _commands(compilers).main(prog_name="bpfchain", obj=_compile_file if compilers else None)
+        _commands(compilers).main(prog_name="bpfchain", obj=_compiler() if compilers else None)
     except ChainError as error:
         _explain(error)
         sys.exit(1)
@@ -175,8 +186,16 @@ def _compiler_commands() -> tuple[click.Command, ...]:
     return commands
 
 
-def _compile_file(file: Path) -> CompiledChain:
-    return compile(file).chain
+def _compiler() -> Compiler:
+    from runtime.cli import Compiler
+
+    return Compiler(lambda file: compile(file).chain, _check_compiler)
+
+
+def _check_compiler() -> None:
+    from compiler.clang import find_clang
+
+    find_clang()
 
 
 def _version(context: click.Context, _parameter: click.Parameter, asked: bool) -> None:

@@ -1,10 +1,11 @@
-"""The commands that run chains: plan, apply, status, detach. What goes wrong is a `ChainError`, for `main` to print."""
+"""The commands that run chains: plan, apply, status, detach, doctor. What goes wrong, `main` prints."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,20 @@ import click
 if TYPE_CHECKING:
     from schemas.compiled import CompiledChain
 
+    from .plan import Plan
+
 DIFFERENCES = 3
 """Exit code of `plan` when there is something to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compiler:
+    """What the command line brings along where there is a compiler: the runtime itself knows none."""
+
+    compile_file: Callable[[Path], CompiledChain]
+    check: Callable[[], object]
+    """Raises `ChainError` where there is no clang."""
+
 
 _Command = Callable[..., None]
 
@@ -68,6 +81,20 @@ def apply(chain: Path, replace: tuple[tuple[str, int], ...], quiet: bool, bpffs:
         if applied.plan:
             click.echo(str(applied.plan))
         click.echo(str(applied))
+    _warn_of_losses(applied.plan)
+
+
+def _warn_of_losses(plan: Plan) -> None:
+    """Where devices were taken anew: those that will lose frames without a trace, as they are set up."""
+    from .plan import Kind
+
+    if not any(change.kind is Kind.ATTACH for change in plan.changes):
+        return
+    from schemas.render import render
+
+    from .doctor import silent_losses
+
+    click.echo(render(silent_losses(plan.manifest), {}, colour=sys.stderr.isatty()), nl=False, err=True)
 
 
 @click.command()
@@ -106,22 +133,55 @@ def _replace(given: str) -> tuple[str, int]:
     return device, int(prog_id)
 
 
+@click.command()
+@click.argument("chain", metavar="[DIRECTORY|FILE]", required=False, type=click.Path(path_type=Path))
+@_format_option
+@_bpffs_option
+def doctor(chain: Path | None, format: str, bpffs: Path | None) -> None:
+    """Look for what would keep chains, or one chain, from working here, and print what mends each finding.
+
+    Privileges, kernel features, bpffs and clang; of a compiled chain in DIRECTORY, or a chain FILE, its devices too.
+    Exits with 1 where something will not work, with 0 where there are only warnings.
+    """
+    from schemas.diagnostic import Severity
+    from schemas.render import render
+
+    from .doctor import examine
+
+    compiler = _compiler()
+    manifest = _compiled(chain).manifest if chain else None
+    found = examine(manifest, bpffs=bpffs, compiler=compiler.check if compiler else None)
+    click.echo(render(found, {}, format, colour=format == "text" and sys.stdout.isatty()), nl=False)
+    errors = sum(finding.severity is Severity.ERROR for finding in found)
+    click.echo(f"{_number(errors, 'error')}, {_number(len(found) - errors, 'warning')}", err=True)
+    sys.exit(1 if errors else 0)
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def _compiled(chain: Path) -> CompiledChain:
     """A compiled chain from its directory, or from a chain file where the command line brought a compiler along."""
     from schemas.compiled import load
 
     if chain.suffix not in (".yaml", ".yml"):
         return load(chain)
-    compile_file: Callable[[Path], CompiledChain] | None = click.get_current_context().obj
-    if compile_file is None:
+    compiler = _compiler()
+    if compiler is None:
         raise click.UsageError(
             f"{chain} is a chain file and there is no compiler here: give the directory of a compiled one"
         )
-    return compile_file(chain)
+    return compiler.compile_file(chain)
+
+
+def _compiler() -> Compiler | None:
+    found: Compiler | None = click.get_current_context().obj
+    return found
 
 
 def _print(data: dict[str, Any]) -> None:
     click.echo(json.dumps(data, indent=2, ensure_ascii=False))
 
 
-commands: tuple[click.Command, ...] = (plan, apply, status, detach)
+commands: tuple[click.Command, ...] = (plan, apply, status, detach, doctor)

@@ -231,19 +231,20 @@ def _make_home(home: Path) -> None:
     try:
         home.mkdir(mode=0o700, exist_ok=True)
     except PermissionError as error:
-        raise _not_writable(home) from error
+        raise not_writable(home) from error
     doubt = distrust(home.stat())
     if doubt:
         message = f"`{home}` is not trusted: {doubt.reason}"
         notes = ("it would hold everything that forwards packets",)
         raise LoadFailed(Diagnostic("A130", message, notes=notes, help=f"remove it, or `{doubt.mend} {home}`"))
     if not os.access(home, os.R_OK | os.W_OK | os.X_OK):
-        raise _not_writable(home)
+        raise not_writable(home)
 
 
-def _not_writable(home: Path) -> LoadFailed:
+def not_writable(home: Path) -> LoadFailed:
+    """The refusal (A131) of a bpffs that the caller may not write to."""
     message = f"cannot keep anything in `{home.parent}`: {os.strerror(errno.EACCES)}"
-    help_text = f"as root: `{_mount_command('DIRECTORY')}`, then `--bpffs DIRECTORY`"
+    help_text = f"as root: `{mount_command('DIRECTORY')}`, then `--bpffs DIRECTORY`"
     return LoadFailed(Diagnostic("A131", message, help=help_text))
 
 
@@ -288,10 +289,10 @@ def ensure_bpffs(root: Path) -> None:
                 sys.mount("bpf", str(root), "bpf")
     except OSError as error:
         message = f"cannot mount bpffs at `{root}`: {error.strerror}"
-        raise LoadFailed(Diagnostic("A110", message, help=f"as root: `{_mount_command(root)}`")) from error
+        raise LoadFailed(Diagnostic("A110", message, help=f"as root: `{mount_command(root)}`")) from error
 
 
-def _mount_command(root: Path | str) -> str:
+def mount_command(root: Path | str) -> str:
     """How root gives the caller a bpffs."""
     owner = "" if os.geteuid() == 0 else f"uid={os.geteuid()},gid={os.getegid()},"
     return f"mount -t bpf -o {owner}mode=0700 bpf {root}"

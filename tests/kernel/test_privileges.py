@@ -116,6 +116,21 @@ def test_each_of_them_is_needed_and_named_where_it_is_missing(lacking: str, user
     assert chains(user.bpffs) == ()
 
 
+def test_the_doctor_names_them_too_and_looks_at_the_devices_all_the_same(user: User) -> None:
+    directory = user.built("chain", bridge())
+    ill = user.run("doctor", directory, "--format", "json", caps=())
+    assert ill.returncode == 1
+    first, *devices = json.loads(ill.stdout)["diagnostics"]
+    assert first["message"] == "this needs the privilege CAP_NET_ADMIN, CAP_BPF, CAP_PERFMON"
+    assert [found["code"] for found in devices] == ["H113", "H113"]
+    assert devices[0]["message"].startswith("interface `p1`: `p1` has its far end in `bpfchain-")
+    assert devices[0]["message"].endswith("-far`, which takes CAP_SYS_ADMIN to enter, so it was not looked at")
+    assert user.run("doctor", directory).returncode == 0
+    os.chown(user.bpffs, 0, 0)
+    (found, *_) = json.loads(user.run("doctor", directory, "--format", "json").stdout)["diagnostics"]
+    assert (found["code"], found["severity"]) == ("A131", "error")
+
+
 def test_another_network_namespace_needs_one_more(user: User) -> None:
     chain = bridge()
     for interface in chain["interfaces"].values():
@@ -173,7 +188,8 @@ def test_a_taken_hook_is_refused_though_the_program_there_cannot_be_looked_at(us
     assert refused.stderr == (
         f"error[A102]: XDP of device `p1` is taken by program {prog_id}\n"
         "  = note: attached as XDP\n"
-        "  = help: take it off with the tool that put it there, or give the chain another device or `mode`\n"
+        f"  = help: take it off with the tool that put it there, or have it replaced: "
+        f"`bpfchain apply --replace p1={prog_id}`\n"
     )
 
 
