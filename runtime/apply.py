@@ -17,6 +17,7 @@ from schemas.manifest import Manifest, MapRecord
 
 from . import features, link, sys
 from .counts import carry_counts
+from .daemon_socket import tell_daemon
 from .host import look, require_interfaces
 from .pin import GenerationPins, bpffs_root, chain_pins, chains, ensure_bpffs, locked, new_record
 from .plan import Plan, Way, entry_updates, make_plan
@@ -91,6 +92,7 @@ def apply(
             elif chain.manifest != current.record.manifest:
                 current.pins.write_record(new_record(chain.manifest, current.record.facts))
             carry_out(tuple(_clean_up(current, live.leftovers)), on_step)
+    tell_daemon(root)
     return Applied(wanted, number, time.monotonic() - started)
 
 
@@ -159,3 +161,4 @@ def detach(chain: str, *, bpffs: str | Path | None = None, on_step: OnStep | Non
         if live:
             carry_out(tuple(take_down(live)), on_step)
         chain_pins(root, chain).remove_if_empty()
+    tell_daemon(root)

@@ -1,4 +1,4 @@
-"""The commands that run chains: plan, apply, status, detach, doctor. What goes wrong, `main` prints."""
+"""The commands that run chains: plan, apply, status, detach, daemon, doctor. What goes wrong, `main` prints."""
 
 from __future__ import annotations
 
@@ -116,6 +116,25 @@ def status(chain: str | None, format: str, bpffs: Path | None) -> None:
 
 
 @click.command()
+@click.option("--unit", is_flag=True, help="Print a systemd unit for it instead of running it.")
+@_bpffs_option
+def daemon(unit: bool, bpffs: Path | None) -> None:
+    """Run the control planes of all chains that run here, until it is stopped.
+
+    Packets are forwarded with it or without; what needs a control plane (`status` shows it) waits for it.
+    """
+    if unit:
+        from .systemd import unit as systemd_unit
+
+        click.echo(systemd_unit(), nl=False)
+        return
+    from .daemon import serve
+    from .pin import bpffs_root
+
+    serve(bpffs_root(bpffs))
+
+
+@click.command()
 @click.argument("chain")
 @_bpffs_option
 def detach(chain: str, bpffs: Path | None) -> None:
@@ -184,4 +203,4 @@ def _print(data: dict[str, Any]) -> None:
     click.echo(json.dumps(data, indent=2, ensure_ascii=False))
 
 
-commands: tuple[click.Command, ...] = (plan, apply, status, detach, doctor)
+commands: tuple[click.Command, ...] = (plan, apply, status, detach, daemon, doctor)

@@ -13,10 +13,12 @@ from schemas.diagnostic import Diagnostic, LoadFailed
 
 from .netns import NETNS_DIRECTORY, entered
 
+_SIOCGIFFLAGS = 0x8913
 _SIOCGIFMTU = 0x8921
 _SIOCGIFHWADDR = 0x8927
 _SIOCGIFINDEX = 0x8933
 _IFREQ = struct.Struct("16s24s")
+_IFF_UP, _IFF_RUNNING = 1 << 0, 1 << 6
 _MAC_AT = 2  # behind sa_family of struct sockaddr
 
 
@@ -46,6 +48,20 @@ def find_device(name: str, netns: str | None = None) -> Device | None:
                 return None
             raise
     return Device(name, netns, _u32(ifindex), address[_MAC_AT : _MAC_AT + 6], _u32(mtu))
+
+
+def has_carrier(name: str, netns: str | None = None) -> bool:
+    """Whether the device is up and its far end is too; False where there is none."""
+    if netns is not None and not (NETNS_DIRECTORY / netns).exists():
+        return False
+    with entered(netns), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        try:
+            flags = int.from_bytes(_ask(asker, _SIOCGIFFLAGS, name)[:2], "little")
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                return False
+            raise
+    return bool(flags & _IFF_UP and flags & _IFF_RUNNING)
 
 
 def require_device(name: str, netns: str | None, span: str = "") -> Device:

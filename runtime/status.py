@@ -16,12 +16,14 @@ from schemas.manifest import Manifest, Mode, ServiceRecord
 
 from . import features
 from .counts import totals
+from .daemon_socket import daemon_status
 from .pin import bpffs_root, chain_pins, chains
 from .state import LiveChain, LiveGeneration, attach_points, not_running, read
 from .steps import explained
 from .tally import Tally, label_of
 
 JSON_FORMAT = 1
+NO_DAEMON = "no daemon"
 _ATTEMPTS = 10
 
 
@@ -51,12 +53,16 @@ class PortStatus:
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatus:
-    """A service. `labelled` are its counters by what they count, `block.sources 198.51.100.0/24`; those at zero too."""
+    """A service. `labelled` are its counters by what they count, `block.sources 198.51.100.0/24`; those at zero too.
+
+    `control_plane` is None where it needs none; else `running`, `failed`, or `no daemon` where none serves it.
+    """
 
     name: str
     kind: str
     ports: tuple[PortStatus, ...]
     labelled: Mapping[str, Count]
+    control_plane: str | None = None
 
     @property
     def drops(self) -> dict[str, Count]:
@@ -119,7 +125,7 @@ def _looked_at(root: Path, chain: str) -> ChainStatus | None:
         before = pins.generations()
         try:
             live = read(root, chain)
-            found = _chain(live) if live else None
+            found = _chain(live, _served(root, live)) if live else None
         except OSError as error:
             if error.errno != errno.ENOENT or attempt == _ATTEMPTS - 1:
                 raise
@@ -129,7 +135,16 @@ def _looked_at(root: Path, chain: str) -> ChainStatus | None:
     return found
 
 
-def _chain(live: LiveChain) -> ChainStatus:
+def _served(root: Path, live: LiveChain) -> Mapping[str, str]:
+    """The state of each control plane that the daemon runs, by service; it is not asked where none is needed."""
+    record = live.current.record if live.current else None
+    if record is None or all(service.control is None for service in record.manifest.services):
+        return {}
+    services = ((daemon_status(root) or {}).get("chains", {}).get(live.chain) or {}).get("services", {})
+    return {name: str(found["state"]) for name, found in services.items()}
+
+
+def _chain(live: LiveChain, served: Mapping[str, str]) -> ChainStatus:
     current = live.current
     problems = [f"{old.pins.path.name} is left over from an interrupted apply or detach" for old in live.leftovers]
     if current is None or current.record is None:
@@ -139,6 +154,11 @@ def _chain(live: LiveChain) -> ChainStatus:
     interfaces = tuple(_interfaces(live, current, manifest))
     problems += [f"{found.name}: {found.state}" for found in interfaces if found.state != "attached"]
     tally = totals(live)
+    services = tuple(_service(manifest, service, tally, served) for service in manifest.services)
+    unserved = [service.name for service in services if service.control_plane == NO_DAEMON]
+    if unserved:
+        problems.append(f"no daemon serves {', '.join(unserved)}: `bpfchain daemon`")
+    problems += [f"the control plane of {s.name} has failed" for s in services if s.control_plane == "failed"]
     if current.pending:
         problems.append("an update in place was interrupted: apply again")
     return ChainStatus(
@@ -148,7 +168,7 @@ def _chain(live: LiveChain) -> ChainStatus:
         version=manifest.version,
         applied_at=current.record.applied_at,
         interfaces=interfaces,
-        services=tuple(_service(manifest, service, tally) for service in manifest.services),
+        services=services,
         problems=tuple(problems),
     )
 
@@ -174,7 +194,7 @@ def _interfaces(live: LiveChain, current: LiveGeneration, manifest: Manifest) ->
 # --- counters -------------------------------------------------------------------------------------------------------
 
 
-def _service(manifest: Manifest, service: ServiceRecord, tally: Tally) -> ServiceStatus:
+def _service(manifest: Manifest, service: ServiceRecord, tally: Tally, served: Mapping[str, str]) -> ServiceStatus:
     counted = any((service.name, port, "received") in tally for port in service.ports)
     return ServiceStatus(
         name=service.name,
@@ -186,6 +206,7 @@ def _service(manifest: Manifest, service: ServiceRecord, tally: Tally) -> Servic
             if record.counts and record.service == service.name
             for label in (label_of(record, entry.path) for entry in record.entries)
         },
+        control_plane=None if service.control is None else served.get(service.name, NO_DAEMON),
     )
 
 
@@ -235,6 +256,7 @@ def _service_data(service: ServiceStatus) -> dict[str, Any]:
     return {
         "name": service.name,
         "kind": service.kind,
+        "control_plane": service.control_plane,
         "ports": [
             {
                 "name": port.name,

@@ -20,8 +20,13 @@ def status_text(status: ChainStatus) -> str:
     if status.interfaces:
         lines += ["", *_interfaces(status.interfaces)]
     for service in status.services:
-        lines += ["", f"{service.name} ({service.kind})", *_ports(service.ports), *_labels(service)]
+        lines += ["", _service(service), *_ports(service.ports), *_labels(service)]
     return "\n".join(lines) + "\n"
+
+
+def _service(service: ServiceStatus) -> str:
+    control = f", control plane: {service.control_plane}" if service.control_plane else ""
+    return f"{service.name} ({service.kind}){control}"
 
 
 def _headline(status: ChainStatus) -> str:

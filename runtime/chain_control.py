@@ -1,0 +1,235 @@
+"""A running chain in; its control planes at work out: packets that come up are handed to the one that they are for.
+
+One of these reads the ring of one generation. A new generation gets a new one, which takes the instances over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from operator import attrgetter
+from typing import Any
+
+from schemas.manifest import Hook, Manifest, MapRecord, ServiceRecord
+
+from . import sys
+from .control import ControlPlane, Packet, Port
+from .control_maps import ControlMap, Layout
+from .devices import find_device, has_carrier
+from .downcalls import Downcalls
+from .home import name_of
+from .log import Log
+from .pin import GenerationPins, Record
+from .ringbuf import RingBuffer
+from .supervisor import Instance
+from .upcalls import Upcall, read_upcalls
+
+BATCH_PACKETS = 256
+"""So many are handled before anything else gets its turn."""
+
+POLL_SECONDS = 0.001
+QUIET_SECONDS = 0.03
+"""A program wakes the reader once a jiffy, and a jiffy is 10 ms at most: until then the reader looks by itself."""
+
+_HOOKS = (Hook.XDP, Hook.TC)
+
+
+def needs_daemon(manifest: Manifest) -> tuple[ServiceRecord, ...]:
+    """The services that have a control plane."""
+    return tuple(service for service in manifest.services if service.control is not None)
+
+
+class ServicePlace:
+    """A service in one generation (supervisor.Place)."""
+
+    def __init__(self, control: ChainControl, record: ServiceRecord) -> None:
+        self.chain, self.service = control.manifest.chain, record.name
+        self.netns = control.home
+        self.record = record
+        self.reasons = dict(record.slow_path_reasons)
+        self.ports: dict[str, Port] = dict(_ports(control.manifest, record))
+        self._control = control
+        self.refresh()
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        return self.record.control or {}
+
+    def port(self, index: int) -> Port:
+        return self.ports[self.record.ports[index]]
+
+    def refresh(self) -> Iterator[Port]:
+        """Looks at the devices again; gives the ports whose device is another one, or in another state."""
+        changed = [fresh for port in self.ports.values() if (fresh := self._control.as_now(port)) != port]
+        self.ports |= {port.name: port for port in changed}
+        return iter(changed)
+
+    def open_map(self, name: str, key: Layout | None, value: Layout | None) -> ControlMap:
+        for record in self._control.manifest.maps:
+            if record.service == self.service and record.name.partition("__")[2] == name:
+                return ControlMap(self._control.open(record), record, key, value)
+        raise LookupError(f"service `{self.service}` has no map `{name}`")
+
+    def send(self, port: Port, frame: bytes) -> bool:
+        if port.interface:
+            return self._control.down.send(port.interface, frame)
+        service, _, name = port.peer.partition(".")
+        if not name:
+            raise LookupError(
+                f"`{self.service}.{port.name}` leads to {port.peer or 'nothing'}, where nothing is sent to"
+            )
+        return self.inject(service, name, frame, None)
+
+    def inject(self, service: str, port: str, frame: bytes, hook: Hook | None) -> bool:
+        return self._control.down.inject(service, port, frame, hook)
+
+
+def _ports(manifest: Manifest, service: ServiceRecord) -> Iterator[tuple[str, Port]]:
+    """The ports of a service, each with what it is linked to."""
+    programs = {program.name: program for program in manifest.programs}
+    peers: dict[str, str] = {}
+    for edge in manifest.edges:
+        if edge.service == service.name:
+            kind, _, name = edge.target.partition(" ")
+            program = programs.get(name) if kind == "program" else None
+            peers[edge.port] = f"{program.service}.{program.port}" if program else edge.target
+    for attach in manifest.attach:
+        program = programs[attach.program]
+        if program.service == service.name and program.port:
+            peers[program.port] = f"interface {attach.interface}"
+    for index, name in enumerate(service.ports):
+        yield name, Port(name, index, peers.get(name, ""))
+
+
+class ChainControl:
+    """The control planes of one generation, and the ring that their packets come up by."""
+
+    def __init__(
+        self,
+        pins: GenerationPins,
+        record: Record,
+        find: Callable[[str], ControlPlane],
+        log: Log,
+        before: ChainControl | None = None,
+    ) -> None:
+        """Takes over the instances of `before`, which is read to its end first. Raises SyscallFailed if it vanishes."""
+        self.pins = pins
+        self.manifest = record.manifest
+        self.home = name_of(record.home)
+        self.unclaimed = 0
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._next: asyncio.Handle | None = None
+        self._heard = 0.0
+        self._interfaces = {interface.name: interface for interface in self.manifest.interfaces}
+        self.down = Downcalls(self.manifest, self.home)
+        self.places = {service.name: ServicePlace(self, service) for service in needs_daemon(self.manifest)}
+        self._by_index = [self.places.get(service.name) for service in self.manifest.services]
+        ring = next((found for found in self.manifest.maps if found.type == "BPF_MAP_TYPE_RINGBUF"), None)
+        self._ring = RingBuffer(self.open(ring)) if ring else None
+        self.instances: dict[str, Instance] = {}
+        self._take_over(before, find)
+        if self._ring:
+            self._loop.add_reader(self._ring.fileno(), self.drain)
+
+    def _take_over(self, before: ChainControl | None, find: Callable[[str], ControlPlane]) -> None:
+        instances = before.finish() if before else {}
+        for name, place in self.places.items():
+            instance = instances.get(name)
+            if instance and instance.kind == place.record.kind:
+                self.instances[name] = instances.pop(name)
+                instance.move(place)
+            else:
+                log = self._log.bound(service=name, kind=place.record.kind)
+                self.instances[name] = Instance(place.record.kind, find, place, log)
+                self.instances[name].start()
+        for instance in instances.values():
+            instance.stop()
+        if before:
+            before.close()
+
+    def open(self, record: MapRecord) -> sys.Fd:
+        return sys.obj_get(self.pins.map(record.name, record.layout))
+
+    def as_now(self, port: Port) -> Port:
+        """A port with what its device says now."""
+        interface = self._interfaces.get(port.interface or "")
+        if interface is None:
+            return port
+        netns = interface.netns or self.home
+        found = find_device(interface.device, netns)
+        if found is None:
+            return replace(port, device=interface.device, netns=netns, ifindex=0, up=False)
+        up = has_carrier(interface.device, netns)
+        return replace(port, device=found.name, netns=netns, ifindex=found.ifindex, mac=found.mac, mtu=found.mtu, up=up)
+
+    def look_at_links(self) -> None:
+        """Tells control planes what has changed with their interfaces."""
+        for name, place in self.places.items():
+            for port in place.refresh():
+                self.instances[name].link_changed(port)
+
+    # --- packets that come up ---
+
+    def drain(self) -> None:
+        """Hands over a batch; comes back at once if there is more, and soon while packets keep coming."""
+        if self._next:
+            self._next.cancel()
+            self._next = None
+        if self._deliver(BATCH_PACKETS):
+            self._heard = self._loop.time()
+            self._next = self._loop.call_soon(self.drain)
+        elif self._loop.time() - self._heard < QUIET_SECONDS:
+            self._next = self._loop.call_later(POLL_SECONDS, self.drain)
+
+    def _deliver(self, limit: int) -> int:
+        """How many packets there were."""
+        if self._ring is None:
+            return 0
+        upcalls = list(read_upcalls(self._ring, limit))
+        for index, group in itertools.groupby(upcalls, attrgetter("service")):
+            place = self._by_index[index]
+            packets = [_packet(place, upcall) for upcall in group] if place else []
+            if place is None or not self.instances[place.service].deliver(packets):
+                self.unclaimed += len(packets)
+        return len(upcalls)
+
+    # --- the end ---
+
+    def finish(self) -> dict[str, Instance]:
+        """Reads what is left, lets its instances go to whoever comes next."""
+        if self._ring:
+            self._loop.remove_reader(self._ring.fileno())
+        if self._next:
+            self._next.cancel()
+            self._next = None
+        while self._deliver(BATCH_PACKETS):
+            pass
+        instances, self.instances = self.instances, {}
+        return instances
+
+    def close(self) -> None:
+        if self._ring:
+            self._ring.close()
+        self._ring = None
+        self.down.close()
+
+    def stop(self) -> None:
+        """Ends all of it."""
+        for instance in self.finish().values():
+            instance.stop()
+        self.close()
+
+
+def _packet(place: ServicePlace, upcall: Upcall) -> Packet:
+    return Packet(
+        place.port(upcall.port),
+        place.reasons[upcall.reason],
+        upcall.frame,
+        upcall.note,
+        upcall.time_ns,
+        upcall.length,
+        _HOOKS[upcall.hook],
+    )

@@ -1,0 +1,159 @@
+"""What a control plane is, and what it has to work with: docs/control-planes.md.
+
+A control plane is a module with known names, all of them optional: `start`, `on_packet` or `on_packets`, `tick`,
+`on_link`, `reload`, `stop`, and `TICK_SECONDS`. A built-in one is `runtime/services/KIND.py`; a third party's is an
+entry point of the group `bpfchain.control_planes` under the kind's name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from schemas.manifest import Hook
+
+if TYPE_CHECKING:
+    from .control_maps import ControlMap, Layout
+    from .log import Log
+
+ENTRY_POINT_GROUP = "bpfchain.control_planes"
+DEFAULT_TICK_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A port of the service, as it is now.
+
+    `peer` is what it is linked to: `interface wan`, `guard.inside`, `host`, or nothing that is known. Where that is an
+    interface, the rest tells of its device: `mac` has 6 bytes; `up` is whether it has a carrier.
+    """
+
+    name: str
+    index: int
+    peer: str
+    device: str | None = None
+    netns: str | None = None
+    ifindex: int = 0
+    mac: bytes = bytes(6)
+    mtu: int = 0
+    up: bool = False
+
+    @property
+    def interface(self) -> str | None:
+        """The chain's name for the interface that the port is linked to."""
+        return self.peer.removeprefix("interface ") if self.peer.startswith("interface ") else None
+
+
+class Packet(NamedTuple):
+    """A packet that came up. `length` is that of the frame on the wire, longer than `frame` where it was cut.
+
+    `time_ns` is CLOCK_MONOTONIC_COARSE; `note` what the service wrote into `pkt->note`. The outer VLAN tag is in the
+    frame, whatever the hook.
+    """
+
+    port: Port
+    reason: str
+    frame: bytes
+    note: int
+    time_ns: int
+    length: int
+    hook: Hook
+
+    @property
+    def truncated(self) -> bool:
+        return len(self.frame) < self.length
+
+
+class Timer(Protocol):
+    """What `after` and `every` give."""
+
+    def cancel(self) -> None: ...
+
+
+class Context(Protocol):
+    """A control plane's view of its service. What it raises in any of its functions has it started anew.
+
+    `config` is what the compiler's half of the service says (`Service.control`); `ports` are by name; `state` belongs
+    to the control plane and survives `reload`. `netns` is the network namespace that the chain was applied in, None for
+    the daemon's own.
+    """
+
+    chain: str
+    service: str
+    log: Log
+    state: Any
+
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+    @property
+    def ports(self) -> Mapping[str, Port]: ...
+    @property
+    def netns(self) -> str | None: ...
+
+    def map(self, name: str, key: Layout | None = None, value: Layout | None = None) -> ControlMap:
+        """A map of the service, by the part of its name behind the service's (`fdb`); open until reload or stop.
+
+        Raises LookupError where there is none, ValueError where a layout has another size.
+        """
+
+    def send(self, port: Port | str, frame: bytes) -> bool:
+        """Out of a port: to the interface or into the service that it is linked to; whether it was taken."""
+
+    def inject(self, port: Port | str, frame: bytes, hook: Hook | None = None) -> bool:
+        """Into a port of this service (or `service.port` of the chain), as if the frame had arrived there."""
+
+    def after(self, seconds: float, call: Callable[[], object]) -> Timer:
+        """Calls once, later."""
+
+    def every(self, seconds: float, call: Callable[[], object]) -> Timer:
+        """Calls again and again; a call that is late does not make up for it."""
+
+    def watch(self, file: Any, call: Callable[[], object]) -> Timer:
+        """Calls whenever a file or socket can be read, until that is cancelled."""
+
+    def spawn(self, work: Coroutine[Any, Any, object]) -> Timer:
+        """Runs a coroutine beside everything else."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControlPlane:
+    """The functions of a control plane's module, None for those that it does not have."""
+
+    kind: str
+    start: Callable[[Context], object] | None
+    on_packet: Callable[[Context, Packet], object] | None
+    on_packets: Callable[[Context, Sequence[Packet]], object] | None
+    tick: Callable[[Context], object] | None
+    on_link: Callable[[Context, Port], object] | None
+    reload: Callable[[Context], object] | None
+    stop: Callable[[Context], object] | None
+    tick_seconds: float
+
+
+class NoControlPlane(Exception):
+    """There is no usable control plane of a kind here."""
+
+
+def find_control_plane(kind: str) -> ControlPlane:
+    """The control plane of a kind of service. Raises NoControlPlane, or whatever its module raises."""
+    name = f"{__package__}.services.{kind.replace('-', '_')}"
+    if importlib.util.find_spec(name):
+        return control_plane(kind, importlib.import_module(name))
+    for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP, name=kind):
+        return control_plane(kind, point.load())
+    raise NoControlPlane(f"no control plane of kind `{kind}` is installed (entry points: `{ENTRY_POINT_GROUP}`)")
+
+
+_FUNCTIONS = ("start", "on_packet", "on_packets", "tick", "on_link", "reload", "stop")
+
+
+def control_plane(kind: str, module: object) -> ControlPlane:
+    """The control plane that a module is. Raises NoControlPlane where it has none of the known names."""
+    functions = {name: getattr(module, name, None) for name in _FUNCTIONS}
+    if not any(functions.values()):
+        raise NoControlPlane(f"the control plane of kind `{kind}` has none of {', '.join(_FUNCTIONS)}")
+    return ControlPlane(kind, **functions, tick_seconds=getattr(module, "TICK_SECONDS", DEFAULT_TICK_SECONDS))
