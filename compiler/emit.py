@@ -190,7 +190,7 @@ def _fields(program: Program) -> Iterator[_Field]:
         match constant.home:
             case Inlined(field, literal) if field:
                 yield _Field(field, literal, meaning, constant.span)
-            case HostBound(field, fact, device):
+            case HostBound(field, fact, device) if field:
                 yield _Field(field, _address(host_symbol(fact, device), fact), meaning, constant.span)
             case _:
                 pass

@@ -36,7 +36,10 @@ class InMap:
 
 @dataclass(frozen=True, slots=True)
 class HostBound:
-    """Known only on the host: field `field` points to a `.rodata.host` symbol that the loader fills in."""
+    """Known only on the host: field `field` points to a `.rodata.host` symbol that the loader fills in.
+
+    Field "" is for generated code, which names the symbol itself (`lower.host_symbol`).
+    """
 
     field: str
     fact: HostFact

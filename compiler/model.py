@@ -36,17 +36,27 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class ServiceInstance:
-    """A service of the chain; `config` is the frozen model that the kind's own `resolve` made."""
+    """A service of the chain; `config` is the frozen model that the kind's own `resolve` made.
+
+    `interfaces` has (port, interface) for each port that leads to an interface, be it through transparent services.
+    Facts of that interface (its MAC, its MTU) are the port's.
+    """
 
     name: str
     service: Service
     ports: tuple[Port, ...]
     config: object
     span: Span
+    chain: str = ""
+    interfaces: tuple[tuple[str, Interface], ...] = ()
 
     @property
     def kind(self) -> str:
         return self.service.kind
+
+    def interface(self, port: Port) -> Interface | None:
+        """The interface that `port` leads to, if it does."""
+        return dict(self.interfaces).get(port.name)
 
     def port(self, name: str) -> Port:
         return next(port for port in self.ports if port.name == name)

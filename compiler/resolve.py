@@ -9,7 +9,7 @@ from .links import RESERVED, Ends, resolve_links
 from .model import Chain, Interface, Port, ServiceInstance, SlowPath
 from .service import Service, registry
 from .source import Pointer, Report, Source, Value
-from .topology import check_topology
+from .topology import check_topology, with_interfaces
 from .validate import in_order, shape_errors, sound_part, told
 from .words import did_you_mean, listed, show
 
@@ -46,6 +46,7 @@ class _Resolver:
         missing = frozenset(key for key in ("interfaces", "services") if not self._readable(key))
         ends = Ends(interfaces, services, *known, self._open_services(), missing)
         links = resolve_links(self._root.get("links") if self._readable("links") else None, ends, self._report)
+        services = with_interfaces(services, links)
         check_topology(interfaces, services, links, self._report, complete=not self._report.diagnostics)
         text = name.data if name is not None and isinstance(name.data, str) else ""
         source = self._root.source
@@ -149,7 +150,8 @@ class _Resolver:
         ports = self._ports(name, service, value)
         sound = value if self._sound(value) else sound_part(value, service)
         config = service.resolve(sound, ports, self._report) if sound is not None else None
-        return ServiceInstance(name, service, ports, config, value.key_span)
+        chain = self._root.get("chain")
+        return ServiceInstance(name, service, ports, config, value.key_span, str(chain.data) if chain else "")
 
     def _ports(self, name: str, service: Service, value: Value) -> tuple[Port, ...]:
         if service.ports is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from schemas.diagnostic import Span
 from schemas.manifest import Hook
@@ -31,6 +32,35 @@ def check_topology(
     _check_namespaces(graph, interfaces, report)
     if not looping:
         _check_tail_calls(graph, interfaces, report)
+
+
+def with_interfaces(services: Sequence[ServiceInstance], links: Sequence[Link]) -> tuple[ServiceInstance, ...]:
+    """The services, each told which of its ports lead to an interface."""
+    graph = _Graph(services, links)
+    return tuple(
+        replace(
+            instance,
+            interfaces=tuple(
+                (port.name, interface)
+                for port in instance.ports
+                if (interface := _interface_behind(graph, port)) is not None
+            ),
+        )
+        for instance in services
+    )
+
+
+def _interface_behind(graph: _Graph, port: Port) -> Interface | None:
+    """What `port` is linked to, straight or through transparent services."""
+    passed: set[Port] = set()
+    end = graph.peer(port)
+    while isinstance(end, Port) and end not in passed:
+        passed.add(end)
+        instance = graph.services.get(end.service)
+        if instance is None or not instance.service.transparent:
+            return None
+        end = graph.peer(next(other for other in instance.ports if other != end))
+    return end if isinstance(end, Interface) else None
 
 
 class _Graph:
