@@ -89,6 +89,11 @@ class ControlMap:
         """Whether there was such an entry."""
         return sys.map_delete_elem(self._fd, self._packed_key(key))
 
+    def take(self, key: Any) -> Any:
+        """Takes an entry out of a hash map, as it was at that very moment; None where there is none."""
+        found = sys.map_lookup_and_delete_elem(self._fd, self._packed_key(key), self._value_size)
+        return None if found is None else self._unpacked(found)
+
     def set_many(self, entries: Iterable[tuple[Any, Any]]) -> None:
         """Writes entries, in batches where the map can do that."""
         pairs = [(self._packed_key(key), self._packed_value(value)) for key, value in entries]

@@ -1,0 +1,165 @@
+"""IPv4 and IPv6 packets: bytes in, header fields and payload out, and back (RFC 791, RFC 8200)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv6Address
+
+ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
+HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION_OPTIONS = 0, 43, 44, 60
+IPV4_HEADER, IPV6_HEADER = 20, 40  # bytes, without options or extension headers
+IPV6_LEAST_MTU = 1280
+
+_DONT_FRAGMENT, _MORE_FRAGMENTS, _OFFSET = 0x4000, 0x2000, 0x1FFF
+_FIXED4 = struct.Struct("!BBHHHBBH4s4s")
+_FIXED6 = struct.Struct("!IHBB16s16s")
+
+
+def checksum(content: bytes) -> int:
+    """The Internet checksum (RFC 1071) of `content`, whose own field is zero; 0 if it is in there and right."""
+    padded = content + b"\0" * (len(content) % 2)
+    total: int = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total ^ 0xFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Ipv4:
+    """An IPv4 packet; `fragment` is the field of flags and offset, `options` are whole words."""
+
+    source: IPv4Address
+    destination: IPv4Address
+    protocol: int
+    payload: bytes
+    ttl: int = 64
+    tos: int = 0
+    identification: int = 0
+    fragment: int = 0
+    options: bytes = b""
+
+    @property
+    def dont_fragment(self) -> bool:
+        return bool(self.fragment & _DONT_FRAGMENT)
+
+    @property
+    def is_fragment(self) -> bool:
+        """Whether it is a part of a packet only, be it the first one."""
+        return bool(self.fragment & (_MORE_FRAGMENTS | _OFFSET))
+
+    @property
+    def is_later_fragment(self) -> bool:
+        return bool(self.fragment & _OFFSET)
+
+    def packed(self) -> bytes:
+        """The bytes with their checksum."""
+        words = 5 + len(self.options) // 4
+        size = 4 * words + len(self.payload)
+        addresses = (self.source.packed, self.destination.packed)
+        fields = (64 + words, self.tos, size, self.identification, self.fragment, self.ttl, self.protocol)
+        summed = checksum(_FIXED4.pack(*fields, 0, *addresses) + self.options)
+        return _FIXED4.pack(*fields, summed, *addresses) + self.options + self.payload
+
+    def cut(self, mtu: int) -> Iterator[Ipv4]:
+        """Its fragments, each at most `mtu` bytes long (RFC 791 3.2). Options that are not copied stay in the first."""
+        room = (mtu - IPV4_HEADER - len(self.options)) // 8 * 8
+        options = self.options
+        for at in range(0, len(self.payload), room):
+            last = at + room >= len(self.payload)
+            offset = (self.fragment & _OFFSET) + at // 8
+            more = self.fragment & _MORE_FRAGMENTS if last else _MORE_FRAGMENTS
+            yield replace(self, payload=self.payload[at : at + room], fragment=offset | more, options=options)
+            options = _copied(self.options)
+
+
+def _copied(options: bytes) -> bytes:
+    """The options that every fragment has: those with the copied flag, the highest bit of their type (RFC 791 3.1)."""
+    kept = b"".join(option for option in read_options(options) if option[0] & 0x80)
+    return kept + bytes(-len(kept) % 4)
+
+
+def read_options(options: bytes) -> Iterator[bytes]:
+    """IPv4 options one by one, without those that only fill. Raises ValueError with the place of one that is broken."""
+    at = 0
+    while at < len(options) and options[at] != 0:
+        if options[at] == 1:
+            at += 1
+            continue
+        length = options[at + 1] if at + 1 < len(options) else 0
+        if length < 2 or at + length > len(options):
+            raise ValueError(at)
+        yield options[at : at + length]
+        at += length
+
+
+def read_ipv4(packet: bytes) -> Ipv4:
+    """Raises ValueError for what RFC 1812 5.2.2 has routers discard."""
+    if len(packet) < IPV4_HEADER:
+        raise ValueError("cut short")
+    start, tos, total, identification, fragment, ttl, protocol, _, source, destination = _FIXED4.unpack_from(packet)
+    header = 4 * (start & 15)
+    if start >> 4 != 4 or not IPV4_HEADER <= header <= total <= len(packet):
+        raise ValueError("lengths or version")
+    if checksum(packet[:header]) != 0:
+        raise ValueError("checksum")
+    return Ipv4(
+        source=IPv4Address(source),
+        destination=IPv4Address(destination),
+        protocol=protocol,
+        payload=packet[header:total],
+        ttl=ttl,
+        tos=tos,
+        identification=identification,
+        fragment=fragment,
+        options=packet[IPV4_HEADER:header],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Ipv6:
+    """An IPv6 packet; `protocol` is that of the first header behind the fixed one, `start` has class and flow label."""
+
+    source: IPv6Address
+    destination: IPv6Address
+    protocol: int
+    payload: bytes
+    hop_limit: int = 64
+    start: int = 0
+
+    def packed(self) -> bytes:
+        fields = (6 << 28 | self.start, len(self.payload), self.protocol, self.hop_limit)
+        return _FIXED6.pack(*fields, self.source.packed, self.destination.packed) + self.payload
+
+    def transport(self) -> tuple[int, bytes, bool]:
+        """Behind the extension headers: protocol, payload, and whether it is a later fragment, which has no header."""
+        protocol, payload = self.protocol, self.payload
+        while protocol in (HOP_BY_HOP, ROUTING, DESTINATION_OPTIONS, FRAGMENT) and len(payload) >= 8:
+            if protocol == FRAGMENT:
+                if int.from_bytes(payload[2:4], "big") & 0xFFF8:
+                    return payload[0], payload[8:], True
+                protocol, payload = payload[0], payload[8:]
+            else:
+                protocol, payload = payload[0], payload[8 + 8 * payload[1] :]
+        return protocol, payload, False
+
+
+def read_ipv6(packet: bytes) -> Ipv6:
+    """Raises ValueError for what is no whole IPv6 packet."""
+    if len(packet) < IPV6_HEADER:
+        raise ValueError("cut short")
+    start, size, protocol, hop_limit, source, destination = _FIXED6.unpack_from(packet)
+    if start >> 28 != 6 or IPV6_HEADER + size > len(packet):
+        raise ValueError("length or version")
+    payload = packet[IPV6_HEADER : IPV6_HEADER + size]
+    return Ipv6(IPv6Address(source), IPv6Address(destination), protocol, payload, hop_limit, start & 0x0FFFFFFF)
+
+
+def transport_checksum(
+    source: IPv4Address | IPv6Address, destination: IPv4Address | IPv6Address, protocol: int, segment: bytes
+) -> int:
+    """The checksum that TCP, UDP and ICMPv6 have over a pseudo-header as well (RFC 9293 3.1, RFC 8200 8.1)."""
+    lengths = "!II" if source.version == 6 else "!HH"
+    order = (len(segment), protocol) if source.version == 6 else (protocol, len(segment))
+    return checksum(source.packed + destination.packed + struct.pack(lengths, *order) + segment)
