@@ -20,6 +20,13 @@ DROP_REASONS = {
     14: "bad-verdict",
     15: "slow-path-rate",
     16: "slow-path-full",
+    24: "other-station",
+    25: "checksum",
+    26: "martian",
+    27: "not-routed",
+    28: "blackhole",
+    29: "unknown-protocol",
+    30: "not-asked",
     40: "vlan",
     41: "no-headroom",
 }

@@ -24,6 +24,13 @@ enum drop_reason {
 	DROP_BAD_VERDICT = 14,         /* the service named a port that is not there: a defect of it */
 	DROP_SLOW_PATH_RATE = 15,      /* more packets for the control plane than their reason's rate allows */
 	DROP_SLOW_PATH_FULL = 16,      /* the control plane does not read, or not fast enough */
+	DROP_OTHER_STATION = 24,       /* Ethernet destination is another station's address */
+	DROP_CHECKSUM = 25,            /* checksum of a header is wrong */
+	DROP_MARTIAN = 26,             /* an address that no packet between networks may have */
+	DROP_NOT_ROUTED = 27,          /* broadcast or group, which is not forwarded */
+	DROP_BLACKHOLE = 28,           /* its route says so */
+	DROP_UNKNOWN_PROTOCOL = 29,    /* neither IP nor ARP, or a version that the port has no address of */
+	DROP_NOT_ASKED = 30,           /* neighbour discovery that asks or tells nothing of concern here */
 	DROP_VLAN = 40,                /* VLAN that the port is no member of, or no VLAN for an untagged frame */
 	DROP_NO_HEADROOM = 41,         /* no room in front of the frame for a VLAN tag */
 	DROP_SERVICE_FIRST = 48,       /* first number for services outside this tree */

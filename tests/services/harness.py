@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -77,13 +77,17 @@ class Model(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Rows that one service sees in this order; `config` is what the chain file has under its name."""
+    """Rows that one service sees in this order; `config` is what the chain file has under its name.
+
+    `entries` are put into the service's maps, which go by their names, before the first row.
+    """
 
     name: str
     config: Mapping[str, Any]
     ports: Sequence[str]
     model: Callable[[], Model]
     rows: Sequence[Row]
+    entries: Mapping[str, Mapping[bytes, bytes]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,14 @@ class Outcome:
 class Bench:
     """One service with every port linked to a veth of its own, loaded for one hook and attached to nothing."""
 
-    def __init__(self, config: Mapping[str, Any], ports: Sequence[str], hook: Hook, folder: Path) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        ports: Sequence[str],
+        hook: Hook,
+        folder: Path,
+        entries: Mapping[str, Mapping[bytes, bytes]] | None = None,
+    ) -> None:
         self.hook = hook
         with ExitStack() as stack:
             self._lab = stack.enter_context(Lab("bench"))
@@ -113,6 +124,8 @@ class Bench:
             self._programs = {p.port: p.name for p in compiled.manifest.programs if not p.egress}
             ring = self._generation.maps.get(RING)
             self._ring = stack.enter_context(RingBuffer(ring.duplicate())) if ring else None
+            for name, content in (entries or {}).items():
+                kernel.map_update_batch(self._generation.maps[name], list(content), list(content.values()))
             self._open = stack.pop_all()
 
     def __enter__(self) -> Bench:

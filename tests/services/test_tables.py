@@ -63,7 +63,7 @@ def test_the_model_agrees_with_the_table(scene: Scene) -> None:
 @pytest.mark.parametrize("hook", list(Hook), ids=str)
 @pytest.mark.parametrize("scene", CASES)
 def test_the_kernel_agrees_with_the_table(scene: Scene, hook: Hook, tmp_path: Path) -> None:
-    with Bench(scene.config, scene.ports, hook, tmp_path) as bench:
+    with Bench(scene.config, scene.ports, hook, tmp_path, scene.entries) as bench:
         for row in scene.rows:
             outcome = bench.receive(row.port, row.frame)
             expected = row.frame if row.out is None else row.out

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Forwarding IPv4 (RFC 1812 5.2, 5.3). */
+#ifndef BPFCHAIN_ROUTER_IPV4_H
+#define BPFCHAIN_ROUTER_IPV4_H
+
+#include "checksum.h"
+#include "config.h"
+#include "parse.h"
+
+enum {
+	IPV4_WORDS = 5,         /* of a header without options */
+	IPV4_FRAGMENT = 0x3fff, /* frag_off: more fragments, or an offset */
+};
+
+/* RFC 1812 5.2.2; `whole` bytes are left of the frame. A header with options is summed by the control plane. */
+static __always_inline __u32 ipv4_check(const struct iphdr *ip, __u32 whole)
+{
+	__u32 total = bpf_ntohs(ip->tot_len);
+
+	if (unlikely(ip->version != 4 || ip->ihl < IPV4_WORDS || total < ip->ihl * 4U))
+		return drop(DROP_MALFORMED);
+	if (unlikely(total > whole))
+		return drop(DROP_TRUNCATED);
+	if (likely(ip->ihl == IPV4_WORDS) && unlikely(checksum_fold(checksum_add(0, ip, IPV4_WORDS))))
+		return drop(DROP_CHECKSUM);
+	return PARSED;
+}
+
+/*
+ * RFC 1812 5.3.7, RFC 3927 2.6.2: sources that no packet on its way may have: this network (0/8), loopback, link-local,
+ * groups, reserved ones and the limited broadcast.
+ */
+static __always_inline bool is_martian4(__be32 address)
+{
+	__u32 number = bpf_ntohl(address), network = number >> 24;
+
+	return network == 0 || network == 127 || network >= 224 || number >> 16 == 0xa9fe;
+}
+
+static __always_inline __u32 ipv4_flow(const struct packet *pkt, const struct iphdr *ip)
+{
+	const struct transport_ports *ports = (const void *)(ip + 1);
+	__u64 rest = ip->protocol;
+
+	/* Only packets that are no fragments have ports in each of them. */
+	if (has_ports(ip->protocol) && ip->ihl == IPV4_WORDS && !(ip->frag_off & bpf_htons(IPV4_FRAGMENT)) &&
+	    (void *)(ports + 1) <= pkt->end)
+		rest |= (__u64) * (const __u32 *)ports << 32;
+	return flow_hash((__u64)ip->saddr << 32 | ip->daddr, rest);
+}
+
+/* Forwards a packet to a neighbour: all that can still go wrong is found out before the first byte is changed. */
+static __always_inline __u32 ipv4_send(struct packet *pkt, const struct router_config *cfg, struct iphdr *ip,
+				       const struct nexthop *nexthop, __u32 index)
+{
+	struct neighbour4_key key = {.port = nexthop->port};
+	struct egress egress = cfg->egress(key.port);
+	struct neighbour *neighbour;
+
+	if (unlikely(ip->ttl <= 1))
+		return upcall(pkt, ROUTER_EXPIRED, index);
+	if (unlikely(longest_segment(pkt, bpf_ntohs(ip->tot_len), ip->protocol, (const void *)(ip + 1), sizeof(*ip)) >
+		     egress.mtu))
+		return upcall(pkt, ROUTER_TOO_BIG, index);
+	key.address = nexthop->kind == NEXTHOP_VIA ? nexthop->gateway.u6_addr32[0] : ip->daddr;
+	neighbour = bpf_map_lookup_elem(cfg->neighbours4, &key);
+	if (unlikely(!neighbour))
+		return upcall(pkt, ROUTER_RESOLVE, index);
+	ip->ttl--;
+	ip->check = checksum_less(ip->check, bpf_htons(0x0100));
+	return leave(pkt, cfg, neighbour, &egress, key.port);
+}
+
+static __always_inline __u32 ipv4_route(struct packet *pkt, const struct router_config *cfg, struct iphdr *ip)
+{
+	__u32 index = cfg->route4(ip->daddr);
+	const struct nexthop *nexthop = index ? nexthop_at(cfg->nexthops, &index) : NULL;
+
+	if (nexthop && nexthop->kind == NEXTHOP_GROUP)
+		nexthop = nexthop_member(cfg->nexthops, nexthop, ipv4_flow(pkt, ip), &index);
+	if (unlikely(!nexthop))
+		return upcall(pkt, ROUTER_NO_ROUTE, 0);
+	switch (nexthop->kind) {
+	case NEXTHOP_CONNECTED:
+	case NEXTHOP_VIA:
+		return ipv4_send(pkt, cfg, ip, nexthop, index);
+	case NEXTHOP_BLACKHOLE:
+		return drop(DROP_BLACKHOLE);
+	case NEXTHOP_UNREACHABLE:
+		return upcall(pkt, ROUTER_UNREACHABLE, index);
+	case NEXTHOP_PROHIBIT:
+		return upcall(pkt, ROUTER_PROHIBITED, index);
+	case NEXTHOP_LOCAL:
+		return upcall(pkt, ROUTER_LOCAL, index);
+	}
+	return upcall(pkt, ROUTER_NO_ROUTE, 0);
+}
+
+/*
+ * A frame whose Ethernet source is the port's own MAC comes from the control plane (`own`): the router's own packets,
+ * and those whose options it has dealt with.
+ */
+static __always_inline __u32 ipv4_receive(struct packet *pkt, const struct router_config *cfg, bool own)
+{
+	struct iphdr *ip = (void *)(pkt->eth + 1);
+	__u32 verdict, source, destination;
+
+	if ((void *)(ip + 1) > pkt->end)
+		return drop(DROP_TRUNCATED);
+	verdict = ipv4_check(ip, pkt->bytes - sizeof(*pkt->eth));
+	if (unlikely(verdict != PARSED))
+		return verdict;
+	if (unlikely(is_group_mac(mac_u64(pkt->eth->h_dest))))
+		return drop(DROP_NOT_ROUTED); /* RFC 1812 5.3.4: a unicast packet, or a group that nobody here is in */
+	source = cfg->address4(ip->saddr);
+	if (unlikely(is_martian4(ip->saddr) || (source != ADDRESS_FOREIGN && !own)))
+		return drop(DROP_MARTIAN);
+	if (unlikely(ip->ihl > IPV4_WORDS && !own))
+		return upcall(pkt, ROUTER_OPTIONS, 0);
+	destination = cfg->address4(ip->daddr);
+	if (destination == ADDRESS_OWN)
+		return upcall(pkt, ROUTER_LOCAL, 0);
+	if (unlikely(destination == ADDRESS_BROADCAST))
+		return drop(DROP_NOT_ROUTED); /* RFC 2644: directed broadcasts are not forwarded */
+	if (unlikely(is_martian4(ip->daddr)))
+		return drop(DROP_MARTIAN);
+	return ipv4_route(pkt, cfg, ip);
+}
+
+#endif

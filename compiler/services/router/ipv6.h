@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Forwarding IPv6 (RFC 8200 3, RFC 4291 2.5). */
+#ifndef BPFCHAIN_ROUTER_IPV6_H
+#define BPFCHAIN_ROUTER_IPV6_H
+
+#include "config.h"
+#include "nd.h"
+#include "parse.h"
+
+/* Whether the first 96 bits are zero and the rest is `last`: ::, ::1 */
+static __always_inline bool is_low6(const struct in6_addr *address, __u32 last)
+{
+	return !(address->u6_addr32[0] | address->u6_addr32[1] | address->u6_addr32[2]) &&
+	       address->u6_addr32[3] == bpf_htonl(last);
+}
+
+/* RFC 4291 2.5.2, 2.5.3, 2.7: what no packet on a link may come from or go to. The unspecified source is a probe's. */
+static __always_inline bool is_martian6(const struct ipv6hdr *ip)
+{
+	return is_multicast6(&ip->saddr) || is_low6(&ip->saddr, 1) || is_low6(&ip->daddr, 0) || is_low6(&ip->daddr, 1);
+}
+
+/* RFC 6438: the flow label stands for the ports; where it is zero, the ports do if they come first. */
+static __always_inline __u32 ipv6_flow(const struct packet *pkt, const struct ipv6hdr *ip)
+{
+	const struct transport_ports *ports = (const void *)(ip + 1);
+	__u64 addresses = 0, rest = (*(const __u32 *)ip & bpf_htonl(0xfffff)) | ip->nexthdr;
+
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		addresses = addresses * 0x9e3779b97f4a7c15ULL + ip->saddr.u6_addr32[i];
+		addresses = addresses * 0x9e3779b97f4a7c15ULL + ip->daddr.u6_addr32[i];
+	}
+	if (has_ports(ip->nexthdr) && (void *)(ports + 1) <= pkt->end)
+		rest |= (__u64) * (const __u32 *)ports << 32;
+	return flow_hash(addresses, rest);
+}
+
+/* Forwards a packet to a neighbour: all that can still go wrong is found out before the first byte is changed. */
+static __always_inline __u32 ipv6_send(struct packet *pkt, const struct router_config *cfg, struct ipv6hdr *ip,
+				       const struct nexthop *nexthop, __u32 index)
+{
+	struct neighbour6_key key = {.port = nexthop->port};
+	struct egress egress = cfg->egress(key.port);
+	struct neighbour *neighbour;
+
+	if (unlikely(ip->hop_limit <= 1))
+		return upcall(pkt, ROUTER_EXPIRED, index);
+	if (unlikely(longest_segment(pkt, bpf_ntohs(ip->payload_len) + sizeof(*ip), ip->nexthdr, (const void *)(ip + 1),
+				     sizeof(*ip)) > egress.mtu))
+		return upcall(pkt, ROUTER_TOO_BIG, index);
+	if (nexthop->kind == NEXTHOP_VIA)
+		key.address = nexthop->gateway;
+	else
+		key.address = ip->daddr;
+	neighbour = bpf_map_lookup_elem(cfg->neighbours6, &key);
+	if (unlikely(!neighbour))
+		return upcall(pkt, ROUTER_RESOLVE, index);
+	ip->hop_limit--;
+	return leave(pkt, cfg, neighbour, &egress, key.port);
+}
+
+static __always_inline __u32 ipv6_route(struct packet *pkt, const struct router_config *cfg, struct ipv6hdr *ip)
+{
+	__u32 index = cfg->route6(&ip->daddr);
+	const struct nexthop *nexthop = index ? nexthop_at(cfg->nexthops, &index) : NULL;
+
+	if (nexthop && nexthop->kind == NEXTHOP_GROUP)
+		nexthop = nexthop_member(cfg->nexthops, nexthop, ipv6_flow(pkt, ip), &index);
+	if (unlikely(!nexthop))
+		return upcall(pkt, ROUTER_NO_ROUTE, 0);
+	switch (nexthop->kind) {
+	case NEXTHOP_CONNECTED:
+	case NEXTHOP_VIA:
+		return ipv6_send(pkt, cfg, ip, nexthop, index);
+	case NEXTHOP_BLACKHOLE:
+		return drop(DROP_BLACKHOLE);
+	case NEXTHOP_UNREACHABLE:
+		return upcall(pkt, ROUTER_UNREACHABLE, index);
+	case NEXTHOP_PROHIBIT:
+		return upcall(pkt, ROUTER_PROHIBITED, index);
+	case NEXTHOP_LOCAL:
+		return upcall(pkt, ROUTER_LOCAL, index);
+	}
+	return upcall(pkt, ROUTER_NO_ROUTE, 0);
+}
+
+/* What is for the router itself, or for a group: neighbour discovery, and what its own addresses are asked. */
+static __always_inline __u32 ipv6_local(struct packet *pkt, const struct router_config *cfg, struct ipv6hdr *ip)
+{
+	if (ip->nexthdr == IPPROTO_ICMPV6) {
+		__u32 verdict = nd_receive(pkt, cfg, ip);
+
+		if (verdict != NOT_ND)
+			return verdict;
+	}
+	if (is_multicast6(&ip->daddr))
+		return drop(DROP_NOT_ROUTED);
+	return upcall(pkt, ROUTER_LOCAL, 0);
+}
+
+/* RFC 8200 3. A payload length of 0 before a hop-by-hop header would be a jumbogram, which no port here takes. */
+static __always_inline __u32 ipv6_check(const struct ipv6hdr *ip, __u32 whole)
+{
+	if (unlikely(ip->version != 6))
+		return drop(DROP_MALFORMED);
+	if (unlikely(bpf_ntohs(ip->payload_len) + sizeof(*ip) > whole))
+		return drop(DROP_TRUNCATED);
+	return PARSED;
+}
+
+static __always_inline __u32 ipv6_receive(struct packet *pkt, const struct router_config *cfg, bool own)
+{
+	struct ipv6hdr *ip = (void *)(pkt->eth + 1);
+	__u32 verdict, destination;
+
+	if ((void *)(ip + 1) > pkt->end)
+		return drop(DROP_TRUNCATED);
+	verdict = ipv6_check(ip, pkt->bytes - sizeof(*pkt->eth));
+	if (unlikely(verdict != PARSED))
+		return verdict;
+	if (unlikely(is_martian6(ip) || (cfg->address6(&ip->saddr) != ADDRESS_FOREIGN && !own)))
+		return drop(DROP_MARTIAN);
+	destination = cfg->address6(&ip->daddr);
+	if (destination != ADDRESS_FOREIGN || is_multicast6(&ip->daddr) || is_own_link_local(cfg, &ip->daddr))
+		return ipv6_local(pkt, cfg, ip);
+	if (unlikely(is_group_mac(mac_u64(pkt->eth->h_dest))))
+		return drop(DROP_NOT_ROUTED);
+	if (unlikely(is_low6(&ip->saddr, 0) || is_link_local6(&ip->daddr)))
+		return drop(DROP_MARTIAN);
+	if (unlikely(is_link_local6(&ip->saddr)))
+		return upcall(pkt, ROUTER_SCOPE, 0);
+	if (unlikely(ip->nexthdr == IPPROTO_HOPOPTS && !own))
+		return upcall(pkt, ROUTER_OPTIONS, 0);
+	return ipv6_route(pkt, cfg, ip);
+}
+
+#endif

@@ -1,0 +1,272 @@
+"""A router's model → the program of one port: its constants, next hops, neighbours, addresses and routes as code."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from ipaddress import IPv4Address
+from typing import Any
+
+from schemas.diagnostic import Span
+from schemas.manifest import Hook, HostFact, Role, Scope
+from schemas.services.router import NEIGHBOUR, NEIGHBOUR_KEY, NEXTHOP, Kind
+
+from ...addresses import Address
+from ...ir import Constant, GeneratedFunction, HostBound, Inlined, InMap, LoweredPort, MapDef
+from ...lower import c_name, host_symbol, port_name
+from ...model import Port, ServiceInstance
+from ...templates import CText, environment
+from .model import RouterModel, RouterPort
+from .nexthops import NextHops, number
+
+DEFAULT_MTU = 1500  # of a port that leads to another service
+NEIGHBOURS = 16384
+"""Neighbours of each IP version that there is room for, on all ports together."""
+LOCAL_UNICAST = 0x02  # first byte of a locally administered unicast MAC (IEEE 802 8.2.2)
+_TEMPLATES = files("compiler") / "services" / "router" / "templates"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnAddress:
+    """An address that is the router's own, or its subnet's: `kind` as `enum router_address` names it."""
+
+    address: Address
+    kind: str
+    port: Port
+    span: Span
+
+
+def lower(instance: ServiceInstance, port: Port, hook: Hook) -> LoweredPort:
+    """The same for every hook."""
+    model = instance.config
+    assert isinstance(model, RouterModel)
+    lowering = _Lowering(instance, port, model, number(model))
+    return LoweredPort(
+        constants=tuple(lowering.constants()),
+        maps=tuple(lowering.maps()),
+        functions=tuple(lowering.functions()),
+    )
+
+
+def local_mac(instance: ServiceInstance, port: Port) -> bytes:
+    """The MAC of a port that has no interface: the same in every compilation, locally administered."""
+    digest = hashlib.sha256(f"{instance.chain}/{port}".encode()).digest()
+    return bytes((LOCAL_UNICAST, *digest[:5]))
+
+
+def control(instance: ServiceInstance) -> Mapping[str, Any]:
+    """What the control plane has to know: ports with their addresses, and by which next hop each prefix goes."""
+    model = instance.config
+    assert isinstance(model, RouterModel)
+    indices = number(model).of_route
+    return {
+        "ports": [_port_record(instance, port) for port in model.ports],
+        "routes": [{"to": str(route.prefix), "nexthop": indices[route]} for route in model.routes],
+    }
+
+
+def _port_record(instance: ServiceInstance, port: RouterPort) -> Mapping[str, Any]:
+    """A port; without a MAC or an MTU of its own it has its interface's."""
+    interface = instance.interface(port.port)
+    mac = port.mac or (None if interface else local_mac(instance, port.port))
+    return {
+        "name": port.port.name,
+        "addresses": [str(address.interface) for address in port.addresses],
+        "mac": mac.hex(":") if mac else None,
+        "mtu": port.mtu or (None if interface else DEFAULT_MTU),
+        "device": interface.device if interface else None,
+        "netns": interface.netns if interface else None,
+    }
+
+
+def own_addresses(ports: Iterable[RouterPort], version: int) -> Iterator[OwnAddress]:
+    """The ports' own addresses, and those that their subnets have for all of their hosts or routers."""
+    known: set[Address] = set()
+    for port in ports:
+        for address in port.addresses:
+            if address.ip.version != version:
+                continue
+            yield OwnAddress(address.ip, "ADDRESS_OWN", port.port, address.span)
+            known.add(address.ip)
+            subnet = address.subnet
+            if subnet.prefixlen >= subnet.max_prefixlen - 1:  # RFC 3021, RFC 6164: a link of two has neither
+                continue
+            last, kind = (
+                (subnet.broadcast_address, "ADDRESS_BROADCAST")
+                if version == 4
+                else (subnet.network_address, "ADDRESS_ANYCAST")
+            )
+            if last not in known:
+                yield OwnAddress(last, kind, port.port, address.span)
+                known.add(last)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lowering:
+    """One port's program."""
+
+    instance: ServiceInstance
+    port: Port
+    model: RouterModel
+    nexthops: NextHops
+
+    def constants(self) -> Iterator[Constant]:
+        here = self.model.port(self.port)
+        yield Constant(
+            str(self.port),
+            self.port.name,
+            "the port that packets come from",
+            Inlined("port", str(self.port.index)),
+            here.span,
+        )
+        for version in (4, 6):
+            literal = "true" if here.has(version) else "false"
+            meaning = f"IPv{version} is spoken here"
+            yield Constant(str(self.port), literal, meaning, Inlined(f"ipv{version}", literal), here.span)
+        yield Constant(f"{self.instance.name}.hz", "the host's", "jiffies a second", _HZ, self.instance.span)
+        for port in self.model.ports:
+            yield from self._egress(port)
+        for version in (4, 6):
+            for own in own_addresses(self.model.ports, version):
+                if own.kind == "ADDRESS_OWN":
+                    path = f"{own.port}.address {own.address}"
+                    yield Constant(path, str(own.address), "own address", Inlined("", str(own.address)), own.span)
+        for route in self.model.routes:
+            index = str(self.nexthops.of_route[route])
+            path = f"{self.instance.name}.routes {route.prefix}"
+            yield Constant(path, str(route.prefix), "next hop's index", Inlined("", index), route.span)
+
+    def _egress(self, port: RouterPort) -> Iterator[Constant]:
+        """The MAC and the MTU of a port that packets may leave by."""
+        device = self.instance.interface(port.port)
+        path = str(port.port)
+        if port.mac or device is None:
+            mac = (port.mac or local_mac(self.instance, port.port)).hex(":")
+            yield Constant(f"{path}.mac", mac, "MAC", Inlined("", mac), port.mac_span)
+        else:
+            yield Constant(
+                f"{path}.mac", "its interface's", "MAC", HostBound("", HostFact.MAC, device.name), port.mac_span
+            )
+        if port.mtu or device is None:
+            mtu = str(port.mtu or DEFAULT_MTU)
+            yield Constant(f"{path}.mtu", mtu, "MTU", Inlined("", mtu), port.mtu_span)
+        else:
+            yield Constant(
+                f"{path}.mtu", "its interface's", "MTU", HostBound("", HostFact.MTU, device.name), port.mtu_span
+            )
+
+    def maps(self) -> Iterator[MapDef]:
+        yield self._nexthops()
+        for version in (4, 6):
+            if any(port.has(version) for port in self.model.ports):
+                yield self._neighbours(version)
+
+    def _nexthops(self) -> MapDef:
+        """Ports are known by their index here, so their order is part of the layout."""
+        name = f"{c_name(self.instance.name)}__nexthops"
+        return MapDef(
+            name=name,
+            type="BPF_MAP_TYPE_ARRAY",
+            key_type="__u32",
+            key_size=4,
+            value_type="struct nexthop",
+            value_size=NEXTHOP.size,
+            max_entries=_with_headroom(1 + len(self.nexthops.slots)),
+            scope=Scope.SERVICE,
+            role=Role.CONFIG,
+            layout=f"router nexthops/1 {' '.join(port.name for port in self.instance.ports)}",
+            span=self.instance.span,
+            field="nexthops",
+            service=self.instance.name,
+            entries=tuple(
+                Constant(
+                    f"{self.instance.name}.nexthops[{slot.index}]",
+                    slot.text,
+                    "a next hop",
+                    InMap(name, slot.index.to_bytes(4, "little"), slot.value),
+                    slot.span,
+                )
+                for slot in self.nexthops.slots
+            ),
+        )
+
+    def _neighbours(self, version: int) -> MapDef:
+        """Likewise."""
+        return MapDef(
+            name=f"{c_name(self.instance.name)}__neighbours{version}",
+            type="BPF_MAP_TYPE_HASH",
+            key_type=f"struct neighbour{version}_key",
+            key_size=NEIGHBOUR_KEY[version].size,
+            value_type="struct neighbour",
+            value_size=NEIGHBOUR.size,
+            max_entries=NEIGHBOURS,
+            scope=Scope.SERVICE,
+            role=Role.STATE,
+            layout=f"router neighbours/1 {' '.join(port.name for port in self.instance.ports)}",
+            span=self.instance.span,
+            field=f"neighbours{version}",
+            service=self.instance.name,
+        )
+
+    def functions(self) -> Iterator[GeneratedFunction]:
+        yield self._function("egress", "egress.c.j2", self.instance.span, ports=list(self._ways_out()))
+        here = self.model.port(self.port)
+        for version in (4, 6):
+            if not here.has(version):
+                continue
+            for field, ports in ((f"address{version}", self.model.ports), (f"port_address{version}", (here,))):
+                addresses = list(own_addresses(ports, version))
+                yield self._function(field, f"address{version}.c.j2", addresses[0].span, addresses=addresses)
+            routes = sorted(self.model.routes_of(version), key=lambda route: -route.prefix.prefixlen)
+            numbered = [(route, self.nexthops.of_route[route], _what(route.nexthops[0].kind)) for route in routes]
+            yield self._function(f"route{version}", f"route{version}.c.j2", routes[0].span, routes=numbered)
+
+    def _function(self, field: str, template: str, span: Span, **values: object) -> GeneratedFunction:
+        name = f"{port_name(self.port)}__{field}"
+        text = environment(_TEMPLATES).get_template(template).render(name=name, words=words, **values)
+        return GeneratedFunction(field, name, text, span)
+
+    def _ways_out(self) -> Iterator[tuple[Port, CText, CText]]:
+        """Each port with the C of its MAC and of its MTU."""
+        for port in self.model.ports:
+            mac, mtu = self._egress(port)
+            yield port.port, _mac_expression(mac), _mtu_expression(mtu)
+
+
+def _mac_expression(constant: Constant) -> CText:
+    match constant.home:
+        case HostBound(_, fact, device):
+            return CText(f"host_mac({host_symbol(fact, device)})")
+        case Inlined(_, literal):
+            return CText(f"{int.from_bytes(bytes.fromhex(literal.replace(':', '')), 'little'):#x}ULL")
+    raise AssertionError(constant)
+
+
+def _mtu_expression(constant: Constant) -> CText:
+    match constant.home:
+        case HostBound(_, fact, device):
+            return CText(host_symbol(fact, device))
+        case Inlined(_, literal):
+            return CText(literal)
+    raise AssertionError(constant)
+
+
+def words(address: Address | int) -> tuple[int, ...]:
+    """An address or a mask of 128 bits as its 32-bit words, first on the wire first."""
+    number = int(address)
+    width = 32 if isinstance(address, IPv4Address) else 128
+    return tuple(number >> shift & 0xFFFFFFFF for shift in range(width - 32, -1, -32))
+
+
+def _what(kind: Kind) -> str:
+    return kind.name.lower()
+
+
+def _with_headroom(entries: int) -> int:
+    """A power of two, at least twice the entries: routes may come and go in place."""
+    return int(1 << (2 * entries - 1).bit_length())
+
+
+_HZ = HostBound("hz", HostFact.HZ, None)

@@ -1,0 +1,352 @@
+"""A router in the chain file → its frozen model: ports with addresses, next hops, routes. Mistakes: R101 to R113."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv6Address
+
+from schemas.diagnostic import Span
+from schemas.services.router import Kind
+
+from ...addresses import (
+    Address,
+    InterfaceAddress,
+    Prefix,
+    parse_address,
+    parse_interface_address,
+    parse_mac,
+    parse_prefix,
+)
+from ...model import Port
+from ...source import Report, Value
+from ...words import closest, listed, show
+
+_REFUSALS = {"blackhole": Kind.BLACKHOLE, "unreachable": Kind.UNREACHABLE, "prohibit": Kind.PROHIBIT}
+
+
+@dataclass(frozen=True, slots=True)
+class PortAddress:
+    """One of the router's own addresses, with its subnet."""
+
+    interface: InterfaceAddress
+    span: Span
+
+    @property
+    def ip(self) -> Address:
+        return self.interface.ip
+
+    @property
+    def subnet(self) -> Prefix:
+        return self.interface.network
+
+
+@dataclass(frozen=True, slots=True)
+class RouterPort:
+    """A port: its own addresses; `mac` (six bytes) and `mtu` (bytes) where the file gives them."""
+
+    port: Port
+    addresses: tuple[PortAddress, ...]
+    mac: bytes | None
+    mac_span: Span
+    mtu: int | None
+    mtu_span: Span
+    span: Span
+
+    def has(self, version: int) -> bool:
+        """Whether the port takes part in this IP version."""
+        return any(address.ip.version == version for address in self.addresses)
+
+
+@dataclass(frozen=True, slots=True)
+class NextHop:
+    """One way to go. `port` and `gateway` where the kind has them; two routes with equal next hops share one."""
+
+    kind: Kind
+    port: Port | None = None
+    gateway: Address | None = None
+
+    @property
+    def text(self) -> str:
+        """`via 10.0.0.1 on wan`, `on lan`, `blackhole`."""
+        if self.kind is Kind.VIA:
+            return f"via {self.gateway} on {self.port.name if self.port else '?'}"
+        return f"on {self.port.name}" if self.port else self.kind.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A destination prefix and its next hops, several for equal-cost paths."""
+
+    prefix: Prefix
+    nexthops: tuple[NextHop, ...]
+    metric: int
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class RouterModel:
+    """A router's configuration. `routes` are those in use: connected ones, and the best static one to each prefix."""
+
+    ports: tuple[RouterPort, ...]
+    routes: tuple[Route, ...]
+
+    def port(self, port: Port) -> RouterPort:
+        return next(each for each in self.ports if each.port == port)
+
+    def routes_of(self, version: int) -> tuple[Route, ...]:
+        """Those of one IP version, in the order of the file, connected ones first."""
+        return tuple(route for route in self.routes if route.prefix.version == version)
+
+
+def resolve(value: Value, ports: tuple[Port, ...], report: Report) -> RouterModel:
+    """The model of one router. Reports C212, C214 and R101 to R113."""
+    named = value.get("ports")
+    settings = dict(named.items()) if named else {}
+    routers = tuple(_port(port, settings[port.name], report) for port in ports if port.name in settings)
+    _check_addresses(routers, report)
+    connected = tuple(_connected(routers))
+    listed_routes = value.get("routes")
+    static = _Routes(routers, report).resolve(listed_routes.elements() if listed_routes else ())
+    return RouterModel(routers, (*connected, *_best(static, connected, report)))
+
+
+def _port(port: Port, value: Value, report: Report) -> RouterPort:
+    address, mac, mtu = value.get("address"), value.get("mac"), value.get("mtu")
+    parsed = (_own_address(item, report) for item in (address.elements() if address else ()))
+    return RouterPort(
+        port=port,
+        addresses=tuple(each for each in parsed if each),
+        mac=_mac(mac, report) if mac else None,
+        mac_span=mac.span if mac else value.key_span,
+        mtu=mtu.data if mtu else None,
+        mtu_span=mtu.span if mtu else value.key_span,
+        span=value.key_span,
+    )
+
+
+def _own_address(value: Value, report: Report) -> PortAddress | None:
+    interface = parse_interface_address(value, report)
+    if interface is None:
+        return None
+    if reason := _unfit_for_a_port(interface):
+        report.error(
+            "R101",
+            f"{show(value.data)} cannot be a router's own address",
+            value.span,
+            label=reason,
+            help="for example `10.0.0.1/24` or `2001:db8::1/64`",
+        )
+        return None
+    return PortAddress(interface, value.span)
+
+
+def _unfit_for_a_port(interface: InterfaceAddress) -> str:
+    """Why it is no host's address on its subnet, or an empty string (RFC 1122 3.2.1.3, RFC 4291 2.5)."""
+    ip, subnet = interface.ip, interface.network
+    if ip.is_multicast or ip.is_unspecified or ip.is_loopback:
+        return "a group, unspecified or loopback address"
+    if ip.version == 6 and ip.is_link_local:
+        return "every port has a link-local address by itself"
+    if ip.version == 4 and ip.is_reserved:
+        return "a reserved address"
+    if subnet.prefixlen < ip.max_prefixlen - 1:
+        if ip == subnet.network_address:
+            return "the address of the subnet itself"
+        if ip.version == 4 and ip == subnet.broadcast_address:
+            return "the broadcast address of its subnet"
+    return ""
+
+
+def _mac(value: Value, report: Report) -> bytes | None:
+    mac = parse_mac(value, report)
+    if mac is not None and (mac[0] & 1 or not any(mac)):
+        label = "a group address, or zero"
+        report.error("R109", f"{show(value.data)} is not the address of one station", value.span, label=label)
+        return None
+    return mac
+
+
+def _check_addresses(ports: Iterable[RouterPort], report: Report) -> None:
+    """Each address once (R102), and each subnet on one port (R103)."""
+    seen: list[tuple[RouterPort, PortAddress]] = []
+    for port in ports:
+        for address in port.addresses:
+            clash = next(((p, a) for p, a in seen if a.subnet.overlaps(address.subnet)), None)
+            same = next((a for _, a in seen if a.ip == address.ip), None)
+            if same:
+                notes, advice = (f"first at {same.span}",), "remove one of the two"
+                report.error("R102", f"address `{address.ip}` is here twice", address.span, notes=notes, help=advice)
+            elif clash and clash[0] != port:
+                report.error(
+                    "R103",
+                    f"subnet `{address.subnet}` of port `{port.port.name}` overlaps `{clash[1].subnet}`",
+                    address.span,
+                    label=f"addresses that port `{clash[0].port.name}` has too",
+                    notes=(f"the other one is at {clash[1].span}",),
+                    help="give each port a subnet of its own",
+                )
+            seen.append((port, address))
+
+
+def _connected(ports: Iterable[RouterPort]) -> Iterator[Route]:
+    """A route for the subnet of each address; two addresses of one subnet have one route."""
+    known: set[Prefix] = set()
+    for port in ports:
+        for address in port.addresses:
+            if address.subnet not in known:
+                known.add(address.subnet)
+                yield Route(address.subnet, (NextHop(Kind.CONNECTED, port.port),), 0, address.span)
+
+
+def _best(static: Iterable[Route], connected: Iterable[Route], report: Report) -> Iterator[Route]:
+    """Of the routes to one prefix that with the lowest metric. Reports R106 and R111."""
+    on_link = {route.prefix: route for route in connected}
+    best: dict[Prefix, Route] = {}
+    seen: dict[tuple[Prefix, int], Route] = {}
+    for route in static:
+        if route.prefix in on_link:
+            report.error(
+                "R111",
+                f"route to `{route.prefix}`, which is connected",
+                route.span,
+                label="never used: the subnet of a port comes first",
+                notes=(f"connected at {on_link[route.prefix].span}",),
+                help="remove the route, or make its prefix longer",
+            )
+            continue
+        first = seen.setdefault((route.prefix, route.metric), route)
+        if first is not route:
+            report.error(
+                "R106",
+                f"two routes to `{route.prefix}` with the same metric",
+                route.span,
+                label="the second one",
+                notes=(f"the first one is at {first.span}",),
+                help="for equal-cost paths write one route with `via: [A, B]`, for a spare one a higher `metric`",
+            )
+            continue
+        if route.prefix not in best or route.metric < best[route.prefix].metric:
+            best[route.prefix] = route
+    yield from best.values()
+
+
+@dataclass(frozen=True, slots=True)
+class _Routes:
+    """Resolves static routes against the ports that they lead to."""
+
+    ports: tuple[RouterPort, ...]
+    report: Report
+
+    def resolve(self, values: Iterable[Value]) -> Iterator[Route]:
+        subnets: Mapping[Prefix, Port] = {a.subnet: port.port for port in self.ports for a in port.addresses}
+        own = {address.ip for port in self.ports for address in port.addresses}
+        for value in values:
+            to = value.get("to")
+            prefix = parse_prefix(to, self.report) if to else None
+            nexthops = self._nexthops(value, prefix, subnets, own)
+            metric = value.get("metric")
+            if prefix is not None and nexthops and self._routable(to, prefix):
+                yield Route(prefix, nexthops, metric.data if metric else 0, to.span if to else value.span)
+
+    def _routable(self, to: Value | None, prefix: Prefix) -> bool:
+        """Groups, loopback and link-local destinations are never forwarded (RFC 1812 5.3.7, RFC 4291 2.5.6)."""
+        address = prefix.network_address
+        if prefix.prefixlen and to and (address.is_multicast or address.is_loopback or address.is_link_local):
+            label = "group, loopback and link-local addresses are never forwarded"
+            self.report.error("R110", f"`{prefix}` cannot be routed", to.span, label=label)
+            return False
+        return True
+
+    def _nexthops(
+        self, value: Value, prefix: Prefix | None, subnets: Mapping[Prefix, Port], own: set[Address]
+    ) -> tuple[NextHop, ...]:
+        port_value, via = value.get("port"), value.get("via")
+        ways = [key for key in ("via", *_REFUSALS) if value.get(key)]
+        if port_value and not via:
+            ways.append("port")  # alone it says that the destinations are on the link
+        if len(ways) != 1:
+            self._no_single_way(value, ways)
+            return ()
+        if ways[0] in _REFUSALS:
+            return (NextHop(_REFUSALS[ways[0]]),)
+        port = self._port(port_value) if port_value else None
+        if port_value and port is None:
+            return ()
+        if via is None:
+            return (NextHop(Kind.CONNECTED, port),)
+        gateways = (self._gateway(item, prefix, port, subnets, own) for item in via.elements())
+        return tuple(dict.fromkeys(each for each in gateways if each))
+
+    def _no_single_way(self, value: Value, ways: list[str]) -> None:
+        found = f"`{'` and `'.join(ways)}`" if ways else "none of them"
+        self.report.error(
+            "R113",
+            "a route needs just one way to go",
+            value.span,
+            label=f"has {found}",
+            notes=("the ways: via, port, blackhole, unreachable, prohibit",),
+            help="for example `{to: 0.0.0.0/0, via: 10.0.0.1}`",
+        )
+
+    def _port(self, value: Value) -> Port | None:
+        names = {port.port.name: port.port for port in self.ports}
+        if value.data in names:
+            return names[value.data]
+        meant = closest(value.data, names)
+        self.report.error(
+            "R107",
+            f"route leads to unknown port {show(value.data)}",
+            value.span,
+            label="no port of this router has this name",
+            notes=(f"ports here: {listed(sorted(names))}",),
+            help=f"did you mean `{meant}`?" if meant else "",
+        )
+        return None
+
+    def _gateway(
+        self, value: Value, prefix: Prefix | None, port: Port | None, subnets: Mapping[Prefix, Port], own: set[Address]
+    ) -> NextHop | None:
+        gateway = parse_address(value, self.report)
+        if gateway is None or prefix is None:
+            return None
+        if gateway.version != prefix.version:
+            label = f"an IPv{gateway.version} address"
+            message = f"IPv{prefix.version} packets cannot go via {show(value.data)}"
+            self.report.error("R108", message, value.span, label=label)
+            return None
+        if isinstance(gateway, IPv6Address) and gateway.is_link_local:
+            if port is None:
+                label = "every port has link-local neighbours"
+                advice = "say which with `port:`"
+                message = f"link-local gateway `{gateway}` without a port"
+                self.report.error("R112", message, value.span, label=label, help=advice)
+                return None
+            return NextHop(Kind.VIA, port, gateway)
+        return self._on_a_subnet(value, gateway, port, subnets, own)
+
+    def _on_a_subnet(
+        self, value: Value, gateway: Address, port: Port | None, subnets: Mapping[Prefix, Port], own: set[Address]
+    ) -> NextHop | None:
+        subnet = next((each for each in subnets if gateway in each and port in (None, subnets[each])), None)
+        if subnet is None:
+            known = listed(sorted(f"{each} ({subnets[each].name})" for each in subnets))
+            self.report.error(
+                "R104",
+                f"gateway `{gateway}` is on no subnet of {'this router' if port is None else f'port `{port.name}`'}",
+                value.span,
+                label="a gateway has to be a neighbour",
+                notes=(f"subnets here: {known}",),
+            )
+            return None
+        if gateway in own or _is_no_host(gateway, subnet):
+            label = "the router's own address" if gateway in own else "the address of no single host"
+            self.report.error("R105", f"`{gateway}` cannot be a gateway", value.span, label=label)
+            return None
+        return NextHop(Kind.VIA, subnets[subnet], gateway)
+
+
+def _is_no_host(address: Address, subnet: Prefix) -> bool:
+    if subnet.prefixlen >= address.max_prefixlen - 1:
+        return False
+    return address == subnet.network_address or (address.version == 4 and address == subnet.broadcast_address)

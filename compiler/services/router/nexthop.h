@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Next hops: what becomes of a packet that a route matches. A FIB lookup gives an index into an array of these; index 0
+ * is that of no route. User space writes them, programs only read.
+ */
+#ifndef BPFCHAIN_ROUTER_NEXTHOP_H
+#define BPFCHAIN_ROUTER_NEXTHOP_H
+
+#include "helpers.h"
+#include "types.h"
+
+enum nexthop_kind {
+	NEXTHOP_NONE = 0,        /* no route */
+	NEXTHOP_CONNECTED = 1,   /* the destination itself is a neighbour on `port` */
+	NEXTHOP_VIA = 2,         /* `gateway` is the neighbour, on `port` */
+	NEXTHOP_GROUP = 3,       /* one of the `members` next hops from index `first` on: equal-cost paths */
+	NEXTHOP_BLACKHOLE = 4,   /* dropped in silence */
+	NEXTHOP_UNREACHABLE = 5, /* dropped, its sender is told */
+	NEXTHOP_PROHIBIT = 6,
+	NEXTHOP_LOCAL = 7, /* the router's own */
+};
+
+struct nexthop {
+	__u32 kind;
+	__u32 port;
+	__u32 first;
+	__u32 members;
+	struct in6_addr gateway; /* an IPv4 address is in the first word */
+};
+
+/*
+ * The next hop at *index; of a group, the member that `hash` picks, whose index *index then is. NULL is what only a
+ * broken map gives.
+ */
+static __always_inline const struct nexthop *nexthop_at(void *nexthops, __u32 *index)
+{
+	return bpf_map_lookup_elem(nexthops, index);
+}
+
+static __always_inline const struct nexthop *nexthop_member(void *nexthops, const struct nexthop *group, __u32 hash,
+							    __u32 *index)
+{
+	*index = group->first + (__u32)((__u64)hash * group->members >> 32);
+	return bpf_map_lookup_elem(nexthops, index);
+}
+
+/* A flow's hash: all of its packets take the same path. Multiplicative, the upper half is well mixed. */
+static __always_inline __u32 flow_hash(__u64 addresses, __u64 rest)
+{
+	__u64 mixed = (addresses ^ addresses >> 32 ^ rest) * 0x9e3779b97f4a7c15ULL;
+
+	return (mixed ^ mixed >> 29) * 0xbf58476d1ce4e5b9ULL >> 32;
+}
+
+#endif

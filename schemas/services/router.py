@@ -1,0 +1,74 @@
+"""Records of a router's maps, as its programs, its compiler and its control plane know them."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from ipaddress import IPv4Address, IPv6Address
+
+Address = IPv4Address | IPv6Address
+
+
+class Reason(IntEnum):
+    """Why a packet goes to the control plane: `enum router_reason` in config.h."""
+
+    RESOLVE = 0
+    EXPIRED = 1
+    NO_ROUTE = 2
+    UNREACHABLE = 3
+    PROHIBITED = 4
+    TOO_BIG = 5
+    OPTIONS = 6
+    LOCAL = 7
+    ARP = 8
+    ND = 9
+    SCOPE = 10
+
+
+class Kind(IntEnum):
+    """What becomes of a packet that a route matches: `enum nexthop_kind` in nexthop.h."""
+
+    NONE = 0
+    CONNECTED = 1  # the destination is a neighbour
+    VIA = 2  # the gateway is
+    GROUP = 3  # one of several
+    BLACKHOLE = 4
+    UNREACHABLE = 5
+    PROHIBIT = 6
+    LOCAL = 7
+
+
+NEXTHOP = struct.Struct("<IIII16s")
+"""struct nexthop: kind, port, first, members, gateway."""
+
+NEIGHBOUR = struct.Struct("<6s2xII")
+"""struct neighbour: MAC, when it was used (jiffies), when it was confirmed (seconds, the control plane's own)."""
+
+NEIGHBOUR_KEY = {4: struct.Struct("<4sI"), 6: struct.Struct("<16sI")}
+"""struct neighbour4_key and neighbour6_key: the address and the port's index."""
+
+
+@dataclass(frozen=True, slots=True)
+class NextHopRecord:
+    """An element of the array of next hops; `gateway` as the map has it, of no IP version by itself."""
+
+    kind: Kind
+    port: int = 0
+    first: int = 0  # of a group: index of its first member
+    members: int = 0
+    gateway: bytes = bytes(16)
+
+    def packed(self) -> bytes:
+        return NEXTHOP.pack(self.kind, self.port, self.first, self.members, self.gateway.ljust(16, b"\0"))
+
+    @classmethod
+    def unpacked(cls, record: bytes) -> NextHopRecord:
+        kind, *rest = NEXTHOP.unpack(record)
+        return cls(Kind(kind), *rest)
+
+    def neighbour(self, destination: Address) -> Address:
+        """Whose MAC a packet to `destination` needs."""
+        if self.kind is not Kind.VIA:
+            return destination
+        return IPv4Address(self.gateway[:4]) if destination.version == 4 else IPv6Address(self.gateway)

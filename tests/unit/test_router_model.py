@@ -1,0 +1,153 @@
+"""A router's part of a chain file: what becomes of it, and every mistake of meaning as it is printed."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from compiler.resolve import resolve
+from compiler.services.router.lowering import control, local_mac, lower
+from compiler.services.router.model import RouterModel
+from compiler.services.router.nexthops import number
+from compiler.source import read
+from schemas.diagnostic import InvalidChain
+from schemas.manifest import Hook
+from schemas.render import render
+from schemas.services.router import Kind, NextHopRecord
+
+CASES = sorted((Path(__file__).parent / "router_diagnostics").glob("*.yaml"))
+
+CHAIN = """\
+chain: edge
+interfaces: {{wan: {{device: eth0}}, lan: {{device: eth1, netns: inside}}}}
+services:
+  guard: {{kind: ddos}}
+  br: {{kind: bridge, ports: {{a: {{}}, b: {{}}}}}}
+  gw:
+    kind: router
+    ports:
+      up: {{address: 203.0.113.2/24}}
+      down: {{address: [10.0.0.1/24, "fd00:1::1/64"]{down}}}
+    routes: {routes}
+links:
+  - [wan, guard.outside]
+  - [guard.inside, gw.up]
+  - [gw.down, br.a]
+  - [br.b, lan]
+"""
+
+
+def chain(routes: str = "[]", down: str = "") -> str:
+    return CHAIN.format(routes=routes, down=down)
+
+
+def model(routes: str = "[]", down: str = "") -> RouterModel:
+    config = resolve(read("edge.yaml", chain(routes, down))).service("gw").config
+    assert isinstance(config, RouterModel)
+    return config
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.stem)
+def test_whole_text(case: Path, request: pytest.FixtureRequest) -> None:
+    text = case.read_text(encoding="utf-8")
+    with pytest.raises(InvalidChain) as caught:
+        resolve(read("chain.yaml", text))
+    printed = render(caught.value.diagnostics, {"chain.yaml": text})
+    golden = case.with_suffix(".txt")
+    if request.config.getoption("--update-golden", default=False):
+        golden.write_text(printed, encoding="utf-8")
+    assert printed == golden.read_text(encoding="utf-8")
+    assert {found.code for found in caught.value.diagnostics} == {case.stem.split("-")[0]}
+
+
+def test_every_code_has_a_case() -> None:
+    source = (files("compiler") / "services" / "router" / "model.py").read_text(encoding="utf-8")
+    assert set(re.findall(r'"(R[0-9]{3})"', source)) == {case.stem.split("-")[0] for case in CASES}
+
+
+def test_subnets_are_routes() -> None:
+    found = [(str(route.prefix), route.nexthops[0].text) for route in model().routes]
+    assert found == [("203.0.113.0/24", "on up"), ("10.0.0.0/24", "on down"), ("fd00:1::/64", "on down")]
+
+
+def test_the_lowest_metric_is_used() -> None:
+    routes = "[{to: 0.0.0.0/0, via: 203.0.113.1, metric: 20}, {to: 0.0.0.0/0, via: 10.0.0.2, metric: 10}]"
+    (chosen,) = [route for route in model(routes).routes if route.prefix.prefixlen == 0]
+    assert chosen.nexthops[0].text == "via 10.0.0.2 on down"
+
+
+def test_every_way_to_go() -> None:
+    routes = (
+        "[{to: 192.0.2.0/24, via: [203.0.113.1, 10.0.0.2]}, {to: 198.51.100.0/24, port: up}, "
+        "{to: 10.1.0.0/16, blackhole: true}, {to: 10.2.0.0/16, unreachable: true}, {to: 10.3.0.0/16, prohibit: true}, "
+        "{to: '2001:db8::/32', via: 'fe80::1', port: down}]"
+    )
+    found = {str(route.prefix): [hop.text for hop in route.nexthops] for route in model(routes).routes[3:]}
+    assert found == {
+        "192.0.2.0/24": ["via 203.0.113.1 on up", "via 10.0.0.2 on down"],
+        "198.51.100.0/24": ["on up"],
+        "10.1.0.0/16": ["blackhole"],
+        "10.2.0.0/16": ["unreachable"],
+        "10.3.0.0/16": ["prohibit"],
+        "2001:db8::/32": ["via fe80::1 on down"],
+    }
+
+
+def test_equal_next_hops_share_an_element_and_groups_are_in_one_piece() -> None:
+    routes = (
+        "[{to: 192.0.2.0/24, via: [203.0.113.1, 10.0.0.2]}, {to: 198.51.100.0/24, via: 203.0.113.1}, "
+        "{to: 192.0.3.0/24, via: [203.0.113.1, 10.0.0.2]}, {to: 198.51.101.0/24, via: 203.0.113.1}]"
+    )
+    numbered = number(model(routes))
+    records = {slot.index: NextHopRecord.unpacked(slot.value) for slot in numbered.slots}
+    assert list(records) == list(range(1, len(records) + 1))
+    by_prefix = {str(route.prefix): index for route, index in numbered.of_route.items()}
+    assert by_prefix["198.51.100.0/24"] == by_prefix["198.51.101.0/24"]
+    assert by_prefix["192.0.2.0/24"] == by_prefix["192.0.3.0/24"]
+    group = records[by_prefix["192.0.2.0/24"]]
+    assert (group.kind, group.members) == (Kind.GROUP, 2)
+    members = [records[group.first + at] for at in range(group.members)]
+    assert [ipaddress.IPv4Address(member.gateway[:4]) for member in members] == [
+        ipaddress.IPv4Address("203.0.113.1"),
+        ipaddress.IPv4Address("10.0.0.2"),
+    ]
+    assert [member.port for member in members] == [0, 1]
+
+
+def test_facts_of_an_interface_come_through_transparent_services() -> None:
+    gw = resolve(read("edge.yaml", chain())).service("gw")
+    assert [(name, interface.name) for name, interface in gw.interfaces] == [("up", "wan")]
+    up, down = control(gw)["ports"]
+    assert (up["device"], up["mac"], up["mtu"]) == ("eth0", None, None)
+    assert (down["device"], down["mac"], down["mtu"]) == (None, local_mac(gw, gw.port("down")).hex(":"), 1500)
+
+
+def test_the_mac_of_a_port_without_an_interface_is_its_own_for_ever() -> None:
+    gw = resolve(read("edge.yaml", chain())).service("gw")
+    macs = {local_mac(gw, port) for port in gw.ports}
+    assert len(macs) == 2
+    assert all(mac[0] == 0x02 for mac in macs)
+    assert local_mac(gw, gw.port("down")).hex(":") == "02:36:2e:08:ba:db"
+
+
+def test_mac_and_mtu_of_the_file_come_first() -> None:
+    _, down = control(resolve(read("edge.yaml", chain(down=", mac: 52:54:00:12:34:56, mtu: 9000"))).service("gw"))[
+        "ports"
+    ]
+    assert (down["mac"], down["mtu"]) == ("52:54:00:12:34:56", 9000)
+
+
+def test_another_gateway_changes_a_map_and_no_program() -> None:
+    """Only an address, a port or a prefix is in the code."""
+    lowered = []
+    for gateway in ("203.0.113.1", "203.0.113.9"):
+        gw = resolve(read("edge.yaml", chain(f"[{{to: 0.0.0.0/0, via: {gateway}}}]"))).service("gw")
+        lowered.append(lower(gw, gw.port("up"), Hook.XDP))
+    first, second = lowered
+    assert [function.text for function in first.functions] == [function.text for function in second.functions]
+    assert first.constants == second.constants
+    assert first.maps != second.maps
