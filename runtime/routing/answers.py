@@ -1,0 +1,216 @@
+"""What a router says about packets that it cannot forward, or that are for itself: packets in, ICMP out.
+
+Its own packets go into the port that the packet came in by, from that port's own MAC: the programs route them like all
+others, and take one off the TTL, so they start with one more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address
+
+from schemas.services.router import Address, NextHopRecord, Reason
+
+from ..protocols import icmp, icmp6, tcp
+from ..protocols.ethernet import ETH_P_IP, ETH_P_IPV6, Frame, is_group, read_frame
+from ..protocols.internet import ICMP, ICMPV6, TCP, UDP, Ipv4, Ipv6, read_ipv4, read_ipv6
+from .limit import ErrorLimit
+from .options import OptionProblem, checked6, processed4
+from .ports import Outlet, Ports, RouterPort
+
+TTL = 65
+"""What the router's own packets start with: 64 when they leave."""
+
+_UNREACHABLE4 = {
+    Reason.NO_ROUTE: icmp.Unreachable.NET,
+    Reason.UNREACHABLE: icmp.Unreachable.HOST,
+    Reason.RESOLVE: icmp.Unreachable.HOST,
+    Reason.PROHIBITED: icmp.Unreachable.PROHIBITED,
+}
+_UNREACHABLE6 = {
+    Reason.NO_ROUTE: icmp6.Unreachable.NO_ROUTE,
+    Reason.UNREACHABLE: icmp6.Unreachable.REJECTED,
+    Reason.RESOLVE: icmp6.Unreachable.ADDRESS,
+    Reason.PROHIBITED: icmp6.Unreachable.PROHIBITED,
+    Reason.SCOPE: icmp6.Unreachable.SCOPE,
+}
+
+
+class Answers:
+    """Answers for one router. `wall` is the time of day in seconds."""
+
+    def __init__(self, ports: Ports, outlet: Outlet, now: float, wall: Callable[[], float] = time.time) -> None:
+        self._ports, self._outlet, self._wall = ports, outlet, wall
+        self.limit = ErrorLimit(now)
+
+    def undeliverable(self, port: int, frame: bytes, reason: Reason, nexthop: NextHopRecord | None, now: float) -> None:
+        """A packet that is not forwarded, for a reason that its sender may be told.
+
+        `nexthop`: where it would have gone. Packets of the router itself are dropped without a word.
+        """
+        arrived, parsed = self._ports[port], read_frame(frame)
+        if parsed.ethertype == ETH_P_IP:
+            self._undeliverable4(arrived, parsed, reason, nexthop, now)
+        else:
+            self._undeliverable6(arrived, parsed, reason, nexthop, now)
+
+    def _undeliverable4(
+        self, arrived: RouterPort, frame: Frame, reason: Reason, nexthop: NextHopRecord | None, now: float
+    ) -> None:
+        packet = read_ipv4(frame.payload)
+        if reason is Reason.TOO_BIG and nexthop is not None:
+            mtu = self._ports[nexthop.port].mtu
+            if packet.dont_fragment:
+                self._tell4(arrived, frame, icmp.Type.UNREACHABLE, icmp.Unreachable.TOO_BIG, mtu, now)
+            else:
+                for piece in packet.cut(mtu):
+                    self._originate4(arrived, piece)
+        elif reason is Reason.EXPIRED:
+            self._tell4(arrived, frame, icmp.Type.EXPIRED, 0, 0, now)
+        elif reason in _UNREACHABLE4:
+            self._tell4(arrived, frame, icmp.Type.UNREACHABLE, _UNREACHABLE4[reason], 0, now)
+
+    def _undeliverable6(
+        self, arrived: RouterPort, frame: Frame, reason: Reason, nexthop: NextHopRecord | None, now: float
+    ) -> None:
+        if reason is Reason.TOO_BIG and nexthop is not None:
+            self._tell6(arrived, frame, icmp6.Type.TOO_BIG, 0, self._ports[nexthop.port].mtu, now)
+        elif reason is Reason.EXPIRED:
+            self._tell6(arrived, frame, icmp6.Type.EXPIRED, 0, 0, now)
+        elif reason in _UNREACHABLE6:
+            self._tell6(arrived, frame, icmp6.Type.UNREACHABLE, _UNREACHABLE6[reason], 0, now)
+
+    def local(self, port: int, frame: bytes, now: float) -> None:
+        """A packet for the router itself (RFC 1122 3.2.2, RFC 4443)."""
+        arrived, parsed = self._ports[port], read_frame(frame)
+        if parsed.ethertype == ETH_P_IP:
+            self._local4(arrived, parsed, read_ipv4(parsed.payload), now)
+        else:
+            self._local6(arrived, parsed, read_ipv6(parsed.payload), now)
+
+    def _local4(self, arrived: RouterPort, frame: Frame, packet: Ipv4, now: float) -> None:
+        if packet.is_fragment:
+            return  # not put together here
+        if packet.protocol == ICMP:
+            reply = icmp.echo_reply(packet, packet.destination, TTL)
+            if reply is not None:
+                self._originate4(arrived, reply)
+        elif packet.protocol == TCP:
+            self._refuse(arrived, packet, packet.payload)
+        else:
+            code = icmp.Unreachable.PORT if packet.protocol == UDP else icmp.Unreachable.PROTOCOL
+            self._tell4(arrived, frame, icmp.Type.UNREACHABLE, code, 0, now, packet.destination)
+
+    def _local6(self, arrived: RouterPort, frame: Frame, packet: Ipv6, now: float) -> None:
+        protocol, payload, later = packet.transport()
+        asked = packet.destination
+        source = asked if not self._is_anycast(asked) else self._ports.source_towards(packet.source, arrived)
+        if later or source is None or packet.source == icmp6.UNSPECIFIED:
+            return
+        assert isinstance(source, IPv6Address)
+        if protocol == ICMPV6:
+            reply = icmp6.echo_reply(packet, source, TTL)
+            if reply is not None:
+                self._originate6(arrived, frame, reply)
+        elif protocol == TCP:
+            self._refuse(arrived, packet, payload)
+        elif protocol == UDP:
+            self._tell6(arrived, frame, icmp6.Type.UNREACHABLE, icmp6.Unreachable.PORT, 0, now, source)
+        else:
+            self._unknown_header(arrived, frame, packet, now, source)
+
+    def _unknown_header(self, arrived: RouterPort, frame: Frame, packet: Ipv6, now: float, source: IPv6Address) -> None:
+        """RFC 8200 4: a header that means nothing here; the pointer is where its number stands."""
+        if packet.protocol == packet.transport()[0]:  # else behind others: rare enough to stay without an answer
+            kind, code = icmp6.Type.PARAMETER_PROBLEM, icmp6.UNRECOGNIZED_HEADER
+            self._tell6(arrived, frame, kind, code, 6, now, source)
+
+    def _refuse(self, arrived: RouterPort, packet: Ipv4 | Ipv6, segment: bytes) -> None:
+        """RFC 9293 3.5.2: nobody listens here."""
+        reset = tcp.reset(packet.source, packet.destination, segment)
+        if reset is None:
+            return
+        if isinstance(packet, Ipv4):
+            self._originate4(arrived, Ipv4(packet.destination, packet.source, TCP, reset, ttl=TTL, fragment=0x4000))
+        else:
+            frame = Frame(b"", b"", ETH_P_IPV6, b"")
+            self._originate6(arrived, frame, Ipv6(packet.destination, packet.source, TCP, reset, TTL))
+
+    def options(self, port: int, frame: bytes, now: float) -> None:
+        """A packet with IPv4 options or an IPv6 hop-by-hop header: it goes on, or its sender is told."""
+        arrived, parsed = self._ports[port], read_frame(frame)
+        problem = icmp.Type.PARAMETER_PROBLEM
+        try:
+            if parsed.ethertype == ETH_P_IP:
+                packet = read_ipv4(parsed.payload)
+                here = self._ports.source_towards(packet.destination, arrived)
+                assert isinstance(here, IPv4Address)
+                if self._ports.owner(packet.destination) is not None:
+                    self._local4(arrived, parsed, packet, now)
+                    return
+                self._originate4(arrived, processed4(packet, here, int(self._wall() * 1000)))
+            else:
+                checked6(read_ipv6(parsed.payload))
+                self._outlet.inject(port, arrived.mac + arrived.mac + frame[12:])
+        except OptionProblem as found:
+            if found.pointer is None:
+                return
+            if parsed.ethertype == ETH_P_IP:
+                self._tell4(arrived, parsed, problem, 0, found.pointer << 24, now)
+            else:
+                kind = icmp6.Type.PARAMETER_PROBLEM
+                self._tell6(arrived, parsed, kind, found.code, found.pointer, now)
+
+    def _is_anycast(self, address: Address) -> bool:
+        return any(port.is_anycast(address) for port in self._ports.ports) and self._ports.owner(address) is None
+
+    def _tell4(
+        self,
+        arrived: RouterPort,
+        frame: Frame,
+        kind: icmp.Type,
+        code: int,
+        detail: int,
+        now: float,
+        source: Address | None = None,
+    ) -> None:
+        packet = read_ipv4(frame.payload)
+        if frame.source == arrived.mac or is_group(frame.destination) or not icmp.may_be_told(packet):
+            return
+        source = source or self._ports.source_towards(packet.source, arrived)
+        if source is None or not self.limit.allows(packet.source, now):
+            return
+        assert isinstance(source, IPv4Address)
+        self._originate4(arrived, icmp.error(frame.payload, source, kind, code, detail, TTL))
+
+    def _tell6(
+        self,
+        arrived: RouterPort,
+        frame: Frame,
+        kind: icmp6.Type,
+        code: int,
+        detail: int,
+        now: float,
+        source: Address | None = None,
+    ) -> None:
+        packet = read_ipv6(frame.payload)
+        if frame.source == arrived.mac or is_group(frame.destination) or not icmp6.may_be_told(packet, kind):
+            return
+        source = source or self._ports.source_towards(packet.source, arrived)
+        if source is None or not self.limit.allows(packet.source, now):
+            return
+        assert isinstance(source, IPv6Address)
+        self._originate6(arrived, frame, icmp6.error(frame.payload, source, kind, code, detail, TTL))
+
+    def _originate4(self, arrived: RouterPort, packet: Ipv4) -> None:
+        self._outlet.inject(arrived.index, Frame(arrived.mac, arrived.mac, ETH_P_IP, packet.packed()).packed())
+
+    def _originate6(self, arrived: RouterPort, about: Frame, packet: Ipv6) -> None:
+        """To a link-local address there is no route: the answer goes back to where the question came from."""
+        if packet.destination.is_link_local:
+            direct = Ipv6(packet.source, packet.destination, packet.protocol, packet.payload, TTL - 1)
+            frame = Frame(about.source, arrived.mac, ETH_P_IPV6, direct.packed())
+            self._outlet.send(arrived.index, frame.packed())
+            return
+        self._outlet.inject(arrived.index, Frame(arrived.mac, arrived.mac, ETH_P_IPV6, packet.packed()).packed())

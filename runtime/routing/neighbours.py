@@ -1,0 +1,289 @@
+"""A router's neighbours: who is asked for, who is known, whose packets wait (RFC 826, RFC 4861 7).
+
+Programs forward to the neighbours that are in their maps. Here is decided who gets in and who stays: one that is used
+is asked anew before it is forgotten, and packets to it go on meanwhile. All times are seconds of one monotonic clock.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple, Protocol
+
+from schemas.services.router import Address
+
+from ..protocols import arp, icmp6
+from ..protocols.ethernet import BROADCAST, ETH_P_IPV6, Frame
+from .ports import Outlet, Ports, RouterPort
+
+RETRANSMIT = 1.0
+"""Seconds between two solicitations (RFC 4861 10, RETRANS_TIMER)."""
+TRIES = 3
+"""Solicitations until a neighbour counts as gone (MAX_MULTICAST_SOLICIT, MAX_UNICAST_SOLICIT)."""
+REACHABLE = 30.0
+"""Seconds that a confirmed neighbour is believed to be there (REACHABLE_TIME); a random half more or less."""
+FORGOTTEN = 600.0
+"""Seconds after which a neighbour that nobody has used is forgotten."""
+REFUSED = 3.0
+"""Seconds for which a neighbour that did not answer is not asked again."""
+HELD = 32
+"""Packets that wait for one neighbour; the oldest goes when one more comes."""
+WAITING = 1024
+"""Neighbours that are asked for at once; the one asked for first goes when there is one more."""
+
+
+class Key(NamedTuple):
+    """A neighbour: the index of the port that it is behind, and its address."""
+
+    port: int
+    address: Address
+
+
+class State(Enum):
+    """RFC 4861 7.3.2. A neighbour that is known is in the programs' map as long as it is REACHABLE or in PROBE."""
+
+    INCOMPLETE = "incomplete"
+    REACHABLE = "reachable"
+    PROBE = "probe"
+    FAILED = "failed"
+
+
+class Entry(NamedTuple):
+    """A neighbour in the programs' map: `used` is a mark that changes when a program has used it."""
+
+    mac: bytes
+    used: int
+
+
+class Known(Protocol):
+    """The neighbours that programs forward to."""
+
+    def entries(self) -> Mapping[Key, Entry]: ...
+
+    def add(self, key: Key, mac: bytes) -> bool:
+        """Makes it known, or known by another MAC, its mark then 0; False if there is no room."""
+
+    def take(self, key: Key) -> Entry | None:
+        """Takes it out, with the mark that it had at that very moment."""
+
+
+class Held(NamedTuple):
+    """A packet that waits: the port that it came in by, and the frame as it came."""
+
+    port: int
+    frame: bytes
+
+
+@dataclass(slots=True)
+class Neighbour:
+    """What is known of one; `due` is when something must be done next."""
+
+    state: State
+    due: float
+    mac: bytes = b""
+    used: int = 0
+    idle_since: float = 0.0
+    tries: int = 0
+    held: deque[Held] = field(default_factory=lambda: deque(maxlen=HELD))
+
+
+@dataclass(slots=True)
+class Counts:
+    """What has happened since the control plane started."""
+
+    solicitations: int = 0
+    overflowed: int = 0  # held packets that gave way to newer ones
+    failed: int = 0
+    no_room: int = 0  # neighbours that the programs' map had no room for
+
+
+class Neighbours:
+    """All neighbours of a router. `gone` is told of each packet whose next hop does not answer."""
+
+    def __init__(self, ports: Ports, known: Known, outlet: Outlet, gone: Callable[[Held], None], now: float) -> None:
+        self._ports, self._known, self._outlet, self._gone = ports, known, outlet, gone
+        self._table: dict[Key, Neighbour] = {}
+        self._asked: OrderedDict[Key, None] = OrderedDict()  # those that are INCOMPLETE, longest first
+        self._due = float("inf")  # nothing is to be done before
+        self.counts = Counts()
+        for key, entry in known.entries().items():
+            if key.port < len(ports.ports):
+                self._put(key, self._reachable(entry.mac, now, entry.used))
+            else:
+                known.take(key)
+
+    def __getitem__(self, key: Key) -> Neighbour:
+        return self._table[key]
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def resolve(self, key: Key, held: Held, now: float) -> None:
+        """A packet whose next hop the programs do not know."""
+        neighbour = self._table.get(key)
+        if neighbour is None:
+            neighbour = self._ask_for(key, now)
+        match neighbour.state:
+            case State.INCOMPLETE:
+                self.counts.overflowed += len(neighbour.held) == HELD
+                neighbour.held.append(held)
+            case State.FAILED:
+                self._gone(held)
+            case State.REACHABLE | State.PROBE:  # it came up before the neighbour was known
+                self._pass_on(key, neighbour.mac, [held])
+
+    def learn(self, key: Key, mac: bytes, now: float, *, override: bool = True) -> None:
+        """`mac` has been told for a neighbour. Only one that is known or asked for is listened to.
+
+        Without `override`, what is known by another MAC already stays as it is (RFC 4861 7.2.5).
+        """
+        neighbour = self._table.get(key)
+        if neighbour is None or neighbour.state is State.FAILED:
+            return
+        if neighbour.mac and neighbour.mac != mac and not override:
+            return
+        if neighbour.mac == mac:
+            self._put(key, self._reachable(mac, now, neighbour.used))
+        elif self._pass_on(key, mac, neighbour.held):
+            self._put(key, self._reachable(mac, now, 0))
+        else:
+            self._remove(key)
+
+    def mac(self, key: Key) -> bytes | None:
+        """Its MAC, where that is known."""
+        neighbour = self._table.get(key)
+        return neighbour.mac or None if neighbour else None
+
+    def tick(self, now: float) -> None:
+        """Does all that is due."""
+        if now < self._due:
+            return
+        due = [key for key, neighbour in self._table.items() if neighbour.due <= now]
+        entries: Mapping[Key, Entry] | None = None
+        for key in due:
+            neighbour = self._table[key]
+            match neighbour.state:
+                case State.INCOMPLETE | State.PROBE:
+                    self._again(key, neighbour, now)
+                case State.FAILED:
+                    self._remove(key)
+                case State.REACHABLE:
+                    entries = self._known.entries() if entries is None else entries
+                    self._check(key, neighbour, entries.get(key), now)
+        self._due = min((neighbour.due for neighbour in self._table.values()), default=float("inf"))
+
+    def _put(self, key: Key, neighbour: Neighbour) -> None:
+        self._table[key] = neighbour
+        self._due = min(self._due, neighbour.due)
+        if neighbour.state is State.INCOMPLETE:
+            self._asked[key] = None
+        else:
+            self._asked.pop(key, None)
+
+    def _remove(self, key: Key) -> None:
+        del self._table[key]
+        self._asked.pop(key, None)
+
+    def _pass_on(self, key: Key, mac: bytes, held: Iterable[Held]) -> bool:
+        """Makes a neighbour known and lets its packets arrive again, which then find it; without room they are lost."""
+        if not self._known.add(key, mac):
+            self.counts.no_room += 1
+            return False
+        for packet in held:
+            self._outlet.inject(packet.port, packet.frame)
+        return True
+
+    def _reachable(self, mac: bytes, now: float, used: int) -> Neighbour:
+        due = now + REACHABLE * random.uniform(0.5, 1.5)  # noqa: S311  # only so that not all are due at once
+        return Neighbour(State.REACHABLE, due, mac, used, now)
+
+    def _ask_for(self, key: Key, now: float) -> Neighbour:
+        if len(self._asked) >= WAITING:
+            longest = next(iter(self._asked))
+            self._fail(longest, self._table[longest], now)
+        neighbour = Neighbour(State.INCOMPLETE, now + RETRANSMIT, tries=1)
+        self._put(key, neighbour)
+        self._solicit(key, None)
+        return neighbour
+
+    def _again(self, key: Key, neighbour: Neighbour, now: float) -> None:
+        if neighbour.tries >= TRIES:
+            self._fail(key, neighbour, now)
+            return
+        neighbour.tries += 1
+        neighbour.due = now + RETRANSMIT
+        self._solicit(key, neighbour.mac or None)
+
+    def _fail(self, key: Key, neighbour: Neighbour, now: float) -> None:
+        """It does not answer: programs forget it, and who waits for it is told."""
+        self.counts.failed += 1
+        if neighbour.state is State.PROBE:
+            self._known.take(key)
+            self._remove(key)  # the next packet asks everybody
+            return
+        self._put(key, Neighbour(State.FAILED, now + REFUSED))
+        for packet in neighbour.held:
+            self._gone(packet)
+
+    def _check(self, key: Key, neighbour: Neighbour, entry: Entry | None, now: float) -> None:
+        """A neighbour that has been used since it was last looked at is asked whether it is still there."""
+        if entry is None:
+            self._remove(key)
+        elif entry.used != neighbour.used:
+            neighbour.used, neighbour.idle_since = entry.used, now
+            neighbour.state, neighbour.tries, neighbour.due = State.PROBE, 1, now + RETRANSMIT
+            self._solicit(key, neighbour.mac)
+        elif now - neighbour.idle_since >= FORGOTTEN:
+            self._forget(key, neighbour, now)
+        else:
+            neighbour.due = now + REACHABLE
+
+    def _forget(self, key: Key, neighbour: Neighbour, now: float) -> None:
+        """A program may have used it since it was read: what is taken out says so, and then it is put back."""
+        entry = self._known.take(key)
+        if entry is not None and entry.used != neighbour.used:
+            self._known.add(key, entry.mac)
+            neighbour.used, neighbour.idle_since, neighbour.due = entry.used, now, now + REACHABLE
+        else:
+            self._remove(key)
+
+    def _solicit(self, key: Key, mac: bytes | None) -> None:
+        """Asks everybody on the link, or the one at `mac`."""
+        port = self._ports[key.port]
+        source = port.address_for(key.address) or self._any_address(key.address)
+        if source is None:
+            return
+        self.counts.solicitations += 1
+        self._outlet.send(port.index, solicitation(port, source, key.address, mac))
+
+    def _any_address(self, like: Address) -> Address | None:
+        """Of any port: a destination may be on the link of a port that has no address of its version."""
+        found = (port.address_for(like) for port in self._ports.ports)
+        return next((address for address in found if address is not None), None)
+
+
+def solicitation(port: RouterPort, source: Address, target: Address, mac: bytes | None) -> bytes:
+    """The frame that asks for `target`: everybody, or the one at `mac`."""
+    if isinstance(target, IPv4Address):
+        assert isinstance(source, IPv4Address)
+        return arp.request(port.mac, source, target, mac or BROADCAST)
+    assert isinstance(source, IPv6Address)
+    packet = icmp6.solicitation(source, target, port.mac, target if mac else None)
+    return Frame(mac or icmp6.group_mac(packet.destination), port.mac, ETH_P_IPV6, packet.packed()).packed()
+
+
+def announcements(ports: Iterable[RouterPort]) -> Iterable[tuple[int, bytes]]:
+    """What tells each link where the router's addresses are: (port, frame) (RFC 5227 3, RFC 4861 7.2.6)."""
+    for port in ports:
+        for own in port.addresses:
+            if isinstance(own.ip, IPv4Address):
+                yield port.index, arp.announcement(port.mac, own.ip)
+            else:
+                flags = icmp6.Flag.ROUTER | icmp6.Flag.OVERRIDE
+                packet = icmp6.advertisement(own.ip, own.ip, port.mac, icmp6.ALL_NODES, flags)
+                to = icmp6.group_mac(icmp6.ALL_NODES)
+                yield port.index, Frame(to, port.mac, ETH_P_IPV6, packet.packed()).packed()

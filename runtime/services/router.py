@@ -1,0 +1,238 @@
+"""The control plane of a router: neighbours, ICMP, and what else takes time or more than one packet.
+
+Programs forward what they can; here comes what they cannot decide (`Reason`). Answers go back into the port that the
+packet came in by, so that programs route them (runtime/routing/answers.py).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
+from typing import TYPE_CHECKING, Any
+
+from schemas.services.router import NEIGHBOUR, NEIGHBOUR_KEY, Address, NextHopRecord, Reason
+
+from ..devices import find_device
+from ..protocols import arp, icmp6
+from ..protocols.ethernet import ETH_P_IP, ETH_P_IPV6, Frame, read_frame
+from ..protocols.internet import read_ipv6
+from ..routing.answers import Answers
+from ..routing.neighbours import Entry, Held, Key, Neighbours, announcements
+from ..routing.ports import Ports, Route, RouterPort
+from ..sys import SyscallFailed
+
+if TYPE_CHECKING:
+    from ..control import Context, Packet, Port
+    from ..control_maps import ControlMap
+
+TICK_SECONDS = 0.1
+HOST = "host"
+DEFENCE = 10.0
+"""Seconds between two announcements of an address that somebody else uses too (RFC 5227 1.1, DEFEND_INTERVAL)."""
+
+_REASONS = {reason.name.lower().replace("_", "-"): reason for reason in Reason}
+
+
+@dataclass(frozen=True, slots=True)
+class KnownNeighbours:
+    """The neighbours that programs forward to, in their maps by IP version."""
+
+    maps: Mapping[int, ControlMap]
+
+    def entries(self) -> Mapping[Key, Entry]:
+        found = {}
+        for version, entries in self.maps.items():
+            for key, value in entries.items():
+                address, port = NEIGHBOUR_KEY[version].unpack(key)
+                mac, used, _ = NEIGHBOUR.unpack(value)
+                found[Key(port, _address(address))] = Entry(mac, used)
+        return found
+
+    def add(self, key: Key, mac: bytes) -> bool:
+        try:
+            self.maps[key.address.version].set(_packed(key), NEIGHBOUR.pack(mac, 0, int(time.monotonic())))
+        except SyscallFailed:  # E2BIG: the map is full
+            return False
+        return True
+
+    def take(self, key: Key) -> Entry | None:
+        """Reads and deletes in one step: a program cannot use it in between."""
+        value = self.maps[key.address.version].take(_packed(key))
+        if value is None:
+            return None
+        mac, used, _ = NEIGHBOUR.unpack(value)
+        return Entry(mac, used)
+
+
+def _packed(key: Key) -> bytes:
+    return NEIGHBOUR_KEY[key.address.version].pack(key.address.packed, key.port)
+
+
+def _address(packed: bytes) -> Address:
+    return IPv4Address(packed) if len(packed) == 4 else IPv6Address(packed)
+
+
+@dataclass(frozen=True, slots=True)
+class ContextOutlet:
+    """Sends frames by way of the daemon."""
+
+    context: Context
+    names: tuple[str, ...]
+
+    def send(self, port: int, frame: bytes) -> None:
+        """Nothing is sent to this machine's own stack, which is no link with neighbours."""
+        if self.context.ports[self.names[port]].peer != HOST:
+            self.context.send(self.names[port], frame)
+
+    def inject(self, port: int, frame: bytes) -> None:
+        self.context.inject(self.names[port], frame)
+
+
+@dataclass(slots=True)
+class Router:
+    """One router's control plane."""
+
+    context: Context
+    ports: Ports
+    outlet: ContextOutlet
+    neighbours: Neighbours
+    answers: Answers
+    defended: float = float("-inf")
+
+    def packet(self, packet: Packet, now: float) -> None:
+        """One that came up."""
+        reason, port, frame = _REASONS[packet.reason], packet.port.index, packet.frame
+        match reason:
+            case Reason.RESOLVE:
+                self._resolve(port, frame, packet.note, now)
+            case Reason.ARP:
+                self._arp(self.ports[port], arp.read_arp(read_frame(frame).payload), now)
+            case Reason.ND:
+                self._discovery(self.ports[port], frame, now)
+            case Reason.LOCAL:
+                self.answers.local(port, frame, now)
+            case Reason.OPTIONS:
+                self.answers.options(port, frame, now)
+            case _:
+                nexthop = self.ports.nexthop(packet.note) if packet.note else None
+                self.answers.undeliverable(port, frame, reason, nexthop, now)
+
+    def _resolve(self, port: int, frame: bytes, note: int, now: float) -> None:
+        hop = self.ports.nexthop(note)
+        neighbour = hop.neighbour(_destination(frame))
+        self.neighbours.resolve(Key(hop.port, neighbour), Held(port, frame), now)
+
+    def _arp(self, port: RouterPort, packet: arp.Arp, now: float) -> None:
+        """RFC 826: what is known is kept up to date, what is asked for is answered, what is ours is defended."""
+        if port.owns(packet.sender):
+            self._defend(port, packet.sender, packet.sender_mac, now)
+            return
+        self.neighbours.learn(Key(port.index, packet.sender), packet.sender_mac, now)
+        if packet.operation == arp.REQUEST and port.owns(packet.target):
+            self.outlet.send(port.index, arp.reply(port.mac, packet))
+
+    def _discovery(self, port: RouterPort, frame: bytes, now: float) -> None:
+        parsed = read_frame(frame)
+        found = icmp6.read_discovery(read_ipv6(parsed.payload))
+        if found.type == icmp6.Type.ADVERTISEMENT:
+            if port.owns(found.target):
+                self._defend(port, found.target, parsed.source, now)
+            elif found.mac is not None:
+                override = bool(found.flags & icmp6.Flag.OVERRIDE)
+                self.neighbours.learn(Key(port.index, found.target), found.mac, now, override=override)
+        elif port.owns(found.target) or port.is_anycast(found.target):
+            if found.mac is not None:
+                self.neighbours.learn(Key(port.index, found.source), found.mac, now)
+            self._advertise(port, found, found.mac or parsed.source)
+
+    def _advertise(self, port: RouterPort, asked: icmp6.Discovery, mac: bytes) -> None:
+        """RFC 4861 7.2.4: to the one who asked, or to all if it has no address yet."""
+        probe = asked.source == icmp6.UNSPECIFIED
+        to = icmp6.ALL_NODES if probe else asked.source
+        flags = icmp6.Flag.ROUTER | (0 if probe else icmp6.Flag.SOLICITED)
+        source = asked.target
+        if port.owns(asked.target):
+            flags |= icmp6.Flag.OVERRIDE
+        packet = icmp6.advertisement(source, asked.target, port.mac, to, flags)
+        frame = Frame(icmp6.group_mac(to) if probe else mac, port.mac, ETH_P_IPV6, packet.packed())
+        self.outlet.send(port.index, frame.packed())
+
+    def _defend(self, port: RouterPort, address: Address, mac: bytes, now: float) -> None:
+        """Somebody else uses an address of ours: all are told whose it is, not too often."""
+        if mac == port.mac or now - self.defended < DEFENCE:
+            return
+        self.defended = now
+        self.context.log.warning("address-conflict", address=address, port=port.name, mac=mac.hex(":"))
+        self.announce([port])
+
+    def announce(self, ports: list[RouterPort]) -> None:
+        """Tells the links of these ports where their addresses are."""
+        for index, frame in announcements(ports):
+            self.outlet.send(index, frame)
+
+
+def start(context: Context) -> None:
+    """Takes up what programs know already, and tells all links where the router's addresses are."""
+    context.state = _router(context, time.monotonic())
+    context.state.announce(list(context.state.ports.ports))
+
+
+def reload(context: Context) -> None:
+    """A new generation: addresses, ports and maps may be others; what is known of neighbours is in the maps."""
+    before = {(port.name, port.mac, port.addresses) for port in context.state.ports.ports}
+    context.state = _router(context, time.monotonic())
+    ports = context.state.ports.ports
+    context.state.announce([port for port in ports if (port.name, port.mac, port.addresses) not in before])
+
+
+def on_link(context: Context, port: Port) -> None:
+    """A link that has come up may have other neighbours, who are told whose its addresses are."""
+    if port.up:
+        context.state.announce([context.state.ports[port.index]])
+
+
+def on_packet(context: Context, packet: Packet) -> None:
+    """A frame that makes no sense is dropped: programs let through what they do not look at."""
+    try:
+        context.state.packet(packet, time.monotonic())
+    except ValueError as error:
+        context.log.info("dropped", port=packet.port.name, reason=packet.reason, why=error)
+
+
+def tick(context: Context) -> None:
+    """Solicits again, gives up, looks after who is used."""
+    context.state.neighbours.tick(time.monotonic())
+
+
+def _router(context: Context, now: float) -> Router:
+    nexthops = context.map("nexthops")
+    ports = Ports(
+        tuple(_port(context, index, record) for index, record in enumerate(context.config["ports"])),
+        tuple(Route(ip_network(route["to"]), route["nexthop"]) for route in context.config["routes"]),
+        lambda index: NextHopRecord.unpacked(nexthops[index.to_bytes(4, "little")]),
+    )
+    outlet = ContextOutlet(context, tuple(port.name for port in ports.ports))
+    answers = Answers(ports, outlet, now)
+    versions = {address.version for port in ports.ports for address in port.addresses}
+    known = KnownNeighbours({version: context.map(f"neighbours{version}") for version in sorted(versions)})
+
+    def gone(held: Held) -> None:
+        answers.undeliverable(held.port, held.frame, Reason.RESOLVE, None, time.monotonic())
+
+    return Router(context, ports, outlet, Neighbours(ports, known, outlet, gone, now), answers)
+
+
+def _port(context: Context, index: int, record: Mapping[str, Any]) -> RouterPort:
+    """A port; what the chain file leaves out is its interface's, as it was when the programs were loaded."""
+    device = find_device(record["device"], record["netns"] or context.netns) if record["device"] else None
+    mac = bytes.fromhex(record["mac"].replace(":", "")) if record["mac"] else device.mac if device else bytes(6)
+    mtu = record["mtu"] or (device.mtu if device else 0)
+    return RouterPort(index, record["name"], mac, mtu, tuple(ip_interface(each) for each in record["addresses"]))
+
+
+def _destination(frame: bytes) -> Address:
+    parsed = read_frame(frame)
+    at, size = (16, 4) if parsed.ethertype == ETH_P_IP else (24, 16)
+    return _address(parsed.payload[at : at + size])

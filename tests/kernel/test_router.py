@@ -1,0 +1,108 @@
+"""A router with its control plane, on the wire: neighbours, held packets, ICMP, restarts; bytes at its links."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.manifest import Mode
+from tests.rig.daemon import DaemonProcess, daemon, own_bpffs
+from tests.rig.network import Network, network, running
+from tests.services import router_frames as frames
+from tests.services.router_frames import ARP, IPV4, IPV6, arp, ethernet, icmp6, ipv4, ipv6, option, ports
+
+pytestmark = [pytest.mark.kernel]
+every_mode = pytest.mark.parametrize("mode", list(Mode), ids=str)
+
+LEFT, RIGHT, HOST, SERVER = "02:00:00:00:01:01", "02:00:00:00:02:01", "52:54:00:00:00:01", "52:54:00:00:00:02"
+HERE, THERE, HERE6, THERE6 = "10.7.1.10", "10.7.2.20", "fd00:1::10", "fd00:2::20"
+BROADCAST = "ff:ff:ff:ff:ff:ff"
+
+
+def chain(mode: Mode, **more: Any) -> dict[str, Any]:
+    return {
+        "mode": mode.value,
+        "interfaces": {"left": {"device": "left"}, "right": {"device": "right"}},
+        "services": {
+            "gw": {
+                "kind": "router",
+                "ports": {
+                    "left": {"address": ["10.7.1.1/24", "fd00:1::1/64"], "mac": LEFT},
+                    "right": {"address": ["10.7.2.1/24", "fd00:2::1/64"], "mac": RIGHT, "mtu": 1400},
+                },
+                **more,
+            }
+        },
+        "links": [["left", "gw.left"], ["gw.right", "right"]],
+    }
+
+
+@dataclass(slots=True)
+class Served:
+    """A router that runs, with its daemon."""
+
+    net: Network
+    process: DaemonProcess
+    name: str
+
+    def heard(self, **expected: int) -> dict[str, list[bytes]]:
+        return self.net.arrivals(**expected)
+
+    def introduce(self) -> None:
+        """Both hosts become known to the router: by a packet each way that has to be resolved."""
+        self.net.send("left", ethernet(HOST, LEFT, IPV4, ipv4(HERE, THERE)))
+        self.heard(right=1)
+        self.net.send("right", ethernet(SERVER, RIGHT, ARP, arp(2, (SERVER, THERE), (RIGHT, "10.7.2.1"))))
+        self.heard(right=1)
+        self.net.send("right", ethernet(SERVER, RIGHT, IPV4, ipv4(THERE, HERE)))
+        self.heard(left=1)
+        self.net.send("left", ethernet(HOST, LEFT, ARP, arp(2, (HOST, HERE), (LEFT, "10.7.1.1"))))
+        self.heard(left=1)
+
+
+@contextlib.contextmanager
+def served(described: dict[str, Any], folder: Path) -> Iterator[Served]:
+    with (
+        own_bpffs(folder),
+        daemon(folder) as process,
+        network("left", "right") as net,
+        running(net.dut, described, folder) as compiled,
+    ):
+        name = compiled.manifest.chain
+        process.wait_for(name, "gw", "running")
+        router = Served(net, process, name)
+        announced = router.heard(left=2, right=2)
+        assert {port: len(each) for port, each in announced.items()} == {"left": 2, "right": 2}
+        yield router
+
+
+@every_mode
+def test_the_first_packet_is_delivered_once(mode: Mode, tmp_path: Path) -> None:
+    """Its TTL is less by one, as if the neighbour had been known all the time; and so are those behind it."""
+    packets = [ipv4(HERE, THERE, ports(number, 80), identification=number) for number in range(3)]
+    after = [ipv4(HERE, THERE, ports(number, 80), identification=number, ttl=63) for number in range(3)]
+    with served(chain(mode), tmp_path) as router:
+        router.net.send("left", *[ethernet(HOST, LEFT, IPV4, packet) for packet in packets])
+        asked = ethernet(RIGHT, BROADCAST, ARP, arp(1, (RIGHT, "10.7.2.1"), ("00:00:00:00:00:00", THERE)))
+        assert router.heard(right=1) == {"right": [asked.ljust(60, b"\0")]}
+        router.net.send("right", ethernet(SERVER, RIGHT, ARP, arp(2, (SERVER, THERE), (RIGHT, "10.7.2.1"))))
+        delivered = [ethernet(RIGHT, SERVER, IPV4, packet) for packet in after]
+        assert router.heard(right=3) == {"right": delivered}
+        router.net.send("left", ethernet(HOST, LEFT, IPV4, packets[0]))
+        assert router.heard(right=1) == {"right": delivered[:1]}
+
+
+@every_mode
+def test_the_first_ipv6_packet_is_delivered_once(mode: Mode, tmp_path: Path) -> None:
+    with served(chain(mode), tmp_path) as router:
+        router.net.send("left", ethernet(HOST, LEFT, IPV6, ipv6(HERE6, THERE6)))
+        solicitation = icmp6("fd00:2::1", "ff02::1:ff00:20", frames.solicitation(THERE6, option(1, RIGHT)))
+        assert router.heard(right=1) == {"right": [ethernet(RIGHT, "33:33:ff:00:00:20", IPV6, solicitation)]}
+        answer = icmp6(THERE6, "fd00:2::1", frames.advertisement(THERE6, option(2, SERVER), 0x60))
+        router.net.send("right", ethernet(SERVER, RIGHT, IPV6, answer))
+        assert router.heard(right=1) == {"right": [ethernet(RIGHT, SERVER, IPV6, ipv6(HERE6, THERE6, hop_limit=63))]}
