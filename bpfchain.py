@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from compiler.build import Compiled
     from runtime.apply import Applied
     from runtime.cli import Compiler
+    from runtime.cost import Cost
     from runtime.plan import Plan
     from runtime.status import ChainStatus
     from schemas.compiled import CompiledChain
@@ -52,6 +53,7 @@ __all__ = [
     "VerifierRejected",
     "apply",
     "compile",
+    "cost",
     "detach",
     "doctor",
     "load",
@@ -96,6 +98,16 @@ def plan(chain: Compiled | CompiledChain) -> Plan:
     from runtime.apply import plan as make_plan
 
     return make_plan(_compiled(chain))
+
+
+def cost(chain: Compiled | CompiledChain) -> Cost:
+    """What a chain costs here, before it runs; `str()` of it is for people. Programs are loaded where that is allowed.
+
+    Raises ChainError where the kernel refuses them.
+    """
+    from runtime.cost import cost as cost_of
+
+    return cost_of(_compiled(chain))
 
 
 def apply(chain: Compiled | CompiledChain, *, replace: Collection[tuple[str, int]] = ()) -> Applied:

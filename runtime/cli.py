@@ -1,4 +1,4 @@
-"""The commands that run chains: plan, apply, status, detach, daemon, doctor. What goes wrong, `main` prints."""
+"""The commands that run chains, from plan to detach. What goes wrong is a `ChainError`, for `main` to print."""
 
 from __future__ import annotations
 
@@ -135,6 +135,22 @@ def daemon(unit: bool, bpffs: Path | None) -> None:
 
 
 @click.command()
+@_chain_argument
+@_format_option
+def cost(chain: Path, format: str) -> None:
+    """Show what a chain costs before it runs: instructions, stack, maps, tail calls, and the kernel's limits.
+
+    Of the DIRECTORY that `bpfchain compile` wrote, or of a chain FILE, compiled on the way. With the privilege to load
+    programs they are loaded, attached to nothing, and dropped; without, it says what is left out.
+    """
+    from .cost import cost as cost_of
+    from .cost import cost_data
+
+    found = cost_of(_compiled(chain))
+    _print(cost_data(found)) if format == "json" else click.echo(str(found), nl=False)
+
+
+@click.command()
 @click.argument("chain")
 @_bpffs_option
 def detach(chain: str, bpffs: Path | None) -> None:
@@ -203,4 +219,4 @@ def _print(data: dict[str, Any]) -> None:
     click.echo(json.dumps(data, indent=2, ensure_ascii=False))
 
 
-commands: tuple[click.Command, ...] = (plan, apply, status, detach, daemon, doctor)
+commands: tuple[click.Command, ...] = (plan, cost, apply, status, detach, daemon, doctor)

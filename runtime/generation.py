@@ -16,7 +16,7 @@ from . import link, sys
 from .compare import stays
 from .devices import Device
 from .host import Host, host_facts, look
-from .load import create_map, load_object
+from .load import OnVerified, create_map, load_object
 from .object import read_object
 from .pin import GenerationPins
 
@@ -109,7 +109,12 @@ def _new_map(record: MapRecord) -> sys.Fd:
     )
 
 
-def load_programs(generation: Generation, objects: Mapping[str, bytes], log_directory: Path | None = None) -> None:
+def load_programs(
+    generation: Generation,
+    objects: Mapping[str, bytes],
+    log_directory: Path | None = None,
+    on_verified: OnVerified | None = None,
+) -> None:
     """Loads every object, and keeps the programs that the manifest names."""
     manifest = generation.manifest
     for record in manifest.objects:
@@ -121,6 +126,7 @@ def load_programs(generation: Generation, objects: Mapping[str, bytes], log_dire
             host_symbols=generation.facts,
             records={program.function: program for program in programs},
             log_directory=log_directory,
+            on_verified=on_verified,
         )
         wanted = {program.function: program.name for program in programs}
         for fd in loaded.data.values():  # the programs hold them

@@ -25,6 +25,11 @@ HOST_SECTION = ".rodata.host"
 
 EGRESS_SECTION = "xdp/devmap"
 _HOOKS = {"xdp": Hook.XDP, "tc": Hook.TC}
+_BPF_LOG_STATS = 4  # log level: no word on instructions, a few lines at the end
+_STATISTICS_BYTES = 4096
+
+OnVerified = Callable[[str, str], None]
+
 _INDEX = (0).to_bytes(4, "little")
 
 
@@ -134,12 +139,16 @@ def load_object(
     host_symbols: Mapping[str, bytes] | None = None,
     records: Mapping[str, ProgramRecord] | None = None,
     log_directory: Path | None = None,
+    on_verified: OnVerified | None = None,
 ) -> LoadedObject:
     """Loads every program of an object.
 
     `maps` are by name and stay the caller's; each must agree with the object's own definition. `host_symbols` are
     written into read-only data before it is frozen. `records` are by function and let a refusal name its service and
-    line. Raises `LoadFailed` (L107, L120 to L126), `VerifierRejected` (L130), `NotSupported`; nothing is left then.
+    line. `on_verified` gets each function and what the verifier says of its own work. Raises `LoadFailed` (L107, L120
+    to L126), `VerifierRejected` (L130), `NotSupported`; nothing is left then.
+
+    Raises `LoadFailed` (L107, L120 to L126), `VerifierRejected` (L130), `NotSupported`; nothing is left then.
     """
     with contextlib.ExitStack() as on_failure:
         _check_maps(spec, maps)
@@ -148,7 +157,7 @@ def load_object(
             content = _with_host_symbols(section, host_symbols or {})
             data[section.name] = on_failure.enter_context(_data_map(section, content))
         with _btf(spec) as btf_fd:
-            loader = _Loader(spec, {**maps, **data}, btf_fd, records or {}, log_directory)
+            loader = _Loader(spec, {**maps, **data}, btf_fd, records or {}, log_directory, on_verified)
             programs = {program.name: on_failure.enter_context(loader.load(program)) for program in spec.programs}
         on_failure.pop_all()
     return LoadedObject(programs, data)
@@ -256,12 +265,17 @@ class _Loader:
     btf_fd: sys.Fd | None
     records: Mapping[str, ProgramRecord]
     log_directory: Path | None
+    on_verified: OnVerified | None
 
     def load(self, program: ProgramSpec) -> sys.Fd:
         prog_type, attach_type = program_type(hook_of(program), egress=is_egress(program))
         try_load = functools.partial(self._prog_load, program, prog_type, attach_type, self._with_descriptors(program))
+        statistics = sys.Log(level=_BPF_LOG_STATS, size=_STATISTICS_BYTES) if self.on_verified else None
         try:
-            return try_load(None)
+            fd = try_load(statistics)
+            if self.on_verified and statistics:
+                self.on_verified(program.name, statistics.text)
+            return fd
         except sys.SyscallFailed as failure:
             if failure.errno == errno.EPERM and features.missing_privileges():
                 raise _refused("L125", f"program `{program.name}`", failure) from failure

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from schemas.counters import Count
 
 from .status import ChainStatus, InterfaceStatus, PortStatus, ServiceStatus
+from .text import size, table
 
 _LABELS_SHOWN = 10
-_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def status_text(status: ChainStatus) -> str:
@@ -42,7 +42,7 @@ def _interfaces(interfaces: Sequence[InterfaceStatus]) -> Iterator[str]:
         device = f"{found.device} in {found.netns}" if found.netns else found.device
         program = f"{found.program} ({found.prog_id})" if found.program else "-"
         rows.append([found.name, device, found.mode, program, found.state])
-    yield from _table(rows)
+    yield from table(rows)
 
 
 def _ports(ports: Sequence[PortStatus]) -> Iterator[str]:
@@ -51,7 +51,7 @@ def _ports(ports: Sequence[PortStatus]) -> Iterator[str]:
         dropped = sum(port.drops.values(), Count())
         reasons = ", ".join(f"{reason} {count.packets:,}" for reason, count in port.drops.items())
         rows.append([f"  {port.name}", *_count(port.received), *_count(port.sent), f"{dropped.packets:,}", reasons])
-    yield from _table(rows, right={1, 2, 3, 4, 5})
+    yield from table(rows, right={1, 2, 3, 4, 5})
 
 
 def _labels(service: ServiceStatus) -> Iterator[str]:
@@ -60,29 +60,10 @@ def _labels(service: ServiceStatus) -> Iterator[str]:
     busy.sort(key=lambda item: (-item[1].packets, item[0]))
     rows = [[f"  {label}", *_count(count)] for label, count in busy[:_LABELS_SHOWN]]
     if rows:
-        yield from _table(rows, right={1, 2})
+        yield from table(rows, right={1, 2})
     if len(busy) > _LABELS_SHOWN:
         yield f"  and {len(busy) - _LABELS_SHOWN} more entries"
 
 
 def _count(count: Count) -> tuple[str, str]:
-    return f"{count.packets:,}", _size(count.bytes)
-
-
-def _size(size: float) -> str:
-    """1536 as `1.5 kB`: decimal units."""
-    for unit in _UNITS[:-1]:
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} {_UNITS[-1]}"
-
-
-def _table(rows: Sequence[Sequence[str]], right: frozenset[int] | set[int] = frozenset()) -> Iterator[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        cells = [
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        yield "  ".join(cells).rstrip()
+    return f"{count.packets:,}", size(count.bytes)

@@ -198,3 +198,17 @@ def test_everything_that_is_kept_is_closed_to_others(machine: Host) -> None:
     home = bpffs_root() / "bpfchain"
     folders = [home, *(path for path in (home / machine.name).rglob("*") if path.is_dir()), home / machine.name]
     assert {stat.S_IMODE(folder.stat().st_mode) for folder in folders} == {0o700}
+
+
+def test_costs_are_told_without_privileges_as_far_as_they_can_be(user: User) -> None:
+    directory = user.built("chain", guarded_bridge())
+    enough, nothing = user.run("cost", directory), user.run("cost", directory, caps=())
+    assert (enough.returncode, nothing.returncode) == (0, 0)
+    assert "bytes of stack" in enough.stdout
+    assert "left out" not in enough.stdout
+    assert "bytes of stack" not in nothing.stdout
+    assert "longest path, 1 tail call" in nothing.stdout
+    assert nothing.stdout.endswith(
+        "left out (stack, machine code, memory, what the verifier does): "
+        "loading programs needs the privilege CAP_NET_ADMIN, CAP_BPF, CAP_PERFMON\n"
+    )
