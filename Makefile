@@ -30,6 +30,12 @@ test-kernel: root $(READY) ## the tests that load programs and move packets (roo
 bench: root $(READY) ## how fast chains are, beside the bare redirect and the kernel (root; QUICK=1: under a minute)
 	@$(BIN)/python -m bench $(if $(QUICK),--quick) $(ARGS)
 
+bench-compare: $(READY) ## two results of the bench, row by row: make bench-compare A=before.json B=after.json
+	@$(BIN)/python -m bench compare $(A) $(B)
+
+bench-docs: $(READY) ## tables and plots of docs/performance.md from the last full run of the bench
+	@$(BIN)/python -m bench docs
+
 lint: $(READY) ## style of the Python (ruff) and of the C (clang-format)
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
@@ -77,4 +83,4 @@ root:
 	@[ "$$(id -u)" = 0 ] || { \
 		echo "this needs root: it makes network namespaces and loads BPF programs (without: make test-unit)" >&2; exit 1; }
 
-.PHONY: demo test test-unit test-kernel bench lint types format wheel lock clean help root
+.PHONY: demo test test-unit test-kernel bench bench-compare bench-docs lint types format wheel lock clean help root

@@ -1,4 +1,4 @@
-"""`python -m bench [--quick]`: measures, prints one table, writes bench/results/latest.json and plots."""
+"""`python -m bench [--quick]` measures; `compare A B` shows what has changed; `docs` puts results into docs/."""
 
 from __future__ import annotations
 
@@ -6,58 +6,88 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import costs, results
+from . import compare, costs, report, results
 from .cases import QUICK_TRAFFIC, cases, chains
-from .measure import Row, measure
-from .rig import Rig, pin_to_one_cpu
+from .measure import Effort, Row, measure
+from .rig import pin_to_one_cpu
 
 RESULTS = Path(__file__).parent / "results"
-_QUICK_SECONDS, _SECONDS = 13, 75
+DOCS = Path(__file__).parent.parent / "docs"
+
+_QUICK, _FULL = Effort(seconds=7, epochs=3), Effort(seconds=60, epochs=8)
+_QUICK_COSTS, _COSTS = 1, 7
+"""Rounds of compiling and injecting."""
 
 
 def main() -> None:
-    """Runs the bench as root."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--quick", action="store_true", help="the most important rows only, in under a minute")
-    arguments.add_argument(
-        "--seconds", type=float, help=f"of rounds, for each traffic; default: {_SECONDS}, quick: {_QUICK_SECONDS}"
+    """One of the three commands."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="the most important rows only, in under a minute")
+    parser.add_argument(
+        "--seconds", type=float, help=f"of rounds for each traffic; default: {_FULL.seconds}, quick: {_QUICK.seconds}"
     )
-    arguments.add_argument("--output", type=Path, default=RESULTS, help="folder for latest.json, latest.csv and plots")
-    options = arguments.parse_args()
-    seconds = options.seconds or (_QUICK_SECONDS if options.quick else _SECONDS)
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for latest.json, latest.csv and plots")
+    commands = parser.add_subparsers(dest="command")
+    comparison = commands.add_parser("compare", help="two results, row by row")
+    comparison.add_argument("before", type=Path)
+    comparison.add_argument("after", type=Path)
+    documentation = commands.add_parser("docs", help="docs/performance.md from a full run's results")
+    documentation.add_argument("results", type=Path, nargs="?", default=RESULTS / "latest.json")
+    options = parser.parse_args()
+    match options.command:
+        case "compare":
+            sys.stdout.write(compare.table(results.read(options.before), results.read(options.after)))
+        case "docs":
+            report.write(results.read(options.results), DOCS)
+        case _:
+            run(options.quick, options.seconds, options.output)
+
+
+def run(quick: bool, seconds: float | None, output: Path) -> None:
+    """Measures as root, prints one table, writes latest.json, latest.csv and (unless quick) the plots."""
+    standard = _QUICK if quick else _FULL
+    effort = Effort(seconds or standard.seconds, standard.epochs)
     tell("compiling and injecting")
-    found = costs.costs(chains())
+    found = costs.costs(chains(), _QUICK_COSTS if quick else _COSTS)
     pin_to_one_cpu()
-    rows = run(quick=options.quick, seconds=seconds)
+    rows = rows_of(quick, effort)
     tell("")
-    sys.stdout.write(results.table(rows))
-    sys.stdout.write("\n" + costs.table(found))
-    results.write(rows, found, options.output, seconds)
-    if not options.quick:
+    sys.stdout.write(results.table(rows) + "\n" + costs.table(found))
+    results.write(results.Results(results.machine(), effort, tuple(rows), tuple(found)), output)
+    if not quick:
         tell("plotting")
         from .plots import plot  # matplotlib takes half a second to import
 
-        plot(rows, options.output)
+        plot(rows, output)
+        tell("")
 
 
-def run(*, quick: bool, seconds: float) -> list[Row]:
-    """All rows, traffic by traffic: each in a rig of its own."""
+def rows_of(quick: bool, effort: Effort) -> list[Row]:
+    """All rows, traffic by traffic."""
     chosen = [case for case in cases() if case.quick or not quick]
     kinds = QUICK_TRAFFIC if quick else tuple(dict.fromkeys(traffic for case in chosen for traffic in case.traffic))
-    rows = []
+    rows: list[Row] = []
     for traffic in kinds:
-        with Rig() as rig:
-            rows += measure(rig, [case for case in chosen if traffic in case.traffic], traffic, seconds, tell)
+        rows += measure([case for case in chosen if traffic in case.traffic], traffic, effort, tell)
     return rows
 
 
-def tell(text: str) -> None:
-    """What is going on, for whoever waits: in place on a terminal."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\033[K{text}")
-    elif ": round" not in text:
-        sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+class _Progress:
+    """What is going on, for whoever waits: in place on a terminal, else a line for each epoch."""
+
+    def __init__(self) -> None:
+        self._shown = ""
+
+    def __call__(self, text: str) -> None:
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r\033[K{text}")
+        elif text and (stage := text.split(": ")[0]) != self._shown:
+            self._shown = stage
+            sys.stderr.write(f"{stage}\n")
+        sys.stderr.flush()
+
+
+tell = _Progress()
 
 
 if __name__ == "__main__":

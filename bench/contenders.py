@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 import struct
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,19 +13,20 @@ from typing import Any, Protocol
 import yaml
 
 from compiler.build import build
-from runtime import features
+from runtime import features, veth
 from runtime import sys as kernel
-from runtime.load import create_map, load_object
+from runtime.generation import Generation, prepare
 from runtime.netns import entered
-from runtime.object import read_object
 from runtime.uapi import AttachType, XdpFlag
+from runtime.veth import veth_pairs
 from schemas.compiled import CompiledChain
-from schemas.manifest import Hook, HostFact, Manifest, Mode, Role
-from tests.rig.lab import Device
+from schemas.manifest import Hook, Manifest, Mode
+from tests.rig.lab import Device, Namespace
 
 from .rig import Lane, Program, attach_xdp
 from .unit import compile_unit
 
+MTU = 1500
 _DEVICES = ("in", "out")
 
 
@@ -73,13 +73,17 @@ class BareRedirect:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A chain of ours between interfaces `in` and `out`: `services` and `links` are what the chain file has."""
+    """A chain of ours between interfaces `in` and `out`: `services` and `links` are what the chain file has.
+
+    Frames are for the sink's station, or with `to_device` for the device `in` itself, as a router wants them.
+    """
 
     service: str
     services: Mapping[str, Mapping[str, Any]]
     links: Sequence[tuple[str, str]]
     mode: str = Mode.NATIVE
     name: str = "bpfchain"
+    to_device: bool = False
 
     def source(self) -> dict[str, Any]:
         """The chain file's data."""
@@ -96,15 +100,16 @@ class Chain:
             file = Path(folder, "chain.yaml")
             file.write_text(yaml.safe_dump(self.source(), sort_keys=False))
             compiled = build(file).chain
-        with entered(lane.dut.name):
-            loaded = stack.enter_context(Loaded(compiled))
+        make_internal_links(compiled, lane.dut)
+        programs = stack.enter_context(loaded(compiled, lane.dut)).programs
         entry = ""
         for attached in compiled.manifest.attach:
             device = lane.entry.port if attached.interface == "in" else lane.exit.port
-            stack.enter_context(attach(loaded.programs[attached.program], device, Mode(self.mode)))
+            stack.enter_context(attach(programs[attached.program], device, Mode(self.mode)))
             if attached.interface == "in":
                 entry = attached.program
-        return Standing(lane.station, tuple(loaded.programs[name] for name in path(compiled.manifest, entry)))
+        destination = lane.entry.port.mac_bytes if self.to_device else lane.station
+        return Standing(destination, tuple(programs[name] for name in path(compiled.manifest, entry)))
 
 
 def path(manifest: Manifest, entry: str) -> tuple[str, ...]:
@@ -121,70 +126,25 @@ def path(manifest: Manifest, entry: str) -> tuple[str, ...]:
     return tuple(reached)
 
 
-@dataclass(slots=True)
-class Loaded:
-    """A compiled chain in the kernel, filled and linked, attached to nothing; made in the machine's namespace.
+@contextmanager
+def loaded(compiled: CompiledChain, machine: Namespace) -> Iterator[Generation]:
+    """A compiled chain in the kernel, filled and linked, attached to nothing."""
+    with entered(machine.name):
+        generation = prepare(compiled)
+    try:
+        yield generation
+    finally:
+        generation.close()
 
-    Internal links are left out: they carry copies of floods only, and traffic here is for a known station.
+
+def make_internal_links(compiled: CompiledChain, machine: Namespace) -> None:
+    """The devices that a chain's floods take to the next service. They go with the machine.
+
+    Nothing is attached to them: traffic here is for a known station.
     """
-
-    compiled: CompiledChain
-    programs: dict[str, kernel.Fd] = field(default_factory=dict)
-    _open: ExitStack = field(default_factory=ExitStack)
-
-    def __enter__(self) -> Loaded:
-        maps = self._make_maps()
-        facts = {symbol.symbol: self._fact(symbol.fact, symbol.device) for symbol in self._manifest.host_symbols}
-        for content in self.compiled.objects.values():
-            loaded = self._open.enter_context(load_object(read_object(content), maps=maps, host_symbols=facts))
-            self.programs.update(loaded.programs)
-        for slot in self._manifest.tail_slots:
-            self._link(maps[slot.map], slot.index, struct.pack("<I", self.programs[slot.program].fileno()))
-        for device in self._manifest.device_slots:
-            if (ifindex := self._ifindex(device.device)) is not None:
-                self._link(maps[device.map], device.index, struct.pack("<Ii", ifindex, 0))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
-
-    @property
-    def _manifest(self) -> Manifest:
-        return self.compiled.manifest
-
-    def _make_maps(self) -> dict[str, kernel.Fd]:
-        maps = {}
-        for record in self._manifest.maps:
-            maps[record.name] = self._open.enter_context(
-                create_map(
-                    name=record.name,
-                    type=record.type,
-                    key_size=record.key_size,
-                    value_size=record.value_size,
-                    max_entries=record.max_entries,
-                    flags=record.flags,
-                )
-            )
-            if record.role is Role.CONFIG and record.entries:
-                keys, values = zip(*((entry.key, entry.value) for entry in record.entries), strict=True)
-                kernel.map_update_batch(maps[record.name], keys, values)
-        return maps
-
-    @staticmethod
-    def _link(map_fd: kernel.Fd, index: int, value: bytes) -> None:
-        kernel.map_update_elem(map_fd, index.to_bytes(4, "little"), value)
-
-    def _ifindex(self, name: str) -> int | None:
-        return socket.if_nametoindex(name) if name in _DEVICES else None
-
-    def _fact(self, fact: HostFact, device: str | None) -> bytes:
-        match fact:
-            case HostFact.HZ:
-                return features.hz().to_bytes(4, "little")
-            case HostFact.IFINDEX:
-                return (self._ifindex(device or "") or 0).to_bytes(4, "little")
-            case _:
-                raise NotImplementedError(f"the bench does not fill in {fact}")
+    with entered(machine.name):
+        for pair in veth_pairs(compiled.manifest):
+            veth.create(pair, MTU)
 
 
 _XDP_FLAGS = {Mode.NATIVE: XdpFlag.XDP_FLAGS_DRV_MODE, Mode.GENERIC: XdpFlag.XDP_FLAGS_SKB_MODE}
@@ -224,7 +184,7 @@ class TailCalls:
 
 @dataclass(frozen=True, slots=True)
 class Generic:
-    """A service of ours as it would be without a compiler: bpf/generic_KIND.c, all settings and tables in maps.
+    """A service as it would be without a compiler: bpf/generic_KIND.c, all settings and tables in maps.
 
     `settings` are the words of its `struct settings`, None for the host's HZ. `tables` are entries of other maps.
     """
@@ -236,17 +196,20 @@ class Generic:
     name: str = "generic build"
 
     def set_up(self, lane: Lane, stack: ExitStack) -> Standing:
-        generic = Program(compile_unit(f"generic_{self.service}"), stack)
+        mode = Mode(self.mode)
+        generic = Program(compile_unit(f"generic_{self.service}", {"AT_TC": int(mode.hook is Hook.TC)}), stack)
         words = [features.hz() if word is None else word for word in self.settings]
         kernel.map_update_elem(generic.maps["settings"], bytes(4), struct.pack(f"<{len(words)}I", *words))
         for name, entries in self.tables.items():
-            kernel.map_update_batch(generic.maps[name], list(entries), list(entries.values()))
+            for key, value in entries.items():
+                kernel.map_update_elem(generic.maps[name], key, value)
         program = generic.programs[f"generic_{self.service}"]
         for number, device in enumerate((lane.entry.port, lane.exit.port)):
             index, place = number.to_bytes(4, "little"), device.ifindex.to_bytes(4, "little")
             kernel.map_update_elem(generic.maps["port_of_device"], place, index)
+            kernel.map_update_elem(generic.maps["device_of_port"], index, place)
             with entered(lane.dut.name):
                 for devmap in generic.maps.keys() & {"tx", "flood"}:
                     kernel.map_update_elem(generic.maps[devmap], index, struct.pack("<Ii", device.ifindex, 0))
-            stack.enter_context(attach_xdp(program, device))
+            stack.enter_context(attach(program, device, mode))
         return Standing(lane.station, (program,))

@@ -15,13 +15,10 @@ import yaml
 
 from compiler.build import build
 from runtime.info import prog_info
-from runtime.netns import entered
 from schemas.manifest import Mode
 from tests.rig.lab import Lab
 
-from .contenders import Chain, Loaded, attach
-
-_ROUNDS = 7
+from .contenders import Chain, attach, loaded, make_internal_links
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,33 +37,33 @@ class Cost:
         return asdict(self)
 
 
-def costs(chains: Sequence[Chain]) -> list[Cost]:
-    """One cost for each chain, native XDP; the whole compiler with its two or three runs of clang in parallel."""
-    return [_cost(chain) for chain in chains]
+def costs(chains: Sequence[Chain], rounds: int) -> list[Cost]:
+    """One cost for each chain; the whole compiler with its runs of clang in parallel. Medians of as many rounds."""
+    return [_cost(chain, rounds) for chain in chains]
 
 
-def _cost(chain: Chain) -> Cost:
+def _cost(chain: Chain, rounds: int) -> Cost:
     with tempfile.TemporaryDirectory(prefix="bpfchain-bench-") as folder, Lab("bench") as lab:
         file = Path(folder, "chain.yaml")
         file.write_text(yaml.safe_dump(chain.source(), sort_keys=False))
         build(file)  # what is looked up once for each clang is not counted
-        compile_s = [_seconds_to_build(file, Path(folder, f"cold{number}")) for number in range(_ROUNDS)]
-        cached_s = [_seconds_to_build(file, Path(folder, "cold0")) for _ in range(_ROUNDS)]
+        compile_s = [_seconds_to_build(file, Path(folder, f"cold{number}")) for number in range(rounds)]
+        cached_s = [_seconds_to_build(file, Path(folder, "cold0")) for _ in range(rounds)]
         compiled = build(file)
         far = lab.namespace("far")
         dut = lab.namespace("dut")
         ports = {name: lab.cable((dut, name), (far, name)).port for name in ("in", "out")}
+        make_internal_links(compiled.chain, dut)
         inject_s, instructions = [], 0
-        for _ in range(_ROUNDS):
+        for _ in range(rounds):
             with ExitStack() as stack:
                 started = perf_counter()
-                with entered(dut.name):
-                    loaded = stack.enter_context(Loaded(compiled.chain))
+                programs = stack.enter_context(loaded(compiled.chain, dut)).programs
                 for attached in compiled.manifest.attach:
-                    program = loaded.programs[attached.program]
+                    program = programs[attached.program]
                     stack.enter_context(attach(program, ports[attached.interface], Mode(chain.mode)))
                 inject_s.append(perf_counter() - started)
-                instructions = sum(prog_info(program).xlated_size // 8 for program in loaded.programs.values())
+                instructions = sum(prog_info(program).xlated_size // 8 for program in programs.values())
         services = {each.unit.program.instance.service for each in compiled.programs}
         return Cost(
             service=chain.service,

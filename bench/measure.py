@@ -1,10 +1,15 @@
-"""Cases in, rows out: every round visits each contender once, and compares it with the bare redirect of that round."""
+"""Cases in, rows out: all contenders stand side by side, and every round visits each of them once.
+
+A run has several epochs. Each sets everything up anew, so that tables and packets lie in other pages: where they lie
+decides how well a cache holds them, and differs from one to the next by more than a run within one place would show.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from statistics import median
 from time import monotonic
 
 from runtime import sys as kernel
@@ -18,14 +23,16 @@ from .traffic import ORDER_LENGTH, Traffic
 SLICE_FRAMES = 2048
 """One stretch of traffic, about half a millisecond: short enough that most are not disturbed by anybody."""
 
-SLICES = 8
-"""Stretches in a row at each visit, after one that is not counted."""
+FEWEST_SLICES = 8
+"""Stretches in a row at each visit, after a warm-up that is not counted; as many more as it takes to see every flow."""
 
-UNDISTURBED = 0.02
-"""A contender's figure is this quantile of its slices.
+UNDISTURBED_SLICES = 0.02
+UNDISTURBED_EPOCHS = 0.25
+"""A contender's figure in an epoch is that quantile of its slices, its figure in the run this quantile of the epochs.
 
 Disturbance by other machines and processes only ever adds time: on a busy machine the median moves by a quarter with
-what others do, while the fastest stretches of the same program are as fast as ever.
+what others do, while the fastest stretches of the same program are as fast as ever. What waits for memory is disturbed
+for longer than a stretch, because others use the caches too; hence the second quantile.
 """
 
 _CHECKED_FRAMES = 2 * ORDER_LENGTH
@@ -35,13 +42,32 @@ _LATENCY_ROUNDS = 4
 
 
 @dataclass(frozen=True, slots=True)
+class Effort:
+    """How long is measured: `seconds` of rounds for each traffic, spread over `epochs`."""
+
+    seconds: float
+    epochs: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramSize:
+    """A loaded program: instructions as the kernel runs them, those that its verifier went through, machine code."""
+
+    name: str
+    instructions: int
+    verified_instructions: int
+    jited_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One measurement.
 
-    `mpps`, `ratio_to_redirect` and `ns` (a packet's cost above the bare redirect) are those of undisturbed slices;
-    `latency_ns` is the median of the
-    time from sending to arrival of frames that are alone on their way, `latency_p99_ns` what 99 of 100 stay below;
-    `spread` is half the range of that ratio over three parts of the run; `median_mpps` has the disturbance in it.
+    `mpps`, `ratio_to_redirect` and `ns` (a packet's cost above the bare redirect) are those of undisturbed slices and
+    epochs; `spread` is half the range of the ratio over the better half of the epochs. `median_mpps` is that of all
+    slices, with the disturbance in it. `latency_ns` is the median of the time from sending to arrival of frames that
+    are alone on their way, `latency_p99_ns` what 99 of 100 stay below. Instructions are those of all `programs` on the
+    way.
     """
 
     contender: str
@@ -59,8 +85,10 @@ class Row:
     program_ns: float | None
     instructions: int | None
     verified_instructions: int | None
+    programs: tuple[ProgramSize, ...] = ()
 
     def record(self) -> dict[str, object]:
+        """Plain data, as it is in latest.json."""
         return asdict(self)
 
 
@@ -69,52 +97,83 @@ class Damaged(Exception):
 
 
 @dataclass(slots=True)
+class Epoch:
+    """What one contender reached from one setting-up on: nanoseconds a packet, slice by slice."""
+
+    ns: list[float] = field(default_factory=list)
+    sent: int = 0
+    lost: int = 0
+
+    @property
+    def undisturbed_ns(self) -> float:
+        return quantile(self.ns, UNDISTURBED_SLICES)
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """What is measured once, apart from the rounds."""
+
+    latencies: Sequence[int]
+    program_ns: float | None
+    programs: tuple[ProgramSize, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class _Runner:
-    """One contender on its lane, and what it reached in each round."""
+    """A contender in place on its lane."""
 
     contender: Contender
     lane: Lane
     standing: Standing
-    ns: list[float] = field(default_factory=list)
-    latencies: list[int] = field(default_factory=list)
-    lost: int = 0
-    sent: int = 0
+    epoch: Epoch = field(default_factory=Epoch)
+
+    def __str__(self) -> str:
+        return f"{self.contender.service}, {self.contender.name}"
 
 
-def measure(
-    rig: Rig, cases: Sequence[Case], traffic: Traffic, seconds: float, progress: Callable[[str], None]
-) -> list[Row]:
-    """Rows for all `cases` with this traffic, in their order: `seconds` of rounds, three at least. Raises Damaged."""
-    with ExitStack() as stack:
-        generator = stack.enter_context(rig.generator(traffic))
-        runners = []
-        for case in cases:
-            progress(f"{traffic.name}: setting up {case.contender.name} ({case.contender.service})")
-            lane = rig.lane()
-            runners.append(_Runner(case.contender, lane, case.contender.set_up(lane, stack)))
-        for runner in runners:
-            progress(f"{traffic.name}: checking {runner.contender.name} ({runner.contender.service})")
-            rig.announce(runner.lane)
-            check(rig, generator, runner.lane, runner.standing)
-        end, rounds = monotonic() + seconds, 0
-        while rounds < _FEWEST_ROUNDS or monotonic() < end:
-            rounds += 1
-            progress(f"{traffic.name}: round {rounds}, {max(0, end - monotonic()):.0f} s left")
-            for runner in runners:
-                _visit(generator, runner)
-        limit = next(runner for runner in runners if runner.contender is LIMIT)
-        progress(f"{traffic.name}: cost of the programs")
-        stamped = stack.enter_context(rig.generator(traffic, stamped=True))
-        for _ in range(_LATENCY_ROUNDS):
-            for runner in runners:
-                runner.latencies += _latencies(rig, stamped, runner)
-        return [_row(generator, runner, limit) for runner in runners]
+Progress = Callable[[str], None]
 
 
-def check(rig: Rig, generator: Generator, lane: Lane, standing: Standing) -> None:
-    """Every flow arrives whole, unchanged and in order. Raises Damaged."""
+def measure(cases: Sequence[Case], traffic: Traffic, effort: Effort, progress: Progress) -> list[Row]:
+    """Rows for all `cases` with this traffic, in their order; the limit is one of them. Raises Damaged."""
+    epochs: list[list[Epoch]] = []
+    asides: list[Aside] = []
+    for number in range(effort.epochs):
+
+        def tell(text: str, number: int = number) -> None:
+            progress(f"{traffic.name}, epoch {number + 1} of {effort.epochs}: {text}")
+
+        with Rig() as rig, ExitStack() as stack:
+            generator = stack.enter_context(rig.generator(traffic))
+            runners = [_set_up(rig, case.contender, stack, tell) for case in cases]
+            if number == 0:
+                for runner in runners:
+                    tell(f"checking {runner}")
+                    check(rig, generator, runner.lane, runner.standing)
+            _rounds(generator, runners, effort.seconds / effort.epochs, tell)
+            epochs.append([runner.epoch for runner in runners])
+            if number == effort.epochs - 1:
+                tell("latency, and the cost of programs")
+                asides = _asides(rig, generator, runners)
+    limit = next(index for index, case in enumerate(cases) if case.contender is LIMIT)
+    return [
+        row(case.contender, traffic, [epoch[index] for epoch in epochs], [epoch[limit] for epoch in epochs], aside)
+        for index, (case, aside) in enumerate(zip(cases, asides, strict=True))
+    ]
+
+
+def _set_up(rig: Rig, contender: Contender, stack: ExitStack, tell: Progress) -> _Runner:
+    tell(f"setting up {contender.service}, {contender.name}")
+    lane = rig.lane()
+    runner = _Runner(contender, lane, contender.set_up(lane, stack))
+    rig.announce(lane)
+    return runner
+
+
+def check(rig: Rig, generator: Generator, lane: Lane, standing: Standing, frames: int = _CHECKED_FRAMES) -> None:
+    """Every flow arrives whole, unchanged and in order; there are more frames than flows. Raises Damaged."""
     with rig.sink_runs("sink_check", lane):
-        sent = generator.send(lane, _CHECKED_FRAMES, standing.destination)
+        sent = generator.send(lane, frames, standing.destination)
     flows = rig.flows()
     expected = set(generator.traffic.order())
     wrong = {
@@ -126,32 +185,39 @@ def check(rig: Rig, generator: Generator, lane: Lane, standing: Standing) -> Non
     }
     if any(wrong.values()):
         found = ", ".join(f"{what}: {count}" for what, count in wrong.items() if count)
-        raise Damaged(f"{_CHECKED_FRAMES} frames of {generator.traffic.name}: {found}")
+        raise Damaged(f"{frames} frames of {generator.traffic.name}: {found}")
+
+
+def _rounds(generator: Generator, runners: Sequence[_Runner], seconds: float, tell: Progress) -> None:
+    end, rounds = monotonic() + seconds, 0
+    while rounds < _FEWEST_ROUNDS or monotonic() < end:
+        rounds += 1
+        tell(f"round {rounds}, {max(0, end - monotonic()):.0f} s left")
+        for runner in runners:
+            _visit(generator, runner)
 
 
 def _visit(generator: Generator, runner: _Runner) -> None:
-    generator.send(runner.lane, max(generator.traffic.flows, SLICE_FRAMES), runner.standing.destination)
-    for _ in range(SLICES):
-        sent = generator.send(runner.lane, SLICE_FRAMES, runner.standing.destination)
-        runner.ns.append(sent.ns / max(sent.arrived.packets, 1))
-        runner.sent += sent.frames
-        runner.lost += sent.frames - sent.arrived.packets
+    """As many slices as see every flow once, after as many frames to warm the caches up."""
+    lane, destination, epoch = runner.lane, runner.standing.destination, runner.epoch
+    generator.send(lane, max(generator.traffic.flows, SLICE_FRAMES), destination)
+    for _ in range(max(FEWEST_SLICES, generator.traffic.flows // SLICE_FRAMES)):
+        sent = generator.send(lane, SLICE_FRAMES, destination)
+        epoch.ns.append(sent.ns / max(sent.arrived.packets, 1))
+        epoch.sent += sent.frames
+        epoch.lost += sent.frames - sent.arrived.packets
 
 
-def quantile(values: Sequence[float], share: float) -> float:
-    """The value that a share of all values is below."""
-    return sorted(values)[int(share * len(values))]
-
-
-def ratio(limit: Sequence[float], ours: Sequence[float]) -> float:
-    """Throughput of undisturbed slices, in parts of the limit's."""
-    return quantile(limit, UNDISTURBED) / quantile(ours, UNDISTURBED)
-
-
-def spread(limit: Sequence[float], ours: Sequence[float]) -> float:
-    """Half the range of the ratio over three parts of the run, each with slices from all of its length."""
-    parts = [ratio(limit[part::3], ours[part::3]) for part in range(3)]
-    return (max(parts) - min(parts)) / 2
+def _asides(rig: Rig, generator: Generator, runners: Sequence[_Runner]) -> list[Aside]:
+    latencies: dict[int, list[int]] = {runner.lane.number: [] for runner in runners}
+    with rig.generator(generator.traffic, stamped=True) as stamped:
+        for _ in range(_LATENCY_ROUNDS):
+            for runner in runners:
+                latencies[runner.lane.number] += _latencies(rig, stamped, runner)
+    return [
+        Aside(latencies[runner.lane.number], _program_ns(generator, runner), _sizes(runner.standing))
+        for runner in runners
+    ]
 
 
 def _latencies(rig: Rig, generator: Generator, runner: _Runner) -> list[int]:
@@ -163,33 +229,57 @@ def _latencies(rig: Rig, generator: Generator, runner: _Runner) -> list[int]:
     return [number * LATENCY_STEP_NS for number, count in enumerate(counts) for _ in range(count)]
 
 
-def _row(generator: Generator, runner: _Runner, limit: _Runner) -> Row:
-    undisturbed = quantile(runner.ns, UNDISTURBED)
-    infos = [prog_info(program) for program in runner.standing.programs]
-    return Row(
-        contender=runner.contender.name,
-        service=runner.contender.service,
-        traffic=generator.traffic.name,
-        mode=str(runner.contender.mode),
-        mpps=round(1000 / undisturbed, 3),
-        ratio_to_redirect=round(ratio(limit.ns, runner.ns), 4),
-        spread=round(spread(limit.ns, runner.ns), 4),
-        ns=round(undisturbed - quantile(limit.ns, UNDISTURBED), 1),
-        median_mpps=round(1000 / quantile(runner.ns, 0.5), 3),
-        lost=round(runner.lost / runner.sent, 6),
-        latency_ns=int(quantile(runner.latencies, 0.5)),
-        latency_p99_ns=int(quantile(runner.latencies, 0.99)),
-        program_ns=_program_ns(generator, runner) if infos else None,
-        instructions=sum(info.xlated_size // 8 for info in infos) if infos else None,
-        verified_instructions=sum(info.verified_insns for info in infos) if infos else None,
-    )
-
-
-def _program_ns(generator: Generator, runner: _Runner) -> float:
+def _program_ns(generator: Generator, runner: _Runner) -> float | None:
     """The kernel's own measurement of the attached program, tail calls included; some ns above its marginal cost."""
+    if not runner.standing.programs:
+        return None
     attached = runner.standing.programs[0]
     with kernel.enable_stats():
         before = prog_info(attached)
         generator.send(runner.lane, _CHECKED_FRAMES, runner.standing.destination)
         after = prog_info(attached)
     return round((after.run_time_ns - before.run_time_ns) / (after.run_count - before.run_count), 1)
+
+
+def _sizes(standing: Standing) -> tuple[ProgramSize, ...]:
+    found = [prog_info(program) for program in standing.programs]
+    return tuple(ProgramSize(p.name, p.xlated_size // 8, p.verified_insns, p.jited_size) for p in found)
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value that a share of all values is below."""
+    return sorted(values)[int(share * len(values))]
+
+
+def undisturbed_ns(epochs: Sequence[Epoch]) -> float:
+    """Nanoseconds a packet, of the run."""
+    return quantile([epoch.undisturbed_ns for epoch in epochs], UNDISTURBED_EPOCHS)
+
+
+def spread(ours: Sequence[Epoch], limit: Sequence[Epoch]) -> float:
+    """Half the range of the ratio over the better half of the epochs."""
+    found = sorted(there.undisturbed_ns / here.undisturbed_ns for here, there in zip(ours, limit, strict=True))
+    return (found[-1] - found[len(found) // 2]) / 2
+
+
+def row(contender: Contender, traffic: Traffic, ours: Sequence[Epoch], limit: Sequence[Epoch], aside: Aside) -> Row:
+    """What the epochs of one contender come to, beside those of the limit."""
+    ns, limit_ns, programs = undisturbed_ns(ours), undisturbed_ns(limit), aside.programs
+    return Row(
+        contender=contender.name,
+        service=contender.service,
+        traffic=traffic.name,
+        mode=str(contender.mode),
+        mpps=round(1000 / ns, 3),
+        ratio_to_redirect=round(limit_ns / ns, 4),
+        spread=round(spread(ours, limit), 4),
+        ns=round(ns - limit_ns, 1),
+        median_mpps=round(1000 / median(ns for epoch in ours for ns in epoch.ns), 3),
+        lost=round(sum(epoch.lost for epoch in ours) / sum(epoch.sent for epoch in ours), 6),
+        latency_ns=int(quantile(aside.latencies, 0.5)),
+        latency_p99_ns=int(quantile(aside.latencies, 0.99)),
+        program_ns=aside.program_ns,
+        instructions=sum(program.instructions for program in programs) if programs else None,
+        verified_instructions=sum(program.verified_instructions for program in programs) if programs else None,
+        programs=programs,
+    )

@@ -6,12 +6,12 @@ import csv
 import json
 import os
 import platform
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from .costs import Cost
-from .measure import Row
+from .measure import Effort, ProgramSize, Row
 
 _COLUMNS = (
     ("traffic", "<12", "{0.traffic}"),
@@ -40,16 +40,43 @@ def table(rows: Sequence[Row]) -> str:
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
-def write(rows: Sequence[Row], costs: Sequence[Cost], folder: Path, seconds: float) -> None:
+@dataclass(frozen=True, slots=True)
+class Results:
+    """One run: the machine, how long each traffic was measured, the rows, and what chains cost before their start."""
+
+    machine: Mapping[str, object]
+    effort: Effort
+    rows: tuple[Row, ...]
+    costs: tuple[Cost, ...]
+
+
+def write(results: Results, folder: Path) -> None:
     """`latest.json`: the machine and one record for each row and each cost. `latest.csv`: the same rows."""
     folder.mkdir(exist_ok=True)
-    content: dict[str, object] = {"machine": machine(), "seconds": seconds, "rows": [row.record() for row in rows]}
-    content["costs"] = [cost.record() for cost in costs]
-    (folder / "latest.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    content = {
+        "machine": dict(results.machine),
+        "seconds": results.effort.seconds,
+        "epochs": results.effort.epochs,
+        "rows": [row.record() for row in results.rows],
+        "costs": [cost.record() for cost in results.costs],
+    }
+    (folder / "latest.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    names = [field.name for field in fields(Row) if field.name != "programs"]
     with (folder / "latest.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
+        writer = csv.DictWriter(file, names, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(row.record() for row in rows)
+        writer.writerows(row.record() for row in results.rows)
+
+
+def read(file: Path) -> Results:
+    """What `write` has written. Raises OSError, ValueError, KeyError or TypeError for any other file."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    rows = []
+    for record in content["rows"]:
+        programs = tuple(ProgramSize(**program) for program in record.pop("programs"))
+        rows.append(Row(**record, programs=programs))
+    costs = tuple(Cost(**record) for record in content["costs"])
+    return Results(content["machine"], Effort(content["seconds"], content["epochs"]), tuple(rows), costs)
 
 
 def machine() -> dict[str, object]:
@@ -62,4 +89,4 @@ def machine() -> dict[str, object]:
         ),
         platform.machine(),
     )
-    return {"kernel": platform.release(), "cpu": cpu, "cpus": os.cpu_count()}
+    return {"kernel": platform.release().split("-")[0], "cpu": cpu, "cpus": os.cpu_count()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import itertools
 import random
 from collections.abc import Mapping
@@ -9,6 +10,9 @@ from dataclasses import dataclass
 
 ORDER_LENGTH = 65536  # ORDER_LENGTH in bpf/frame.h
 SMALLEST_FRAME = 60  # bytes; 64 on the wire of an Ethernet, with its checksum
+SOURCES = ipaddress.IPv4Network("10.0.0.0/8")
+"""What every flow's address is from: SOURCE_NETWORK in bpf/frame.h."""
+
 _SEED = 2018
 
 

@@ -7,17 +7,19 @@ from dataclasses import dataclass
 
 import pytest
 
-from bench.cases import LIMIT, Case, bridge
-from bench.contenders import Standing
-from bench.kernel import LinuxBridge
-from bench.measure import Damaged, measure
-from bench.rig import Lane, Rig
+from bench.cases import LIMIT, Case, bridge, cases
+from bench.contenders import Standing, TailCalls
+from bench.kernel import LinuxBridge, NftFilter
+from bench.measure import Damaged, Effort, check, measure
+from bench.rig import Generator, Lane, Rig
 from bench.traffic import Traffic
 from schemas.manifest import Mode
 
 pytestmark = pytest.mark.kernel
 
 FEW_FLOWS = Traffic("16 flows", flows=16)
+LONGEST = (TailCalls(32), NftFilter(100))
+"""Those of long rows that stand for the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +35,34 @@ class Nothing:
 
 
 def test_rows_of_three_contenders() -> None:
-    cases = [Case(contender, (FEW_FLOWS,)) for contender in (LIMIT, bridge(Mode.NATIVE), LinuxBridge())]
-    with Rig() as rig:
-        limit, ours, kernel = measure(rig, cases, FEW_FLOWS, seconds=0, progress=lambda _: None)
+    chosen = [Case(contender, (FEW_FLOWS,)) for contender in (LIMIT, bridge(Mode.NATIVE), LinuxBridge())]
+    limit, ours, kernel = measure(chosen, FEW_FLOWS, Effort(seconds=0, epochs=2), lambda _: None)
     assert limit.ratio_to_redirect == 1
     assert limit.mpps > kernel.mpps > 0
-    assert ours.instructions
+    assert ours.instructions == sum(program.instructions for program in ours.programs)
     assert ours.verified_instructions
     assert ours.program_ns
     assert kernel.instructions is None
     assert {row.lost for row in (limit, ours, kernel)} == {0}
 
 
+def test_contenders_carry_their_traffic() -> None:
+    """What `make bench QUICK=1` leaves out, each with the first traffic that it is listed with."""
+    with Rig() as rig, ExitStack() as stack:
+        generators: dict[Traffic, Generator] = {}
+        for case in cases():
+            if case.quick or (isinstance(case.contender, TailCalls | NftFilter) and case.contender not in LONGEST):
+                continue
+            traffic = case.traffic[0]
+            if traffic not in generators:
+                generators[traffic] = stack.enter_context(rig.generator(traffic))
+            lane = rig.lane()
+            standing = case.contender.set_up(lane, stack)
+            rig.announce(lane)
+            check(rig, generators[traffic], lane, standing, frames=4096)
+
+
 def test_a_contender_that_drops_is_refused() -> None:
-    with Rig() as rig, pytest.raises(Damaged, match=r"frames lost or added: -131072, bytes: .*flows missing"):
-        measure(rig, [Case(LIMIT, ()), Case(Nothing(), ())], FEW_FLOWS, seconds=0, progress=lambda _: None)
+    chosen = [Case(LIMIT, ()), Case(Nothing(), ())]
+    with pytest.raises(Damaged, match=r"frames lost or added: -131072, bytes: .*flows missing"):
+        measure(chosen, FEW_FLOWS, Effort(seconds=0, epochs=1), lambda _: None)
