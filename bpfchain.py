@@ -110,15 +110,18 @@ def cost(chain: Compiled | CompiledChain) -> Cost:
     return cost_of(_compiled(chain))
 
 
-def apply(chain: Compiled | CompiledChain, *, replace: Collection[tuple[str, int]] = ()) -> Applied:
+def apply(
+    chain: Compiled | CompiledChain, *, replace: Collection[tuple[str, int]] = (), accept_state_loss: bool = False
+) -> Applied:
     """Run a compiled chain on this host, in place of what runs under its name; all or nothing.
 
-    `replace` names foreign programs, as (device, program id), that may be taken off the chain's hooks.
+    `replace` names foreign programs, as (device, program id), that may be taken off the chain's hooks. What would lose
+    something that was learned is refused unless `accept_state_loss`.
     Raises ChainError: LoadFailed, VerifierRejected, NotSupported; then everything is as it was.
     """
     from runtime.apply import apply as carry_out
 
-    return carry_out(_compiled(chain), replace=replace)
+    return carry_out(_compiled(chain), replace=replace, accept_state_loss=accept_state_loss)
 
 
 @overload

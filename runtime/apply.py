@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from schemas.compiled import CompiledChain
+from schemas.diagnostic import Diagnostic, LoadFailed
 from schemas.manifest import Manifest, MapRecord
 
 from . import features, link, sys
@@ -20,7 +21,7 @@ from .counts import carry_counts
 from .daemon_socket import tell_daemon
 from .host import look, require_interfaces
 from .pin import GenerationPins, bpffs_root, chain_pins, chains, ensure_bpffs, locked, new_record
-from .plan import Plan, Way, entry_updates, make_plan
+from .plan import Fate, Plan, Way, entry_updates, make_plan
 from .state import LiveGeneration, not_running, read
 from .steps import OnStep, Step, carry_out, explained
 
@@ -60,12 +61,14 @@ def apply(
     *,
     bpffs: str | Path | None = None,
     replace: Collection[Replace] = (),
+    accept_state_loss: bool = False,
     on_step: OnStep | None = None,
     log_directory: Path | None = None,
 ) -> Applied:
     """Makes the host run `chain`. Raises `LoadFailed`, `VerifierRejected`, `NotSupported`: then all is as it was.
 
     `replace` names foreign programs, as (device, program id), that may be taken off the chain's hooks.
+    Where something that was learned would be lost, it is refused (A150, A151) unless `accept_state_loss`.
     """
     started = time.monotonic()
     features.require_privilege()
@@ -75,12 +78,16 @@ def apply(
     with locked(root):
         live = read(root, chain.manifest.chain)
         wanted = make_plan(chain.manifest, live, look(chain.manifest))
+        if wanted.lost and not accept_state_loss:
+            raise _would_lose(wanted)
         pins = chain_pins(root, chain.manifest.chain)
         current = live.current if live else None
         if wanted.way is Way.GENERATION:
             from .swap import swap_generations  # the loader takes a while to import: not where nothing is loaded
 
-            swap_generations(chain, wanted, live, pins, on_step, log_directory, replace)
+            swap_generations(
+                chain, wanted, live, pins, on_step, log_directory, replace, accept_state_loss=accept_state_loss
+            )
             number = wanted.following
         else:
             assert live, "a plan without a new generation has one to keep"
@@ -94,6 +101,14 @@ def apply(
             carry_out(tuple(_clean_up(current, live.leftovers)), on_step)
     tell_daemon(root)
     return Applied(wanted, number, time.monotonic() - started)
+
+
+def _would_lose(wanted: Plan) -> LoadFailed:
+    """The refusal (A150) to lose what was learned."""
+    lost = [change for change in wanted.changes if change.state is Fate.LOST]
+    notes = tuple(f"`{change.name}`: {', '.join(change.reasons)}" for change in lost)
+    help_text = "`bpfchain apply --accept-state-loss` begins anew with these"
+    return LoadFailed(Diagnostic("A150", "what was learned would be lost", notes=notes, help=help_text))
 
 
 def _clean_up(current: LiveGeneration, leftovers: tuple[LiveGeneration, ...]) -> Iterator[Step]:

@@ -67,16 +67,19 @@ def plan(chain: Path, format: str, bpffs: Path | None) -> None:
     callback=lambda _context, _option, given: tuple(map(_replace, given)),
     help="Take over device DEV from the foreign program with this ID; may be given several times.",
 )
+@click.option("--accept-state-loss", is_flag=True, help="Go ahead where something that was learned is lost.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing where all goes well.")
 @_bpffs_option
-def apply(chain: Path, replace: tuple[tuple[str, int], ...], quiet: bool, bpffs: Path | None) -> None:
+def apply(
+    chain: Path, replace: tuple[tuple[str, int], ...], accept_state_loss: bool, quiet: bool, bpffs: Path | None
+) -> None:
     """Run the compiled chain in DIRECTORY, or a chain FILE, in place of what runs under its name.
 
     All or nothing: where something goes wrong, everything is as it was.
     """
     from .apply import apply as carry_out
 
-    applied = carry_out(_compiled(chain), bpffs=bpffs, replace=replace)
+    applied = carry_out(_compiled(chain), bpffs=bpffs, replace=replace, accept_state_loss=accept_state_loss)
     if not quiet:
         if applied.plan:
             click.echo(str(applied.plan))

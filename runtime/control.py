@@ -2,7 +2,8 @@
 
 A control plane is a module with known names, all of them optional: `start`, `on_packet` or `on_packets`, `tick`,
 `on_link`, `reload`, `stop`, and `TICK_SECONDS`. A built-in one is `runtime/services/KIND.py`; a third party's is an
-entry point of the group `bpfchain.control_planes` under the kind's name.
+entry point of the group `bpfchain.control_planes` under the kind's name. (The same module may have `migration`, which
+needs no daemon: runtime/migrate.py.)
 """
 
 from __future__ import annotations
@@ -140,12 +141,19 @@ class NoControlPlane(Exception):
 
 def find_control_plane(kind: str) -> ControlPlane:
     """The control plane of a kind of service. Raises NoControlPlane, or whatever its module raises."""
+    module = runtime_side(kind)
+    if module is None:
+        raise NoControlPlane(f"no control plane of kind `{kind}` is installed (entry points: `{ENTRY_POINT_GROUP}`)")
+    return control_plane(kind, module)
+
+
+def runtime_side(kind: str) -> object | None:
+    """The module that a kind of service has at run time: built in, or a third party's; None where it has none."""
     name = f"{__package__}.services.{kind.replace('-', '_')}"
     if importlib.util.find_spec(name):
-        return control_plane(kind, importlib.import_module(name))
-    for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP, name=kind):
-        return control_plane(kind, point.load())
-    raise NoControlPlane(f"no control plane of kind `{kind}` is installed (entry points: `{ENTRY_POINT_GROUP}`)")
+        return importlib.import_module(name)
+    points = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP, name=kind)
+    return next((point.load() for point in points), None)
 
 
 _FUNCTIONS = ("start", "on_packet", "on_packets", "tick", "on_link", "reload", "stop")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from schemas.compiled import CompiledChain
 from schemas.diagnostic import Diagnostic, LoadFailed
@@ -20,6 +21,9 @@ from .load import OnVerified, create_map, load_object
 from .object import read_object
 from .pin import GenerationPins
 
+if TYPE_CHECKING:
+    from .migrate import Migrated
+
 
 @dataclass(slots=True)
 class Generation:
@@ -31,6 +35,7 @@ class Generation:
     maps: dict[str, sys.Fd] = field(default_factory=dict)
     programs: dict[str, sys.Fd] = field(default_factory=dict)
     kept: set[str] = field(default_factory=set)
+    migrated: list[Migrated] = field(default_factory=list)
 
     def close(self) -> None:
         for fd in (*self.programs.values(), *self.maps.values()):
@@ -96,6 +101,17 @@ def make_maps(generation: Generation, before: Predecessor | None) -> None:
             if record.role is Role.CONFIG:
                 entries = {entry.key: entry.value for entry in record.entries}
                 sys.map_update_batch(generation.maps[record.name], list(entries), list(entries.values()))
+            elif before and running and record.role is Role.STATE is running.role:
+                _migrate(generation, before, running, record)
+
+
+def _migrate(generation: Generation, before: Predecessor, old: MapRecord, new: MapRecord) -> None:
+    from .migrate import Succession, migrate  # rarely needed
+
+    with before.open(old) as fd:
+        migrated = migrate(Succession(before.manifest, old, generation.manifest, new), fd, generation.maps[new.name])
+    if migrated:
+        generation.migrated.append(migrated)
 
 
 def _new_map(record: MapRecord) -> sys.Fd:

@@ -64,6 +64,7 @@ class Fate(StrEnum):
 
     KEPT = "kept"
     CARRIED = "carried over"
+    MIGRATED = "migrated"
     REMOVED = "removed"  # with what it was for: nothing that the chain still does could have used it
     LOST = "lost"
 
@@ -268,7 +269,9 @@ def _maps(manifest: Manifest, running: Manifest, current: LiveGeneration) -> Ite
             yield Change(Action.CHANGE, Kind.MAP, record.name, ("its pin is gone",), Effect.SWAP, fate)
         elif not same_shape(old, record) or old.role is not record.role or _labels(old) != _labels(record):
             reasons = (map_reason(record, old),)
-            yield Change(Action.CHANGE, Kind.MAP, record.name, reasons, Effect.SWAP, _fate(old, record))
+            yield Change(
+                Action.CHANGE, Kind.MAP, record.name, reasons, Effect.SWAP, _fate(running, old, manifest, record)
+            )
     kinds = {service.name: service.kind for service in running.services}
     stay = {service.name for service in manifest.services if kinds.get(service.name) == service.kind}
     for old in before.values():
@@ -280,10 +283,13 @@ def _labels(record: MapRecord) -> object:
     return contents(record) if record.role is Role.COUNTERS else None
 
 
-def _fate(old: MapRecord, new: MapRecord) -> Fate | None:
+def _fate(running: Manifest, old: MapRecord, wanted: Manifest, new: MapRecord) -> Fate | None:
     """What becomes of the content of a map that is made anew. Counts go on under their names, wherever they lie."""
     if old.role is Role.STATE:
-        return Fate.LOST
+        from .migrate import Succession  # rarely needed
+
+        migrates = new.role is Role.STATE and Succession(running, old, wanted, new).migration()
+        return Fate.MIGRATED if migrates else Fate.LOST
     return Fate.CARRIED if old.counts or old.role is Role.COUNTERS else None
 
 

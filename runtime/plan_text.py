@@ -24,7 +24,7 @@ def plan_text(plan: Plan) -> str:
 
 
 def plan_data(plan: Plan) -> dict[str, Any]:
-    """The same as plain data: `way`, `generation` (running, following), `changes`, `state` (kept, carried, lost)."""
+    """The same as plain data; `state` has the names of maps by what becomes of their content."""
     return {
         "format": JSON_FORMAT,
         "chain": plan.manifest.chain,
@@ -32,7 +32,13 @@ def plan_data(plan: Plan) -> dict[str, Any]:
         "way": plan.way.value,
         "generation": {"running": plan.running, "following": plan.following if _replaces(plan) else plan.running},
         "changes": [_change_data(change) for change in plan.changes],
-        "state": {"kept": list(plan.kept), "carried": list(_with(plan, Fate.CARRIED)), "lost": list(plan.lost)},
+        "state": {
+            "kept": list(plan.kept),
+            "carried": list(_with(plan, Fate.CARRIED)),
+            "migrated": list(_with(plan, Fate.MIGRATED)),
+            "removed": list(_with(plan, Fate.REMOVED)),
+            "lost": list(plan.lost),
+        },
     }
 
 
@@ -82,7 +88,13 @@ def _summary(plan: Plan) -> Iterator[str]:
     counts = Counter(change.action for change in plan.changes)
     numbers = ", ".join(f"{counts[action]} to {action}" for action in Action if counts[action])
     yield "; ".join(part for part in (numbers, _effect(plan)) if part)
-    state = [("kept", plan.kept), ("carried over", _with(plan, Fate.CARRIED)), ("LOST", plan.lost)]
+    state = [
+        ("kept", plan.kept),
+        ("carried over", _with(plan, Fate.CARRIED)),
+        ("migrated", _with(plan, Fate.MIGRATED)),
+        ("removed", _with(plan, Fate.REMOVED)),
+        ("LOST", plan.lost),
+    ]
     told = "; ".join(f"{what}: {', '.join(names)}" for what, names in state if names)
     if told:
         yield f"state {told}"

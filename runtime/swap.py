@@ -38,6 +38,8 @@ def swap_generations(
     on_step: OnStep | None,
     log_directory: Path | None,
     replace: Collection[Replace] = (),
+    *,
+    accept_state_loss: bool,
 ) -> None:
     """Builds generation `wanted.following`, puts it on every hook, drops what ran before."""
     with contextlib.ExitStack() as opened:
@@ -47,7 +49,7 @@ def swap_generations(
         try:
             carry_out(
                 (
-                    *_build(chain, generation, taken, live, new_pins, log_directory),
+                    *_build(chain, generation, taken, live, new_pins, log_directory, accept_state_loss),
                     *taken.steps(generation, new_pins),
                     Step("finish the new generation", lambda: _finish(new_pins)),
                 ),
@@ -57,11 +59,18 @@ def swap_generations(
             pins.remove_if_empty()
             raise
         new = pins.finished(wanted.following)
-        carry_out(tuple(_drop_old(taken, live, new, chain.manifest)), on_step)
+        carry_out(tuple(_drop_old(taken, live, new, generation)), on_step)
 
 
 def _finish(pins: GenerationPins) -> None:
     pins.finish()
+
+
+def _catch_up(generation: Generation, before: Predecessor | None) -> None:
+    assert before, "something was migrated"
+    for migrated in generation.migrated:
+        with before.open(migrated.succession.old) as old_fd:
+            migrated.catch_up(old_fd, generation.maps[migrated.succession.new.name])
 
 
 def _predecessor(live: LiveChain | None) -> Predecessor | None:
@@ -78,6 +87,7 @@ def _build(
     live: LiveChain | None,
     pins: GenerationPins,
     log_directory: Path | None,
+    accept_state_loss: bool,
 ) -> Iterator[Step]:
     """Everything up to the first swap; no packet notices any of it."""
     manifest = chain.manifest
@@ -85,6 +95,14 @@ def _build(
     def find_devices() -> None:
         host = look(manifest)
         generation.devices, generation.facts = host.devices, host_facts(manifest, host)
+
+    def provide_maps() -> None:
+        make_maps(generation, _predecessor(live))
+        short = [migrated for migrated in generation.migrated if migrated.moved.left_out]
+        if short and not accept_state_loss:
+            from .migrate import no_room
+
+            raise no_room(short)
 
     def link_up() -> None:
         link.fill(manifest, generation.maps, generation.programs, generation.devices)
@@ -114,7 +132,7 @@ def _build(
             yield _make_veth(pair, manifest)
     yield Step("look who is on the hooks", taken.check_free)
     yield Step("find the devices", find_devices)
-    yield Step("make the maps", lambda: make_maps(generation, _predecessor(live)))
+    yield Step("make the maps", provide_maps)
     yield Step("load the programs", lambda: load_programs(generation, chain.objects, log_directory))
     yield Step("fill and check the slots", link_up)
     yield Step("pin the new generation", pin, unpin)
@@ -128,7 +146,9 @@ def _make_veth(pair: veth.VethPair, manifest: Manifest) -> Step:
     return Step(f"make internal link {pair.link}", do, functools.partial(veth.remove_ours, pair))
 
 
-def _drop_old(taken: hooks.Hooks, live: LiveChain | None, new: GenerationPins, manifest: Manifest) -> Iterator[Step]:
+def _drop_old(
+    taken: hooks.Hooks, live: LiveChain | None, new: GenerationPins, generation: Generation
+) -> Iterator[Step]:
     """What nothing needs any more; from here on there is no way back."""
     yield from taken.evictions()
     if live is None:
@@ -137,7 +157,9 @@ def _drop_old(taken: hooks.Hooks, live: LiveChain | None, new: GenerationPins, m
         yield Step(f"leave {attachment.point}", functools.partial(hooks.remove, attachment))
     yield Step("wait for packets on their way", link.settle)
     yield Step("keep what was counted", functools.partial(carry_counts, new, live.generations))
-    yield from drop_veths(live, manifest)  # before the records that know of them
+    if generation.migrated:
+        yield Step("catch up with what was learned", functools.partial(_catch_up, generation, _predecessor(live)))
+    yield from drop_veths(live, generation.manifest)  # before the records that know of them
     for old in live.generations:
         yield Step(f"drop {old.pins.path.name}", old.pins.remove)
 

@@ -22,6 +22,7 @@ from ..routing.answers import Answers
 from ..routing.neighbours import Entry, Held, Key, Neighbours, announcements
 from ..routing.ports import Ports, Route, RouterPort
 from ..sys import SyscallFailed
+from .router_neighbours import migration as migration
 
 if TYPE_CHECKING:
     from ..control import Context, Packet, Port

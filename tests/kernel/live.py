@@ -110,10 +110,16 @@ class Host:
         file.write_text(yaml.safe_dump({"chain": self.name, **chain}, sort_keys=False))
         return bpfchain.compile(file).chain
 
-    def apply(self, chain: Mapping[str, Any] | CompiledChain, on_step: OnStep | None = None) -> Applied:
+    def apply(
+        self,
+        chain: Mapping[str, Any] | CompiledChain,
+        on_step: OnStep | None = None,
+        *,
+        accept_state_loss: bool = False,
+    ) -> Applied:
         wanted = chain if isinstance(chain, CompiledChain) else self.compiled(chain)
         with entered(self.namespace.name):
-            return apply(wanted, on_step=on_step, log_directory=self.folder)
+            return apply(wanted, on_step=on_step, log_directory=self.folder, accept_state_loss=accept_state_loss)
 
     def plan(self, chain: Mapping[str, Any] | CompiledChain) -> Plan:
         wanted = chain if isinstance(chain, CompiledChain) else self.compiled(chain)

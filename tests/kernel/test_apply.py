@@ -111,15 +111,6 @@ def test_a_changed_constant_is_swapped_in(mode: str, machine: Host, net: Network
     assert machine.status().service("br0").port("p2").received == Count(1, 60)
 
 
-def test_state_that_cannot_stay_is_told(machine: Host) -> None:
-    machine.apply(bridge(size=1024))
-    wanted = machine.plan(bridge(size=4096))
-    (found,) = [change for change in wanted.changes if change.kind is Kind.MAP]
-    assert found.name == "br0__fdb"
-    assert wanted.lost == ("br0__fdb",)
-    assert "LOST: br0__fdb" in str(wanted)
-
-
 def test_counters_follow_their_ports(machine: Host, net: Network) -> None:
     """A bridge with a port more has other counters: they are carried over by name."""
     machine.apply(bridge(ports=("p2", "p3")))
@@ -244,7 +235,7 @@ def test_other_lines_of_the_same_chain_are_no_change(machine: Host) -> None:
 
 def test_commands(machine: Host, tmp_path: Path) -> None:
     save(machine.compiled(bridge()), tmp_path / "out")
-    plan, apply, show, detach = commands
+    plan, apply, show, detach, *_ = commands
     runner = CliRunner()
     with entered(machine.namespace.name):
         result = runner.invoke(plan, [str(tmp_path / "out")])

@@ -158,7 +158,8 @@ def test_entries_change_with_a_swap() -> None:
 @pytest.mark.parametrize(
     ("wanted", "reason", "state"),
     [
-        (fdb(size=128), "size 64 → 128, edge.yaml:20", "lost"),
+        (fdb(size=128), "size 64 → 128, edge.yaml:20", "migrated"),
+        (replace(fdb(size=128), type="BPF_MAP_TYPE_ARRAY"), "hash → array, edge.yaml:20", "lost"),
         (fdb(layout="fdb2"), "its entries have another meaning, edge.yaml:20", "lost"),
         (replace(fdb(), type="BPF_MAP_TYPE_LRU_HASH"), "hash → lru_hash, edge.yaml:20", "lost"),
         (blocked("192.0.2.0/24"), "it counts other entries than before, edge.yaml:10", "carried over"),
@@ -171,6 +172,23 @@ def test_maps_that_cannot_stay(wanted: object, reason: str, state: str | None) -
     assert (change.reasons, change.state) == ((reason,), state)
     assert plan.lost == ((change.name,) if state == "lost" else ())
     assert change.name not in plan.kept
+
+
+def test_state_goes_with_its_service_and_counters_with_what_they_count() -> None:
+    """A service that is gone may have been renamed only: then its state is missed."""
+    gone = tuple(service for service in sample().services if service.name != "br0")
+    without = tuple(record for record in sample().maps if record.service != "br0")
+    states = {change.name: change.state for change in planned(replace(sample(), services=gone, maps=without)).changes}
+    assert states["br0__fdb"] == "lost"
+    assert states["br0__counters"] == "removed"
+    feature_off = tuple(record for record in sample().maps if record.name not in ("br0__fdb", "guard__blocked"))
+    plan = planned(replace(sample(), maps=feature_off))
+    assert {change.name: change.state for change in plan.changes} == {
+        "br0__fdb": "removed",
+        "guard__blocked": "removed",
+    }
+    assert plan.lost == ()
+    assert lines(plan)[-1] == "state kept: guard__counters, br0__counters; removed: br0__fdb, guard__blocked"
 
 
 def test_a_map_whose_pin_is_gone() -> None:
@@ -313,13 +331,15 @@ def test_as_data() -> None:
                 "name": "br0__fdb",
                 "reasons": ["size 64 → 128, edge.yaml:20"],
                 "effect": "atomic swap",
-                "state": "lost",
+                "state": "migrated",
             }
         ],
         "state": {
             "kept": ["guard__blocked", "guard__counters", "br0__counters"],
             "carried": [],
-            "lost": ["br0__fdb"],
+            "migrated": ["br0__fdb"],
+            "removed": [],
+            "lost": [],
         },
     }
 
