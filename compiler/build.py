@@ -139,7 +139,10 @@ def make_manifest(ir: ChainIR, objects: tuple[CompiledObject, ...]) -> m.Manifes
         chain=ir.name,
         source=m.SourceRecord(Path(ir.file).name, ir.sha256),
         features=_features(ir),
-        interfaces=tuple(m.InterfaceRecord(i.name, i.device, i.mode, i.netns, i.span.brief) for i in ir.interfaces),
+        interfaces=(
+            *(m.InterfaceRecord(i.name, i.device, i.mode, i.netns, i.span.brief) for i in ir.interfaces),
+            *(m.InterfaceRecord(i.name, i.device, i.mode, i.netns, i.span.brief, i.vlan) for i in ir.shared),
+        ),
         internal_links=tuple(
             m.InternalLinkRecord(link.name, link.hook, link.program, link.interface) for link in ir.internal_links
         ),

@@ -133,7 +133,7 @@ def _names(ir: ChainIR, program: Program) -> dict[str, object]:
         "context": _context(program.hook),
         "transmits": program.lowered.transmits,
         "xdp": program.hook is Hook.XDP,
-        "constant_verdicts": program.instance.service.transparent,
+        "constant_verdicts": program.instance.service.constant_verdicts,
         "layout": CounterLayout(len(program.instance.ports)),
         "maps": [definition for definition in ir.maps if definition.name in program.maps],
         "symbols": list(_symbols(program)),

@@ -269,6 +269,7 @@ class ChainIR:
     file: str
     sha256: str
     interfaces: tuple[Interface, ...]
+    shared: tuple[Interface, ...]
     services: tuple[ServiceInstance, ...]
     ports: tuple[VirtualPort, ...]
     programs: tuple[Program, ...]

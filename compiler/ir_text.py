@@ -19,6 +19,9 @@ def _lines(ir: ChainIR) -> Iterator[str]:
     for interface in ir.interfaces:
         where = f" in {interface.netns}" if interface.netns else ""
         yield f"interface {interface.name} = {interface.device}{where} {interface.mode}  ; {interface.span.brief}"
+    for share in ir.shared:
+        what = f"VLAN {share.vlan}" if share.vlan else "what has no VLAN"
+        yield f"interface {share.name} = {what} of {share.device}  ; {share.span.brief}"
     for port in ir.ports:
         yield f"port {port.service}.{port.name} #{port.index} <-> {port.peer}  ; {port.span.brief}"
     for program in ir.programs:

@@ -51,6 +51,7 @@ def lower(chain: Chain) -> ChainIR:
         file=chain.file,
         sha256=chain.sha256,
         interfaces=chain.interfaces,
+        shared=chain.shared,
         services=chain.services,
         ports=tuple(_virtual_ports(chain)),
         programs=programs,
@@ -114,11 +115,6 @@ def internal_link(port: Port, hook: Hook) -> str:
     return f"{port}-{hook}"
 
 
-def _way_out(instance: ServiceInstance, incoming: Port) -> tuple[Port, ...]:
-    """The ports by which a packet that came in by `incoming` may leave."""
-    return tuple(port for port in instance.ports if port != incoming or instance.service.hairpin)
-
-
 def _origins(chain: Chain) -> dict[tuple[Port, Hook], str]:
     """Every (port, hook) that packets can reach, in the order of the file, with an interface that they come from."""
     reached: dict[tuple[Port, Hook], str] = {}
@@ -132,7 +128,7 @@ def _origins(chain: Chain) -> dict[tuple[Port, Hook], str]:
         if (port, hook) in reached:
             continue
         reached[port, hook] = origin
-        for out in _way_out(chain.service(port.service), port):
+        for out in chain.service(port.service).ways_out(port):
             if isinstance(peer := chain.peer(out), Port):
                 pending.append((peer, hook, origin))
     ports = [port for service in chain.services for port in service.ports]
@@ -155,7 +151,7 @@ def _tail_slots(chain: Chain, arrivals: Iterable[tuple[Port, Hook]]) -> dict[tup
 def _program(chain: Chain, port: Port, hook: Hook, slots: dict[tuple[Port, Hook], TailSlot]) -> Program:
     instance = chain.service(port.service)
     lowered = instance.service.lower(instance, port, hook)
-    edges = tuple(_edge(chain, out, hook, slots) for out in _way_out(instance, port))
+    edges = tuple(_edge(chain, out, hook, slots) for out in instance.ways_out(port))
     flood = _flood(chain, instance, port, hook) if instance.service.floods else ()
     return Program(
         name=program_name(port, hook),
@@ -210,7 +206,7 @@ def _flood(chain: Chain, instance: ServiceInstance, incoming: Port, hook: Hook) 
     A copy goes to a device. One receiver may get the packet itself, by its port's edge: the only receiver there is, or
     at TC, where clones are sent first, the host or else another service, which then needs no device.
     """
-    outs = _way_out(instance, incoming)
+    outs = instance.ways_out(incoming)
     ends = {out: chain.peer(out) for out in outs}
     original = outs[0] if len(outs) == 1 else None
     if hook is Hook.TC and not original:

@@ -12,13 +12,19 @@ from .service import Service
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """A netdevice under the chain's name for it; `netns` None is the namespace that applies the chain."""
+    """A netdevice under the chain's name for it; `netns` None is the namespace that applies the chain.
+
+    With `vlan` it is that VLAN of the device, whose frames come and go without their tag (0: none). `others` is where
+    frames of VLANs without an interface go, or empty where that is not said here.
+    """
 
     name: str
     device: str
     mode: Mode
     netns: str | None
     span: Span
+    vlan: int = 0
+    others: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,12 @@ class ServiceInstance:
     def port(self, name: str) -> Port:
         return next(port for port in self.ports if port.name == name)
 
+    def ways_out(self, incoming: Port) -> tuple[Port, ...]:
+        """The ports by which a packet that came in by `incoming` may leave."""
+        if self.service.star and incoming != self.ports[0]:
+            return self.ports[:1]
+        return tuple(port for port in self.ports if port != incoming or self.service.hairpin)
+
 
 @dataclass(frozen=True, slots=True)
 class Host:
@@ -96,7 +108,10 @@ class SlowPath:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A whole, valid chain. `file` and `sha256` identify the text it came from."""
+    """A whole, valid chain. `file` and `sha256` identify the text it came from.
+
+    `shared` are interfaces of the file that are linked no more, because a service sorts the frames of their device.
+    """
 
     name: str
     mode: Mode
@@ -106,6 +121,7 @@ class Chain:
     slow_path: SlowPath
     file: str
     sha256: str
+    shared: tuple[Interface, ...] = ()
 
     def service(self, name: str) -> ServiceInstance:
         return next(service for service in self.services if service.name == name)

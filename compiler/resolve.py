@@ -5,11 +5,12 @@ from __future__ import annotations
 from schemas.diagnostic import InvalidChain, Span
 from schemas.manifest import Mode
 
+from .devices import check_devices, with_sorted_devices
 from .links import RESERVED, Ends, resolve_links
 from .model import Chain, Interface, Port, ServiceInstance, SlowPath
 from .service import Service, registry
 from .source import Pointer, Report, Source, Value
-from .topology import check_topology, with_interfaces
+from .topology import check_tail_calls, check_topology, with_interfaces
 from .validate import in_order, shape_errors, sound_part, told
 from .words import did_you_mean, listed, show
 
@@ -50,7 +51,14 @@ class _Resolver:
         check_topology(interfaces, services, links, self._report, complete=not self._report.diagnostics)
         text = name.data if name is not None and isinstance(name.data, str) else ""
         source = self._root.source
-        return Chain(text, mode, interfaces, services, links, self._slow_path(), source.file, source.sha256)
+        chain = Chain(text, mode, interfaces, services, links, self._slow_path(), source.file, source.sha256)
+        return chain if self._report.diagnostics else self._with_sorted_devices(chain)
+
+    def _with_sorted_devices(self, chain: Chain) -> Chain:
+        sorting = with_sorted_devices(chain)
+        if sorting.shared:
+            check_tail_calls(sorting, self._report)
+        return sorting
 
     def _slow_path(self) -> SlowPath:
         rate = self._root.get("slow-path", "rate")
@@ -90,18 +98,27 @@ class _Resolver:
                 self._report.error("C222", message, value.key_span, label="choose another name", notes=notes)
 
     def _interfaces(self, chain_mode: Mode) -> tuple[Interface, ...]:
-        resolved: list[Interface] = []
-        seen: dict[tuple[str | None, str], Value] = {}
+        resolved: list[tuple[Interface, Value]] = []
         for name, value in self._entries("interfaces"):
-            device, netns = value.get("device"), value.get("netns")
-            if not self._sound(value) or device is None:
-                continue
-            if self._check_device(device):
-                place = (netns.data if netns else None, device.data)
-                self._check_once(seen.setdefault(place, device), device)
-            mode = self._mode(value.get("mode"), chain_mode)
-            resolved.append(Interface(name, device.data, mode, netns.data if netns else None, value.key_span))
-        return tuple(resolved)
+            device = value.get("device")
+            if self._sound(value) and device is not None:
+                resolved.append((self._interface(name, value, device.data, chain_mode), value))
+        check_devices(
+            [found for found in resolved if self._check_device(found[1].get("device") or found[1])], self._report
+        )
+        return tuple(interface for interface, _ in resolved)
+
+    def _interface(self, name: str, value: Value, device: str, chain_mode: Mode) -> Interface:
+        netns, vlan, others = value.get("netns"), value.get("vlan"), value.get("others")
+        return Interface(
+            name=name,
+            device=device,
+            mode=self._mode(value.get("mode"), chain_mode),
+            netns=netns.data if netns else None,
+            span=value.key_span,
+            vlan=vlan.data if vlan else 0,
+            others=others.data if others else "",
+        )
 
     def _check_device(self, value: Value) -> bool:
         """What dev_valid_name() in net/core/dev.c accepts."""
@@ -117,11 +134,6 @@ class _Resolver:
         else:
             return True
         return False
-
-    def _check_once(self, first: Value, device: Value) -> None:
-        if first.pointer != device.pointer:
-            message, notes = f"device {show(device.data)} is here twice", (f"first at {first.span}",)
-            self._report.error("C211", message, device.span, label="one interface for each device", notes=notes)
 
     def _services(self) -> tuple[ServiceInstance, ...]:
         resolved = []
@@ -149,7 +161,8 @@ class _Resolver:
     def _instance(self, name: str, service: Service, value: Value) -> ServiceInstance:
         ports = self._ports(name, service, value)
         sound = value if self._sound(value) else sound_part(value, service)
-        config = service.resolve(sound, ports, self._report) if sound is not None else None
+        resolve = service.resolve if sound is not None else None
+        config = resolve(sound, ports, self._report) if resolve and sound is not None else None
         chain = self._root.get("chain")
         return ServiceInstance(name, service, ports, config, value.key_span, str(chain.data) if chain else "")
 

@@ -33,7 +33,8 @@ ENTRY_POINT_GROUP = "bpfchain.services"
 class Service:
     """A kind of service.
 
-    `schema`: JSON Schema file of one instance (an object schema with `kind` as a const).
+    `schema`: JSON Schema file of one instance (an object schema with `kind` as a const). It and `resolve` are None for
+    a kind that the compiler itself puts into chains.
     `header`: the C logic, `KIND.bpf.h`; it defines `struct KIND_config` and
     `__u32 KIND_receive(struct packet *, const struct KIND_config *)`, which returns a verdict (compiler/bpf/verdict.h).
     `ports`: names of the two (or more) fixed ports, or None where the user names them under `ports:`.
@@ -45,6 +46,7 @@ class Service:
     `bool KIND_transmit(struct packet *, const struct KIND_config *, __u32 port)`: it makes a copy what leaves by
     `port`, or refuses it. At XDP it runs in a program of its own, whose configuration is that of `port`.
     `hairpin`: a packet may leave by the port that it came in by.
+    `star`: packets pass between the first port and each of the others only.
     `drop_reasons`: every reason its C returns, as (number, name) pairs: from `compiler/bpf/drop.h`, or its own from
     `DROP_SERVICE_FIRST` on.
     `control`: what its control plane has to know of an instance, plain JSON data; None where it has none.
@@ -55,9 +57,9 @@ class Service:
 
     kind: str
     summary: str
-    schema: Traversable
+    schema: Traversable | None
     header: Traversable
-    resolve: Callable[[Value, tuple[Port, ...], Report], object]
+    resolve: Callable[[Value, tuple[Port, ...], Report], object] | None
     lower: Callable[[ServiceInstance, Port, Hook], LoweredPort]
     drop_reasons: tuple[tuple[int, str], ...]
     ports: tuple[str, ...] | None = None
@@ -65,6 +67,7 @@ class Service:
     breaks_loops: bool = False
     floods: bool = False
     hairpin: bool = False
+    star: bool = False
     slow_path_reasons: tuple[tuple[int, str], ...] = ()
     control: Callable[[ServiceInstance], Mapping[str, Any]] | None = None
     injects: bool = False
@@ -72,11 +75,17 @@ class Service:
     origin: str = field(default="bpfchain", compare=False)
 
     @property
+    def constant_verdicts(self) -> bool:
+        """Whether few ports of it are ways out of one program, so that each verdict is one that clang knows."""
+        return self.transparent or self.star
+
+    @property
     def headers(self) -> Path:
         """The folder that its header lies in; clang includes from it."""
         return Path(str(self.header)).parent
 
     def json_schema(self) -> Mapping[str, Any]:
+        assert self.schema, "a kind that is in the registry has one"
         schema: Mapping[str, Any] = json.loads(self.schema.read_text(encoding="utf-8"))
         return schema
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from schemas.diagnostic import Span
 from schemas.manifest import Hook
 
-from .model import Host, Interface, Link, LinkEnd, Port, ServiceInstance
+from .model import Chain, Host, Interface, Link, LinkEnd, Port, ServiceInstance
 from .source import Report
 from .words import listed
 
@@ -63,6 +63,11 @@ def _interface_behind(graph: _Graph, port: Port) -> Interface | None:
     return end if isinstance(end, Interface) else None
 
 
+def check_tail_calls(chain: Chain, report: Report) -> None:
+    """Report what `check_topology` could not see yet: tail calls through services that the compiler has put there."""
+    _check_tail_calls(_Graph(chain.services, chain.links), chain.interfaces, report)
+
+
 class _Graph:
     """Where packets can go: from an incoming port out by which ports, and what each leads to."""
 
@@ -80,8 +85,7 @@ class _Graph:
         return link.other(end) if link else None
 
     def ways_out(self, incoming: Port) -> Iterator[Port]:
-        instance = self.services[incoming.service]
-        return (port for port in instance.ports if port != incoming or instance.service.hairpin)
+        return iter(self.services[incoming.service].ways_out(incoming))
 
     def reach(self, interfaces: Iterable[Interface]) -> tuple[set[str], set[LinkEnd]]:
         """Names of the services that packets from `interfaces` enter, and every end that they come to."""
@@ -95,7 +99,7 @@ class _Graph:
             ends.add(end)
             if not isinstance(end, Port) or end.service not in unused:
                 continue
-            out = unused[end.service] - (set() if self.services[end.service].service.hairpin else {end})
+            out = unused[end.service] & set(self.ways_out(end))
             unused[end.service] -= out
             waiting += [peer for port in out if (peer := self.peer(port)) is not None]
         return {end.service for end in ends if isinstance(end, Port)}, ends

@@ -73,7 +73,7 @@ def _identity(source: Source) -> str:
     digest = hashlib.sha256(source.sha256.encode())
     digest.update((files("schemas") / "chain.schema.json").read_bytes())
     for kind, service in registry().items():
-        digest.update(kind.encode() + service.schema.read_bytes())
+        digest.update(f"{kind}{service.json_schema()}".encode())
     for module in (__file__, yaml12.__file__):
         digest.update(str(Path(module).stat().st_mtime_ns).encode())
     return digest.hexdigest()

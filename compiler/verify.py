@@ -82,7 +82,7 @@ def _broken_maps(ir: ChainIR) -> Iterator[str]:
 
 def _broken_links(ir: ChainIR) -> Iterator[str]:
     programs = set(_program_names(ir))
-    devices = {interface.name for interface in ir.interfaces} | {link.name for link in ir.internal_links}
+    devices = {interface.name for interface in (*ir.interfaces, *ir.shared)} | {link.name for link in ir.internal_links}
     for name in (
         *(slot.program for slot in ir.tail_slots),
         *(link.program for link in ir.internal_links),

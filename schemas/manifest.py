@@ -70,13 +70,18 @@ class SourceRecord:
 
 @dataclass(frozen=True, slots=True)
 class InterfaceRecord:
-    """A netdevice of the host, under the chain's own name for it; `netns` None is the caller's."""
+    """A netdevice of the host, under the chain's own name for it; `netns` None is the caller's.
+
+    With `vlan` it is a share of another interface's device: this VLAN, or (0) the frames without one. A service of the
+    chain sorts them, so no program is attached to it.
+    """
 
     name: str
     device: str
     mode: Mode
     netns: str | None
     span: str
+    vlan: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,8 @@ def _duplicates(manifest: Manifest) -> Iterator[str]:
     yield from _repeated("device slot", (f"{slot.map}[{slot.index}]" for slot in manifest.device_slots))
     yield from _repeated("host symbol", (record.symbol for record in manifest.host_symbols))
     yield from _repeated("attach point", (record.interface for record in manifest.attach))
-    yield from _repeated("device", (f"{i.device} in {i.netns}" if i.netns else i.device for i in manifest.interfaces))
+    whole = [interface for interface in manifest.interfaces if interface.vlan is None]
+    yield from _repeated("device", (f"{i.device} in {i.netns}" if i.netns else i.device for i in whole))
 
 
 def _repeated(what: str, names: Iterable[str]) -> Iterator[str]:

@@ -116,3 +116,110 @@ def test_vlans_can_be_switched_on_and_off_again_while_it_runs(mode: str, tmp_pat
             others = {"green": [frame], "blue": [frame], "up": [frame]} if plain else {"up": [tagged]}
             assert net.arrivals(**dict.fromkeys(others, 1)) == others
             assert not machine.plan(wanted)
+
+
+# --- interfaces that are VLANs of a device ---------------------------------------------------------------------------
+
+
+def sharing(mode: str, others: str | None = None, *, whole: bool = True) -> dict[str, Any]:
+    """Device `trunk` as interfaces of VLANs 10 and 20 (and what has none), each bridged to a device of its own."""
+    said = {"others": others} if others else {}
+    interfaces = {"office": {"device": "trunk", "vlan": 10, **said}, "lab": {"device": "trunk", "vlan": 20}}
+    interfaces |= {"rest": {"device": "trunk"}} if whole else {}
+    names = tuple(interfaces)
+    services = {f"br-{name}": {"kind": "bridge", "ports": {"in": {}, "out": {}}} for name in names}
+    links = [[name, f"br-{name}.in"] for name in names] + [[f"br-{name}.out", f"to-{name}"] for name in names]
+    return {
+        "mode": mode,
+        "interfaces": interfaces | {f"to-{name}": {"device": name} for name in names},
+        "services": services,
+        "links": links,
+    }
+
+
+def tagged(frame: bytes, tag: str) -> bytes:
+    return frame[:12] + bytes.fromhex(tag) + frame[12:]
+
+
+FRAME = b"\xff" * 6 + bytes.fromhex("02aa00000001") + b"\x88\xb5" + bytes(range(46))
+DOUBLE = tagged(FRAME, "81000014")
+
+
+@every_mode
+def test_interfaces_share_a_device(mode: str, tmp_path: Path) -> None:
+    """The tag goes on the way in and comes on the way out; PCP of what comes in is not kept, an inner tag is."""
+    with network("trunk", "office", "lab", "rest") as net, running(net.dut, sharing(mode), tmp_path):
+        for sent, port, arrived in (
+            (tagged(FRAME, "8100000a"), "office", FRAME),
+            (tagged(FRAME, "8100e00a"), "office", FRAME),
+            (tagged(FRAME, "81000014"), "lab", FRAME),
+            (tagged(DOUBLE, "8100000a"), "office", DOUBLE),
+            (FRAME, "rest", FRAME),
+            (tagged(FRAME, "8100a000"), "rest", tagged(FRAME, "8100a000")),
+            (tagged(FRAME, "88a8000a"), "rest", tagged(FRAME, "88a8000a")),
+        ):
+            net.send("trunk", sent)
+            assert net.arrivals(**{port: 1}) == {port: [arrived]}
+        for sent in (tagged(FRAME, "8100001e"), tagged(FRAME, "81000fff")):
+            net.send("trunk", sent)
+            assert net.arrivals() == {}
+        back = bytes.fromhex("02bb00000001") + bytes.fromhex("02bb00000002") + FRAME[12:]
+        for port, arrived in (("office", tagged(back, "8100000a")), ("lab", tagged(back, "81000014")), ("rest", back)):
+            net.send(port, back)
+            assert net.arrivals(trunk=1) == {"trunk": [arrived]}
+        net.send("office", tagged(back, "81000014"))
+        assert net.arrivals(trunk=1) == {"trunk": [tagged(tagged(back, "81000014"), "8100000a")]}
+
+
+@every_mode
+@pytest.mark.parametrize("others", ["rest", "host", "drop"])
+def test_frames_of_other_vlans_go_where_they_are_told(mode: str, others: str, tmp_path: Path) -> None:
+    foreign = tagged(FRAME, "8100001e")
+    with (
+        network("trunk", "office", "lab", "rest") as net,
+        running(net.dut, sharing(mode, others), tmp_path) as compiled,
+    ):
+        net.send("trunk", foreign)
+        assert net.arrivals(**{"rest": 1} if others == "rest" else {}) == (
+            {"rest": [foreign]} if others == "rest" else {}
+        )
+        wire = bpfchain.status(compiled.chain.manifest.chain).service("trunk").port("wire")
+    assert wire.received == Count(1, 64)
+    assert wire.to_host == (Count(1, 64) if others == "host" else Count())
+    assert wire.drops == ({"vlan": Count(1, 64)} if others == "drop" else {})
+
+
+@every_mode
+def test_without_an_interface_of_their_own_untagged_frames_are_others(mode: str, tmp_path: Path) -> None:
+    with network("trunk", "office", "lab") as net, running(net.dut, sharing(mode, whole=False), tmp_path) as compiled:
+        net.send("trunk", FRAME)
+        assert net.arrivals() == {}
+        drops = bpfchain.status(compiled.chain.manifest.chain).service("trunk").drops
+    assert drops == {"vlan": Count(1, 60)}
+
+
+@every_mode
+def test_two_vlans_of_one_device_bridged_to_each_other(mode: str, tmp_path: Path) -> None:
+    """A bridge on a stick: what comes in with one tag goes out with the other, floods as well."""
+    chain = {
+        "mode": mode,
+        "interfaces": {
+            "red": {"device": "trunk", "vlan": 10},
+            "green": {"device": "trunk", "vlan": 20},
+            "side": {"device": "side"},
+        },
+        "services": {"br0": {"kind": "bridge", "ports": {"red": {}, "green": {}, "side": {}}}},
+        "links": [["red", "br0.red"], ["green", "br0.green"], ["side", "br0.side"]],
+    }
+    answer = FRAME[6:12] + bytes.fromhex("02bb00000001") + FRAME[12:]
+    with network("trunk", "side") as net, running(net.dut, chain, tmp_path):
+        net.send("trunk", tagged(FRAME, "8100000a"))
+        assert net.arrivals(trunk=1, side=1) == {"trunk": [tagged(FRAME, "81000014")], "side": [FRAME]}
+        net.send("trunk", tagged(answer, "81000014"))
+        assert net.arrivals(trunk=1) == {"trunk": [tagged(answer, "8100000a")]}
+        net.send("side", FRAME[:6] + bytes.fromhex("02cc00000001") + FRAME[12:])
+        flood = FRAME[:6] + bytes.fromhex("02cc00000001") + FRAME[12:]
+        arrived = net.arrivals(trunk=2)
+        assert {port: sorted(frames) for port, frames in arrived.items()} == {
+            "trunk": [tagged(flood, "8100000a"), tagged(flood, "81000014")]
+        }

@@ -23,7 +23,7 @@ SCRIPTED = {"C100", "C102"}  # cases below: not files of text
 
 LANGUAGE = [
     ROOT / "compiler" / f"{name}.py"
-    for name in ["source", "yaml12", "validate", "wording", "resolve", "links", "topology", "addresses"]
+    for name in ["source", "yaml12", "validate", "wording", "resolve", "links", "topology", "addresses", "devices"]
 ]
 CODE = re.compile(r'"([A-Z][0-9]{3})"')
 

@@ -465,7 +465,7 @@ def test_a_compiled_chain_is_written_for_its_owner_alone(tmp_path: Path) -> None
 
 def test_types_of_fields_are_those_that_can_be_read_back() -> None:
     """A new field of another type must be taught to manifest_json."""
-    known: set[Any] = {str, int, bool, bytes, str | None, Mapping[str, Any] | None}
+    known: set[Any] = {str, int, bool, bytes, str | None, int | None, Mapping[str, Any] | None}
     for record in vars(records).values():
         if isinstance(record, type) and dataclasses.is_dataclass(record):
             for kind in typing.get_type_hints(record).values():
