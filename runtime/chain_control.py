@@ -6,13 +6,12 @@ One of these reads the ring of one generation. A new generation gets a new one, 
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from operator import attrgetter
 from typing import Any
 
 from schemas.manifest import Hook, Manifest, MapRecord, ServiceRecord
+from schemas.slow_path import RECORD
 
 from . import sys
 from .control import ControlPlane, Packet, Port
@@ -24,7 +23,6 @@ from .log import Log
 from .pin import GenerationPins, Record
 from .ringbuf import RingBuffer
 from .supervisor import Instance
-from .upcalls import Upcall, read_upcalls
 
 BATCH_PACKETS = 256
 """So many are handled before anything else gets its turn."""
@@ -48,8 +46,9 @@ class ServicePlace:
         self.chain, self.service = control.manifest.chain, record.name
         self.netns = control.home
         self.record = record
-        self.reasons = dict(record.slow_path_reasons)
         self.ports: dict[str, Port] = dict(_ports(control.manifest, record))
+        self.in_order: list[Port] = list(self.ports.values())
+        self._ways: dict[str, Callable[[bytes], bool]] = {}
         self._control = control
         self.refresh()
 
@@ -57,13 +56,11 @@ class ServicePlace:
     def config(self) -> Mapping[str, Any]:
         return self.record.control or {}
 
-    def port(self, index: int) -> Port:
-        return self.ports[self.record.ports[index]]
-
     def refresh(self) -> Iterator[Port]:
         """Looks at the devices again; gives the ports whose device is another one, or in another state."""
         changed = [fresh for port in self.ports.values() if (fresh := self._control.as_now(port)) != port]
         self.ports |= {port.name: port for port in changed}
+        self.in_order[:] = self.ports.values()
         return iter(changed)
 
     def open_map(self, name: str, key: Layout | None, value: Layout | None) -> ControlMap:
@@ -72,18 +69,24 @@ class ServicePlace:
                 return ControlMap(self._control.open(record), record, key, value)
         raise LookupError(f"service `{self.service}` has no map `{name}`")
 
-    def send(self, port: Port, frame: bytes) -> bool:
+    def send(self, port: str, frame: bytes) -> bool:
+        way = self._ways.get(port) or self._way(port)
+        return way(frame)
+
+    def _way(self, name: str) -> Callable[[bytes], bool]:
+        """How frames get out of a port, worked out once. Raises LookupError where it leads nowhere."""
+        port = self.ports[name]
+        service, _, peer = port.peer.partition(".")
         if port.interface:
-            return self._control.down.send(port.interface, frame)
-        service, _, name = port.peer.partition(".")
-        if not name:
-            raise LookupError(
-                f"`{self.service}.{port.name}` leads to {port.peer or 'nothing'}, where nothing is sent to"
-            )
-        return self.inject(service, name, frame, None)
+            self._ways[name] = self._control.down.out_of(port.interface)
+        elif peer:
+            self._ways[name] = self._control.down.into(service, peer)
+        else:
+            raise LookupError(f"`{self.service}.{name}` leads to {port.peer or 'nothing'}, where nothing is sent to")
+        return self._ways[name]
 
     def inject(self, service: str, port: str, frame: bytes, hook: Hook | None) -> bool:
-        return self._control.down.inject(service, port, frame, hook)
+        return self._control.down.into(service, port, hook)(frame)
 
 
 def _ports(manifest: Manifest, service: ServiceRecord) -> Iterator[tuple[str, Port]]:
@@ -126,7 +129,7 @@ class ChainControl:
         self._interfaces = {interface.name: interface for interface in self.manifest.interfaces}
         self.down = Downcalls(self.manifest, self.home)
         self.places = {service.name: ServicePlace(self, service) for service in needs_daemon(self.manifest)}
-        self._by_index = [self.places.get(service.name) for service in self.manifest.services]
+        self._tables = [self._table(service) for service in self.manifest.services]
         ring = next((found for found in self.manifest.maps if found.type == "BPF_MAP_TYPE_RINGBUF"), None)
         self._ring = RingBuffer(self.open(ring)) if ring else None
         self.instances: dict[str, Instance] = {}
@@ -165,6 +168,11 @@ class ChainControl:
         up = has_carrier(interface.device, netns)
         return replace(port, device=found.name, netns=netns, ifindex=found.ifindex, mac=found.mac, mtu=found.mtu, up=up)
 
+    def _table(self, service: ServiceRecord) -> tuple[list[Port], dict[int, str]]:
+        """What the numbers in records of one service mean; its ports are kept as they are now."""
+        place = self.places.get(service.name)
+        return (place.in_order if place else []), dict(service.slow_path_reasons)
+
     def look_at_links(self) -> None:
         """Tells control planes what has changed with their interfaces."""
         for name, place in self.places.items():
@@ -188,13 +196,17 @@ class ChainControl:
         """How many packets there were."""
         if self._ring is None:
             return 0
-        upcalls = list(read_upcalls(self._ring, limit))
-        for index, group in itertools.groupby(upcalls, attrgetter("service")):
-            place = self._by_index[index]
-            packets = [_packet(place, upcall) for upcall in group] if place else []
-            if place is None or not self.instances[place.service].deliver(packets):
+        records = self._ring.read(limit, RECORD)
+        batches: dict[int, list[Packet]] = {}
+        for time_ns, length, note, service, port, reason, hook, frame in records:
+            ports, reasons = self._tables[service]
+            packet = Packet(ports[port], reasons[reason], frame, note, time_ns, length, _HOOKS[hook])
+            batches.setdefault(service, []).append(packet)
+        for service, packets in batches.items():
+            instance = self.instances.get(self.manifest.services[service].name)
+            if instance is None or not instance.deliver(packets):
                 self.unclaimed += len(packets)
-        return len(upcalls)
+        return len(records)
 
     # --- the end ---
 
@@ -221,15 +233,3 @@ class ChainControl:
         for instance in self.finish().values():
             instance.stop()
         self.close()
-
-
-def _packet(place: ServicePlace, upcall: Upcall) -> Packet:
-    return Packet(
-        place.port(upcall.port),
-        place.reasons[upcall.reason],
-        upcall.frame,
-        upcall.note,
-        upcall.time_ns,
-        upcall.length,
-        _HOOKS[upcall.hook],
-    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from schemas.manifest import Hook, InternalLinkRecord, Manifest
@@ -78,6 +78,9 @@ class _Entrance:
     socket: FrameSocket
     trailer: bytes
 
+    def send(self, frame: bytes) -> bool:
+        return self.socket.send(frame + self.trailer)
+
 
 @dataclass(slots=True)
 class Downcalls:
@@ -114,14 +117,22 @@ class Downcalls:
         return self._interfaces[interface].send(frame)
 
     def inject(self, service: str, port: str, frame: bytes, hook: Hook | None = None) -> bool:
-        """Into a port, as if the frame had arrived there; at `hook`, or at the one that the port has, XDP first.
+        """Into a port, as if the frame had arrived there. Raises LookupError as `into` does."""
+        return self.into(service, port, hook)(frame)
+
+    def out_of(self, interface: str) -> Callable[[bytes], bool]:
+        """`send` for one interface."""
+        return self._interfaces[interface].send
+
+    def into(self, service: str, port: str, hook: Hook | None = None) -> Callable[[bytes], bool]:
+        """`inject` for one port: at `hook`, or at the one that the port has, XDP first.
 
         Raises LookupError where packets can never arrive at that port, or the chain has no way in.
         """
         for at in (hook,) if hook else Hook:
             entrance = self._entrances.get((service, port, at))
             if entrance:
-                return entrance.socket.send(frame + entrance.trailer)
+                return entrance.send
         raise LookupError(f"there is no way into `{service}.{port}`{f' at the {hook} hook' if hook else ''}")
 
     def close(self) -> None:

@@ -44,7 +44,7 @@ class Place(Protocol):
     @property
     def ports(self) -> Mapping[str, Port]: ...
     def open_map(self, name: str, key: Layout | None, value: Layout | None) -> ControlMap: ...
-    def send(self, port: Port, frame: bytes) -> bool: ...
+    def send(self, port: str, frame: bytes) -> bool: ...
     def inject(self, service: str, port: str, frame: bytes, hook: Hook | None) -> bool: ...
 
 
@@ -96,7 +96,7 @@ class InstanceContext:
         return opened
 
     def send(self, port: Port | str, frame: bytes) -> bool:
-        return self._place.send(self.ports[port] if isinstance(port, str) else port, frame)
+        return self._place.send(port if isinstance(port, str) else port.name, frame)
 
     def inject(self, port: Port | str, frame: bytes, hook: Hook | None = None) -> bool:
         name = port.name if isinstance(port, Port) else port

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from schemas.slow_path import RECORD
@@ -27,8 +26,6 @@ class Upcall(NamedTuple):
     frame: bytes
 
 
-def read_upcalls(ring: RingBuffer, limit: int) -> Iterator[Upcall]:
+def read_upcalls(ring: RingBuffer, limit: int) -> list[Upcall]:
     """Up to `limit` packets, oldest first."""
-    unpack, header = RECORD.unpack_from, RECORD.size
-    for record in ring.read(limit):
-        yield Upcall._make((*unpack(record), bytes(record[header:])))
+    return [Upcall._make(record) for record in ring.read(limit, RECORD)]

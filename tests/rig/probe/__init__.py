@@ -21,15 +21,25 @@ UP, COPY = b"\x88\xb6", b"\x88\xb7"
 REASONS = ("calm", "flood")
 
 
-def resolve(_value: Value, _ports: tuple[Port, ...], _report: Report) -> None:
-    """There is nothing to say of a probe."""
+def resolve(value: Value, _ports: tuple[Port, ...], _report: Report) -> int | None:
+    """The note with which all IPv4 goes up."""
+    found = value.get("all")
+    return found.data if found else None
 
 
 def lower(instance: ServiceInstance, port: Port, _hook: Hook) -> LoweredPort:
     """Both directions are alike."""
     out = next(other for other in instance.ports if other != port)
     home = Inlined("out", str(out.index))
-    return LoweredPort(constants=(Constant(str(port), out.name, "port to leave by", home, instance.span),))
+    constants = [Constant(str(port), out.name, "port to leave by", home, instance.span)]
+    if instance.config is not None:
+        constants += [
+            Constant(f"{port}.all", "yes", "IPv4 goes up", Inlined("all", "true"), instance.span),
+            Constant(
+                f"{port}.note", str(instance.config), "its note", Inlined("note", str(instance.config)), instance.span
+            ),
+        ]
+    return LoweredPort(constants=tuple(constants))
 
 
 SERVICE = Service(

@@ -16,7 +16,9 @@ enum {
 };
 
 struct probe_config {
-	__u32 out; /* port to leave by */
+	__u32 out;  /* port to leave by */
+	bool all;   /* IPv4 goes up, whatever is in it, */
+	__u32 note; /* with this note */
 };
 
 struct probe_header {
@@ -36,6 +38,10 @@ static __always_inline __u32 probe_receive(struct packet *pkt, const struct prob
 		if (!tag)
 			return drop(DROP_TRUNCATED);
 		type = tag->h_vlan_encapsulated_proto;
+	}
+	if (cfg->all && type == bpf_htons(ETH_P_IP)) {
+		pkt->note = cfg->note;
+		return slow_path(0);
 	}
 	probe = cursor_take(&cursor, sizeof(*probe));
 	if (!probe)
