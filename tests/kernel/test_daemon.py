@@ -25,9 +25,11 @@ from tests.kernel.test_slow_path import CALM, FLOOD, frame
 from tests.rig import probe
 from tests.rig.daemon import DaemonProcess, daemon, own_bpffs
 from tests.rig.network import Network, network, running
-from tests.rig.probe.control import ACROSS, BEACON, BOUNCE, COUNT, PASS, PLAIN, RAISE, plain
+from tests.rig.probe.control import ACROSS, BEACON, BOUNCE, COUNT, NOTHING, PASS, PLAIN, RAISE, plain
 
 pytestmark = [pytest.mark.kernel]
+
+SOAK_SECONDS = float(os.environ.get("BPFCHAIN_SOAK_SECONDS", "2"))
 
 
 @contextlib.contextmanager
@@ -179,18 +181,25 @@ def test_systemd_hears_of_it(tmp_path: Path) -> None:
 
 
 def test_a_flood_leaves_the_daemon_small_and_the_rest_served(tmp_path: Path) -> None:
-    """Packets for a second as fast as they can be sent: what is too much is dropped in the kernel."""
-    flood = [frame(FLOOD, PASS, 1400)] * 64
+    """Packets as fast as they can be sent, for BPFCHAIN_SOAK_SECONDS: what is too much is dropped in the kernel."""
+    flood, transit = [frame(FLOOD, NOTHING, 1400)] * 64, [frame(CALM, 0, 100, PLAIN)] * 8
     with served({**one_probe(), "slow-path": {"rate": 2000}}, tmp_path) as (net, process, name):
+        net.send("p1", *flood)
         before = resident(process.pid)
-        end = time.monotonic() + 2
+        end = time.monotonic() + SOAK_SECONDS
         while time.monotonic() < end:
-            net.send("p1", *flood)
+            net.send("p1", *flood, *transit)
         net.send("p1", frame(CALM, COUNT))
         assert len(net.wires["p1"].collect(1, timeout=10)) == 1
         assert resident(process.pid) - before < 32 << 20
         with entered(net.dut.name):
-            assert bpfchain.status(name).service("probe").labelled["slow-path flood refused: rate"].packets
+            probed = bpfchain.status(name).service("probe")
+        outside = probed.port("outside")
+        assert set(outside.drops) <= {"slow-path-rate", "slow-path-full"}
+        refused = sum(count.packets for count in outside.drops.values())
+        sent_up = sum(probed.labelled[f"slow-path {reason} sent up"].packets for reason in probe.REASONS)
+        assert refused
+        assert outside.received.packets == probed.port("inside").sent.packets + refused + sent_up
 
 
 def resident(pid: int) -> int:

@@ -287,6 +287,14 @@ def test_internal_links_that_come_and_go() -> None:
     ]
 
 
+def test_a_control_plane_that_is_told_other_things() -> None:
+    guard, bridge = sample().services
+    wanted = replace(sample(), services=(guard, replace(bridge, control={"aging": [60, "s"]})))
+    plan = planned(wanted)
+    assert plan.way is Way.IN_PLACE
+    assert lines(plan)[2] == "  ~ control plane  br0  its configuration is another one, edge.yaml:20"
+
+
 def test_leftovers_are_removed() -> None:
     live = running(sample())
     left = GenerationPins(Path("/none/generation-8-unfinished"), 8, finished=False)

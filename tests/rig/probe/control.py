@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runtime.control import Context, Packet, Port
 
-PASS, BOUNCE, ACROSS, RAISE, COUNT, BEACON = range(6)
+PASS, BOUNCE, ACROSS, RAISE, COUNT, BEACON, NOTHING = range(7)
 """Notes: let it arrive once more, send it back, send it out of the other port, fail, answer with a count, …"""
 
 TICK_SECONDS = 0.05
