@@ -106,3 +106,39 @@ def test_the_first_ipv6_packet_is_delivered_once(mode: Mode, tmp_path: Path) -> 
         answer = icmp6(THERE6, "fd00:2::1", frames.advertisement(THERE6, option(2, SERVER), 0x60))
         router.net.send("right", ethernet(SERVER, RIGHT, IPV6, answer))
         assert router.heard(right=1) == {"right": [ethernet(RIGHT, SERVER, IPV6, ipv6(HERE6, THERE6, hop_limit=63))]}
+
+
+# --- one device, two VLANs ------------------------------------------------------------------------------------------
+
+
+def in_vlan(frame: bytes, vlan: int) -> bytes:
+    return frame[:12] + b"\x81\x00" + vlan.to_bytes(2, "big") + frame[12:]
+
+
+@every_mode
+def test_a_router_on_a_stick(mode: Mode, tmp_path: Path) -> None:
+    """Two VLANs of one device, routed to each other: what the control plane sends is tagged as well."""
+    described = chain(mode)
+    described["interfaces"] = {"left": {"device": "trunk", "vlan": 10}, "right": {"device": "trunk", "vlan": 20}}
+    with (
+        own_bpffs(tmp_path),
+        daemon(tmp_path) as process,
+        network("trunk") as net,
+        running(net.dut, described, tmp_path) as compiled,
+    ):
+        process.wait_for(compiled.manifest.chain, "gw", "running")
+        announced = net.arrivals(trunk=4)["trunk"]
+        assert sorted(frame[12:16].hex() for frame in announced) == ["8100000a"] * 2 + ["81000014"] * 2
+        net.send("trunk", in_vlan(ethernet(HOST, LEFT, IPV4, ipv4(HERE, THERE)), 10))
+        asked = ethernet(RIGHT, BROADCAST, ARP, arp(1, (RIGHT, "10.7.2.1"), ("00:00:00:00:00:00", THERE)))
+        (arrived,) = net.arrivals(trunk=1)["trunk"]
+        assert arrived == in_vlan(asked.ljust(60, b"\0"), 20)
+        answer = ethernet(SERVER, RIGHT, ARP, arp(2, (SERVER, THERE), (RIGHT, "10.7.2.1")))
+        net.send("trunk", in_vlan(answer, 20))
+        routed = in_vlan(ethernet(RIGHT, SERVER, IPV4, ipv4(HERE, THERE, ttl=63)), 20)
+        assert net.arrivals(trunk=1) == {"trunk": [routed]}
+        net.send("trunk", in_vlan(ethernet(HOST, LEFT, IPV4, ipv4(HERE, THERE)), 10))
+        assert net.arrivals(trunk=1) == {"trunk": [routed]}
+        net.send("trunk", ethernet(HOST, LEFT, IPV4, ipv4(HERE, THERE)))
+        net.send("trunk", in_vlan(ethernet(HOST, LEFT, IPV4, ipv4(HERE, THERE)), 30))
+        assert net.arrivals() == {}
