@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from . import services
 
 if TYPE_CHECKING:
     from schemas.compiled import CompiledChain
@@ -222,4 +226,11 @@ def _print(data: dict[str, Any]) -> None:
     click.echo(json.dumps(data, indent=2, ensure_ascii=False))
 
 
-commands: tuple[click.Command, ...] = (plan, cost, apply, status, detach, daemon, doctor)
+def _service_commands() -> Iterator[click.Command]:
+    """What services bring along: `COMMANDS` of each runtime/services/KIND_commands.py."""
+    for module in pkgutil.iter_modules(services.__path__):
+        if module.name.endswith("_commands"):
+            yield from importlib.import_module(f"{services.__name__}.{module.name}").COMMANDS
+
+
+commands: tuple[click.Command, ...] = (plan, cost, apply, status, detach, daemon, doctor, *_service_commands())

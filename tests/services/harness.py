@@ -10,7 +10,7 @@ a received packet has it in the skb's metadata.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,6 +172,13 @@ class Bench:
         """Writes zeros into all of an array map."""
         for index in self.table(name, value_size):
             kernel.map_update_elem(self._generation.maps[name], index.to_bytes(4, "little"), bytes(value_size))
+
+    def feed(self, port: str, frames: Iterable[bytes]) -> None:
+        """Runs the program of `port` on many frames, whatever becomes of them."""
+        program = self._generation.programs[self._programs[port]]
+        with entered(self._namespace.name):
+            for frame in frames:
+                kernel.prog_test_run(program, frame)
 
     def counters(self, port: str) -> dict[str, tuple[int, int]]:
         """Packets and bytes by verdict of what arrived on `port`; those that are zero are left out."""
