@@ -9,12 +9,12 @@ from pathlib import Path
 from . import compare, costs, report, results
 from .cases import QUICK_TRAFFIC, cases, chains
 from .measure import Effort, Row, measure
-from .rig import pin_to_one_cpu
+from .rig import take_one_cpu
 
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parent.parent / "docs"
 
-_QUICK, _FULL = Effort(seconds=7, epochs=3), Effort(seconds=60, epochs=8)
+_QUICK, _FULL = Effort(seconds=6, epochs=4), Effort(seconds=60, epochs=8)
 _QUICK_COSTS, _COSTS = 1, 7
 """Rounds of compiling and injecting."""
 
@@ -49,7 +49,7 @@ def run(quick: bool, seconds: float | None, output: Path) -> None:
     effort = Effort(seconds or standard.seconds, standard.epochs)
     tell("compiling and injecting")
     found = costs.costs(chains(), _QUICK_COSTS if quick else _COSTS)
-    pin_to_one_cpu()
+    take_one_cpu()
     rows = rows_of(quick, effort)
     tell("")
     sys.stdout.write(results.table(rows) + "\n" + costs.table(found))
