@@ -181,9 +181,9 @@ def _services(ir: ChainIR) -> tuple[m.ServiceRecord, ...]:
             ports=tuple(port.name for port in instance.ports),
             counters=counters_map(instance.name),
             drop_reasons=_drop_reasons(instance),
-            slow_path_reasons=instance.service.slow_path_reasons,
-            upcalls=upcalls_map(instance.name) if instance.service.slow_path_reasons else "",
-            control=instance.service.control(instance) if instance.service.control else None,
+            slow_path_reasons=instance.slow_path_reasons,
+            upcalls=upcalls_map(instance.name) if instance.slow_path_reasons else "",
+            control=instance.control,
             span=instance.span.brief,
             counts_copies=counts_copies(ir.programs, instance),
         )
@@ -193,7 +193,7 @@ def _services(ir: ChainIR) -> tuple[m.ServiceRecord, ...]:
 
 def _drop_reasons(instance: ServiceInstance) -> tuple[tuple[int, str], ...]:
     """The service's own, and those of the generated code around it."""
-    glue = GLUE_DROPS + (SLOW_PATH_DROPS if instance.service.slow_path_reasons else ())
+    glue = GLUE_DROPS + (SLOW_PATH_DROPS if instance.slow_path_reasons else ())
     return tuple(sorted(dict(named(*glue) + instance.service.drop_reasons).items()))
 
 

@@ -153,7 +153,7 @@ def _names(ir: ChainIR, program: Program) -> dict[str, object]:
 
 def _slow_path(ir: ChainIR, program: Program) -> dict[str, object] | None:
     """What the program's way up to the control plane refers to; None where its service has none."""
-    reasons = program.instance.service.slow_path_reasons
+    reasons = program.instance.slow_path_reasons
     if not reasons:
         return None
     return {

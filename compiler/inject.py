@@ -51,7 +51,7 @@ def inject(chain: Chain, programs: Iterable[Program], origins: Mapping[tuple[Por
 
 def _needs_injection(chain: Chain, service: ServiceInstance) -> bool:
     """Whether its control plane lets frames arrive at ports, or sends them out of a port that leads to another one."""
-    if service.service.control is None:
+    if service.control is None:
         return False
     return service.service.injects or any(isinstance(chain.peer(port), Port) for port in service.ports)
 

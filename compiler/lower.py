@@ -256,7 +256,7 @@ def _maps_of(
     """Names of the maps that a program refers to: its service's own, then those of the glue."""
     yield from (definition.name for definition in lowered.maps)
     yield counters_map(port.service)
-    if instance.service.slow_path_reasons:
+    if instance.slow_path_reasons:
         yield from (upcalls_map(port.service), buckets_map(port.service), RING, SCRATCH)
     if hook is Hook.XDP and any(isinstance(edge.target, ToInterface) for edge in edges):
         yield devmap(port.service)
@@ -283,7 +283,7 @@ def _maps(chain: Chain, programs: tuple[Program, ...], slots: dict[tuple[Port, H
         for port in service.ports:
             if flood_map(port) in used:
                 yield _devmap(flood_map(port), len(service.ports), service)
-    sender = next((service for service in chain.services if service.service.slow_path_reasons), None)
+    sender = next((service for service in chain.services if service.slow_path_reasons), None)
     if RING in used and sender:
         yield from shared_slow_path_maps(sender.span)
     for hook in Hook:
@@ -363,7 +363,7 @@ def program_facts(program: Program) -> Iterator[tuple[HostFact, str | None]]:
     for constant in program.lowered.constants:
         if isinstance(constant.home, HostBound):
             yield constant.home.fact, constant.home.device
-    if program.instance.service.slow_path_reasons:
+    if program.instance.slow_path_reasons:
         yield HostFact.HZ, None
     if program.hook is not Hook.TC:
         return

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from schemas.diagnostic import Span
 from schemas.manifest import Mode
@@ -72,6 +74,17 @@ class ServiceInstance:
         if self.service.star and incoming != self.ports[0]:
             return self.ports[:1]
         return tuple(port for port in self.ports if port != incoming or self.service.hairpin)
+
+    @property
+    def control(self) -> Mapping[str, Any] | None:
+        """What its control plane has to know; None where this instance has none."""
+        return self.service.control(self) if self.service.control else None
+
+    @property
+    def slow_path_reasons(self) -> tuple[tuple[int, str], ...]:
+        """Those of its kind, unless its configuration does without the control plane that would be asked."""
+        without = self.service.control is not None and self.control is None
+        return () if without else self.service.slow_path_reasons
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,8 @@ class Service:
     `star`: packets pass between the first port and each of the others only.
     `drop_reasons`: every reason its C returns, as (number, name) pairs: from `compiler/bpf/drop.h`, or its own from
     `DROP_SERVICE_FIRST` on.
-    `control`: what its control plane has to know of an instance, plain JSON data; None where it has none.
+    `control`: what its control plane has to know of an instance, plain JSON data; None where the kind has none. It may
+    return None for an instance that needs none: that one has no slow path either.
     `injects`: the control plane lets frames arrive at ports. (To send them out of ports it need not say so.)
     `slow_path_reasons`: why its C sends packets up to its control plane, as (number, name) pairs, numbers from 0 on.
     `templates`: folder of its `.j2` files, where it has any.
@@ -69,7 +70,7 @@ class Service:
     hairpin: bool = False
     star: bool = False
     slow_path_reasons: tuple[tuple[int, str], ...] = ()
-    control: Callable[[ServiceInstance], Mapping[str, Any]] | None = None
+    control: Callable[[ServiceInstance], Mapping[str, Any] | None] | None = None
     injects: bool = False
     templates: Traversable | None = None
     origin: str = field(default="bpfchain", compare=False)

@@ -33,7 +33,7 @@ def buckets_map(service: str) -> str:
 
 def slow_path_maps(service: ServiceInstance) -> Iterator[MapDef]:
     """The maps of one service with reasons to send packets up."""
-    reasons = max(number for number, _ in service.service.slow_path_reasons) + 1
+    reasons = max(number for number, _ in service.slow_path_reasons) + 1
     yield MapDef(
         name=upcalls_map(service.name),
         type="BPF_MAP_TYPE_PERCPU_ARRAY",
@@ -67,7 +67,7 @@ def slow_path_maps(service: ServiceInstance) -> Iterator[MapDef]:
 
 
 def _labels(service: ServiceInstance) -> Iterator[Constant]:
-    for number, name in service.service.slow_path_reasons:
+    for number, name in service.slow_path_reasons:
         for fate, meaning in enumerate(FATES):
             key = (number * len(FATES) + fate).to_bytes(4, "little")
             path = f"{service.name}.slow-path {name} {meaning}"

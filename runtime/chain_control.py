@@ -15,7 +15,7 @@ from schemas.slow_path import RECORD
 
 from . import sys
 from .control import ControlPlane, Packet, Port
-from .control_maps import ControlMap, Layout
+from .control_maps import ControlMap, Layout, service_map
 from .devices import find_device, has_carrier
 from .downcalls import Downcalls
 from .home import name_of
@@ -64,10 +64,8 @@ class ServicePlace:
         return iter(changed)
 
     def open_map(self, name: str, key: Layout | None, value: Layout | None) -> ControlMap:
-        for record in self._control.manifest.maps:
-            if record.service == self.service and record.name.partition("__")[2] == name:
-                return ControlMap(self._control.open(record), record, key, value)
-        raise LookupError(f"service `{self.service}` has no map `{name}`")
+        record = service_map(self._control.manifest, self.service, name)
+        return ControlMap(self._control.open(record), record, key, value)
 
     def send(self, port: str, frame: bytes) -> bool:
         way = self._ways.get(port) or self._way(port)

@@ -1,9 +1,9 @@
 """What a control plane is, and what it has to work with: docs/control-planes.md.
 
 A control plane is a module with known names, all of them optional: `start`, `on_packet` or `on_packets`, `tick`,
-`on_link`, `reload`, `stop`, and `TICK_SECONDS`. A built-in one is `runtime/services/KIND.py`; a third party's is an
-entry point of the group `bpfchain.control_planes` under the kind's name. (The same module may have `migration`, which
-needs no daemon: runtime/migrate.py.)
+`on_link`, `reload`, `stop`, `describe`, and `TICK_SECONDS`. A built-in one is `runtime/services/KIND.py`; a third
+party's is an entry point of the group `bpfchain.control_planes` under the kind's name. (The same module may have
+`migration`, which needs no daemon: runtime/migrate.py.)
 """
 
 from __future__ import annotations
@@ -120,6 +120,10 @@ class Context(Protocol):
         """Runs a coroutine beside everything else."""
 
 
+OpenMap = Callable[[str], "ControlMap"]
+"""Gives a map of the service by its name without the service's. Raises LookupError."""
+
+
 @dataclass(frozen=True, slots=True)
 class ControlPlane:
     """The functions of a control plane's module, None for those that it does not have."""
@@ -132,6 +136,7 @@ class ControlPlane:
     on_link: Callable[[Context, Port], object] | None
     reload: Callable[[Context], object] | None
     stop: Callable[[Context], object] | None
+    describe: Callable[[Mapping[str, Any], Sequence[str], OpenMap], Mapping[str, str]] | None
     tick_seconds: float
 
 
@@ -156,7 +161,7 @@ def runtime_side(kind: str) -> object | None:
     return next((point.load() for point in points), None)
 
 
-_FUNCTIONS = ("start", "on_packet", "on_packets", "tick", "on_link", "reload", "stop")
+_FUNCTIONS = ("start", "on_packet", "on_packets", "tick", "on_link", "reload", "stop", "describe")
 
 
 def control_plane(kind: str, module: object) -> ControlPlane:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from schemas.manifest import MapRecord
+from schemas.manifest import Manifest, MapRecord
 
 from . import sys
 from .uapi import ElemFlag, MapFlag, MapType
@@ -50,6 +50,14 @@ class Layout:
 
     def unpack(self, content: bytes | memoryview) -> Any:
         return self.fields._make(self.struct.unpack(content))
+
+
+def service_map(manifest: Manifest, service: str, name: str) -> MapRecord:
+    """A map of a service by its name without the service's (`fdb`). Raises LookupError where there is none."""
+    for record in manifest.maps:
+        if record.service == service and record.name.partition("__")[2] == name:
+            return record
+    raise LookupError(f"service `{service}` has no map `{name}`")
 
 
 class ControlMap:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import errno
 import fcntl
 import socket
@@ -19,6 +20,10 @@ _SIOCGIFHWADDR = 0x8927
 _SIOCGIFINDEX = 0x8933
 _IFREQ = struct.Struct("16s24s")
 _IFF_UP, _IFF_RUNNING = 1 << 0, 1 << 6
+_SIOCETHTOOL = 0x8946
+_ETHTOOL_GSET, _ETHTOOL_CMD_SIZE = 0x1, 44  # struct ethtool_cmd
+_SPEED_AT = (12, 28)  # its speed and speed_hi
+_SPEED_UNKNOWN = 0xFFFFFFFF
 _MAC_AT = 2  # behind sa_family of struct sockaddr
 
 
@@ -62,6 +67,24 @@ def has_carrier(name: str, netns: str | None = None) -> bool:
                 return False
             raise
     return bool(flags & _IFF_UP and flags & _IFF_RUNNING)
+
+
+def link_speed(name: str, netns: str | None = None) -> int | None:
+    """Megabits a second that the device says it has; None where it does not, or is not there."""
+    if netns is not None and not (NETNS_DIRECTORY / netns).exists():
+        return None
+    settings = array.array("B", _ETHTOOL_GSET.to_bytes(4, "little").ljust(_ETHTOOL_CMD_SIZE, b"\0"))
+    request = struct.pack("16sQ", name.encode(), settings.buffer_info()[0]).ljust(_IFREQ.size, b"\0")
+    with entered(netns), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        try:
+            fcntl.ioctl(asker, _SIOCETHTOOL, request)
+        except OSError as error:
+            if error.errno in (errno.ENODEV, errno.EOPNOTSUPP, errno.EINVAL):
+                return None
+            raise
+    low, high = (int.from_bytes(settings[at : at + 2].tobytes(), "little") for at in _SPEED_AT)
+    speed = high << 16 | low
+    return None if speed in (0, _SPEED_UNKNOWN, 0xFFFF) else speed
 
 
 def require_device(name: str, netns: str | None, span: str = "") -> Device:

@@ -42,13 +42,17 @@ class InterfaceStatus:
 
 @dataclass(frozen=True, slots=True)
 class PortStatus:
-    """A port: what came in by it and what went out, and what became of the rest. Zero counts of drops are left out."""
+    """A port: what came in by it and what went out, and what became of the rest. Zero counts of drops are left out.
+
+    `note` is what the service's control plane says of it (`root, forwarding`).
+    """
 
     name: str
     received: Count
     sent: Count
     to_host: Count
     drops: Mapping[str, Count]
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +158,9 @@ def _chain(live: LiveChain, served: Mapping[str, str]) -> ChainStatus:
     interfaces = tuple(_interfaces(live, current, manifest))
     problems += [f"{found.name}: {found.state}" for found in interfaces if found.state != "attached"]
     tally = totals(live)
-    services = tuple(_service(manifest, service, tally, served) for service in manifest.services)
+    notes, failures = _notes(current, manifest)
+    problems += failures
+    services = tuple(_service(manifest, service, tally, served, notes) for service in manifest.services)
     unserved = [service.name for service in services if service.control_plane == NO_DAEMON]
     if unserved:
         problems.append(f"no daemon serves {', '.join(unserved)}: `bpfchain daemon`")
@@ -194,12 +200,38 @@ def _interfaces(live: LiveChain, current: LiveGeneration, manifest: Manifest) ->
 # --- counters -------------------------------------------------------------------------------------------------------
 
 
-def _service(manifest: Manifest, service: ServiceRecord, tally: Tally, served: Mapping[str, str]) -> ServiceStatus:
+Notes = Mapping[tuple[str, str], str]
+"""What there is to say of a port, by (service, port)."""
+
+
+def _notes(current: LiveGeneration, manifest: Manifest) -> tuple[Notes, list[str]]:
+    """Of every port, and what went wrong in the modules that were asked: `status` tells what it can all the same."""
+    notes: dict[tuple[str, str], str] = {}
+    failures = []
+    for service in manifest.services:
+        if service.control is None:
+            continue
+        from .describe import describe_ports  # control planes are imported only where there are some
+
+        try:
+            found = describe_ports(current, service)
+        except OSError:
+            raise
+        except Exception as error:
+            failures.append(f"the control plane of {service.name} cannot describe its ports: {error!r}")
+        else:
+            notes |= {(service.name, port): note for port, note in found.items()}
+    return notes, failures
+
+
+def _service(
+    manifest: Manifest, service: ServiceRecord, tally: Tally, served: Mapping[str, str], notes: Notes
+) -> ServiceStatus:
     counted = any((service.name, port, "received") in tally for port in service.ports)
     return ServiceStatus(
         name=service.name,
         kind=service.kind,
-        ports=tuple(_port(service, port, tally) for port in service.ports) if counted else (),
+        ports=tuple(_port(service, port, tally, notes) for port in service.ports) if counted else (),
         labelled={
             label: tally.get((service.name, "", label), Count())
             for record in manifest.maps
@@ -210,7 +242,7 @@ def _service(manifest: Manifest, service: ServiceRecord, tally: Tally, served: M
     )
 
 
-def _port(service: ServiceRecord, port: str, tally: Tally) -> PortStatus:
+def _port(service: ServiceRecord, port: str, tally: Tally, notes: Notes) -> PortStatus:
     def count(what: str) -> Count:
         return tally.get((service.name, port, what), Count())
 
@@ -221,6 +253,7 @@ def _port(service: ServiceRecord, port: str, tally: Tally) -> PortStatus:
         sent=count("sent"),
         to_host=count("to host"),
         drops={name: found for name, found in drops.items() if found},
+        note=notes.get((service.name, port), ""),
     )
 
 
@@ -260,6 +293,7 @@ def _service_data(service: ServiceStatus) -> dict[str, Any]:
         "ports": [
             {
                 "name": port.name,
+                "note": port.note or None,
                 "received": _count_data(port.received),
                 "sent": _count_data(port.sent),
                 "to_host": _count_data(port.to_host),

@@ -46,11 +46,12 @@ def _interfaces(interfaces: Sequence[InterfaceStatus]) -> Iterator[str]:
 
 
 def _ports(ports: Sequence[PortStatus]) -> Iterator[str]:
-    rows = [["  port", "received", "", "sent", "", "dropped", ""]]
+    rows = [["  port", "received", "", "sent", "", "dropped", "", ""]]
     for port in ports:
         dropped = sum(port.drops.values(), Count())
         reasons = ", ".join(f"{reason} {count.packets:,}" for reason, count in port.drops.items())
-        rows.append([f"  {port.name}", *_count(port.received), *_count(port.sent), f"{dropped.packets:,}", reasons])
+        counts = [*_count(port.received), *_count(port.sent), f"{dropped.packets:,}", reasons]
+        rows.append([f"  {port.name}", *counts, port.note])
     yield from table(rows, right={1, 2, 3, 4, 5})
 
 

@@ -29,6 +29,7 @@ DROP_REASONS = {
     30: "not-asked",
     40: "vlan",
     41: "no-headroom",
+    42: "port-state",
 }
 """Every reason of this tree. A service outside it counts its own from 48 on (DROP_SERVICE_FIRST)."""
 

@@ -1,5 +1,21 @@
-"""The run-time side of the bridge."""
+"""The run-time side of the bridge: its control plane, and how its maps get into another layout."""
 
 from __future__ import annotations
 
-from .bridge_fdb import migration as migration
+from ..migrate import Migration, Table
+from .bridge_fdb import migration as fdb_migration
+from .bridge_stp import TICK_SECONDS as TICK_SECONDS
+from .bridge_stp import describe as describe
+from .bridge_stp import on_link as on_link
+from .bridge_stp import on_packet as on_packet
+from .bridge_stp import reload as reload
+from .bridge_stp import start as start
+from .bridge_stp import states_migration
+from .bridge_stp import tick as tick
+
+
+def migration(old: Table, new: Table) -> Migration | None:
+    """By what the map holds."""
+    if old.record.meaning.startswith("bridge states/1 "):
+        return states_migration(old, new)
+    return fdb_migration(old, new)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from .. import features
 from ..clock import jiffies64
+from ..control_maps import ControlMap
 from ..migrate import Entries, Exchange, Migration, Moved, Table
 
 _MEANING = re.compile(r"bridge fdb/2 key (\d+) port (\d+) tick (\d+)(?: \S+)*")
@@ -100,6 +101,20 @@ def layout_of(table: Table) -> Layout | None:
         return None
     key, port, tick = map(int, found.groups())
     return Layout(key, port, tick, table.record.max_entries)
+
+
+def forget_ports(fdb: ControlMap, ports: Collection[int]) -> None:
+    """Forgets every station behind some of the ports, by their indices.
+
+    A station that is learned in the same entry at this moment may go with it: then its next frame is flooded.
+    """
+    layout = layout_of(Table(fdb.record, ()))
+    assert layout, "a map that programs of this version use"
+    mask, states = (1 << layout.port_bits) - 1, {port + 1 for port in ports}
+    with fdb.memory().cast("Q") as words:
+        for at, word in enumerate(words.tolist()):
+            if word & mask in states:
+                words[at] = 0
 
 
 def migration(old: Table, new: Table) -> Migration | None:

@@ -7,7 +7,7 @@ from importlib.resources import files
 from schemas.drop import named
 
 from ...service import Service
-from .lowering import lower
+from .lowering import control, lower
 from .model import resolve
 
 _HERE = files("compiler") / "services" / "bridge"
@@ -19,7 +19,9 @@ SERVICE = Service(
     header=_HERE / "bridge.bpf.h",
     resolve=resolve,
     lower=lower,
-    drop_reasons=named(5, 6, 7, 40),
+    drop_reasons=named(5, 6, 7, 40, 42),
+    slow_path_reasons=((0, "bpdu"),),
+    control=control,
     floods=True,
     templates=_HERE / "templates",
 )

@@ -41,6 +41,25 @@ enum vlan_form {
 	VLAN_TAGGED,
 };
 
+/* What the spanning tree lets frames do on a port (IEEE 802.1D-2004 7.4); nothing, until its control plane says so. */
+enum port_state {
+	PORT_DISCARDING = 0,
+	PORT_LEARNING = 1,
+	PORT_FORWARDING = 2,
+	BRIDGE_PORTS = 128,
+};
+
+/* All of it is written by the control plane, the roles for people only (runtime/services/bridge.py). */
+struct port_states {
+	__u8 state[BRIDGE_PORTS];
+	__u8 role[BRIDGE_PORTS];
+};
+
+/* Why a packet goes up to the control plane. */
+enum bridge_upcall {
+	BRIDGE_BPDU = 0,
+};
+
 struct bridge_config {
 	__u32 port;
 	__u32 aging_s;
@@ -55,6 +74,8 @@ struct bridge_config {
 	bool admit_tagged; /* frames that are tagged with a VLAN that the port is a member of */
 	__u32 pvid;        /* VLAN of all other frames; 0: they are dropped */
 	enum vlan_form (*vlan_egress)(__u32 port, __u32 vid);
+	void *states;     /* NULL: no spanning tree, every port forwards */
+	bool bpdu_filter; /* BPDUs end here unheard */
 };
 
 static const __u64 FDB_GOLDEN_RATIO = 0x9e3779b97f4a7c15ULL; /* 2^64 divided by it */
@@ -225,6 +246,26 @@ static __always_inline void bridge_learn(const struct bridge_config *cfg, __u64 
 	__sync_val_compare_and_swap(entry, tag | state, tag | fdb_state(cfg, fdb_confirmed(cfg), now));
 }
 
+static __always_inline const struct port_states *bridge_states(const struct bridge_config *cfg)
+{
+	const __u32 only = 0;
+
+	return cfg->states ? bpf_map_lookup_elem(cfg->states, &only) : NULL;
+}
+
+static __always_inline enum port_state bridge_state(const struct bridge_config *cfg, const struct port_states *states,
+						    __u32 port)
+{
+	if (!cfg->states)
+		return PORT_FORWARDING;
+	return states ? states->state[port % BRIDGE_PORTS] : PORT_DISCARDING;
+}
+
+static __always_inline bool is_bpdu(__u64 mac)
+{
+	return mac == 0xc28001ULL;
+}
+
 /* IEEE 802.1D 7.12.6: 01:80:c2:00:00:01 to 0f end at the next bridge. BPDUs (...:00) pass while there is no STP here.
  */
 static __always_inline bool is_link_local(__u64 mac)
@@ -289,6 +330,10 @@ static __always_inline __u32 bridge_leave(struct packet *pkt, const struct bridg
 /* A copy of a flood; at XDP it has the tag in the frame, whatever it came with (bridge_flood()). */
 static __always_inline bool bridge_transmit(struct packet *pkt, const struct bridge_config *cfg, __u32 port)
 {
+	if (bridge_state(cfg, bridge_states(cfg), port) != PORT_FORWARDING)
+		return false;
+	if (!cfg->vlan_aware)
+		return true;
 	if (!pkt->in_skb && vlan_parse(pkt) != PARSED)
 		return false;
 	return bridge_leave(pkt, cfg, port) == PARSED;
@@ -304,9 +349,15 @@ static __always_inline __u32 bridge_flood(struct packet *pkt, const struct bridg
 static __always_inline __u32 bridge_receive(struct packet *pkt, const struct bridge_config *cfg)
 {
 	__u64 source = mac_u64(pkt->eth->h_source), destination = mac_u64(pkt->eth->h_dest);
+	const struct port_states *states = bridge_states(cfg);
+	enum port_state state = bridge_state(cfg, states, cfg->port);
 	__u64 now = fdb_ticks(cfg, bpf_jiffies64());
 	__u32 port, verdict;
 
+	if (cfg->states && is_bpdu(destination))
+		return cfg->bpdu_filter ? drop(DROP_LINK_LOCAL) : slow_path(BRIDGE_BPDU);
+	if (state == PORT_DISCARDING)
+		return drop(DROP_PORT_STATE);
 	if (unlikely(is_group_mac(source) || source == 0))
 		return drop(DROP_INVALID_SOURCE);
 	if (is_group_mac(destination) && is_link_local(destination))
@@ -319,6 +370,8 @@ static __always_inline __u32 bridge_receive(struct packet *pkt, const struct bri
 	source = fdb_key(pkt, cfg, source);
 	if (!cfg->static_port || cfg->static_port(source) == NO_STATIC_PORT)
 		bridge_learn(cfg, source, now);
+	if (state != PORT_FORWARDING)
+		return drop(DROP_PORT_STATE);
 	if (is_group_mac(destination))
 		return bridge_flood(pkt, cfg);
 	destination = fdb_key(pkt, cfg, destination);
@@ -329,6 +382,8 @@ static __always_inline __u32 bridge_receive(struct packet *pkt, const struct bri
 		return bridge_flood(pkt, cfg);
 	if (unlikely(port == cfg->port))
 		return drop(DROP_SAME_PORT);
+	if (bridge_state(cfg, states, port) != PORT_FORWARDING)
+		return drop(DROP_PORT_STATE);
 	if (cfg->vlan_aware) {
 		verdict = bridge_leave(pkt, cfg, port);
 		if (verdict != PARSED)

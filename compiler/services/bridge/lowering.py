@@ -11,10 +11,12 @@ from ...ir import Constant, GeneratedFunction, HostBound, Inlined, LoweredPort, 
 from ...lower import c_name, port_name
 from ...model import Port, ServiceInstance
 from ...templates import environment
+from . import stp
 from .fdb import MAC_BITS, SET_SIZE, Fdb
 from .model import BridgeModel, StaticEntry
 
 BPF_F_MMAPABLE = 1 << 10
+PORT_STATES_SIZE = 256  # struct port_states
 _HZ = HostBound("hz", HostFact.HZ, None)
 
 
@@ -26,12 +28,20 @@ def lower(instance: ServiceInstance, port: Port, hook: Hook) -> LoweredPort:
         constants=(
             *_constants(instance, port, model),
             *_vlan_constants(port, model),
+            *_stp_constants(port, model),
             *(_static_constant(instance, entry) for entry in model.static),
         ),
-        maps=(_fdb(instance, model),),
+        maps=(_fdb(instance, model), *_states(instance, model)),
         functions=tuple(_functions(instance, port, model)),
-        transmits=bool(model.vlans),
+        transmits=bool(model.vlans or model.stp),
     )
+
+
+def control(instance: ServiceInstance) -> dict[str, object] | None:
+    """What the bridge's control plane has to know; None where nothing needs one."""
+    model = instance.config
+    assert isinstance(model, BridgeModel)
+    return {"stp": stp.control(model.stp)} if model.stp else None
 
 
 def _constants(instance: ServiceInstance, port: Port, model: BridgeModel) -> tuple[Constant, ...]:
@@ -76,6 +86,31 @@ def _vlan_constants(port: Port, model: BridgeModel) -> Iterator[Constant]:
         if name != port.name:
             path = f"{port.service}.{name}.vlan"
             yield Constant(path, vlans.text, "VLANs of another port", Inlined("", vlans.text), vlans.span)
+
+
+def _stp_constants(port: Port, model: BridgeModel) -> Iterator[Constant]:
+    if model.stp and model.stp.ports[port.name].bpdu_filter:
+        yield Constant(f"{port}.stp.bpdu-filter", "true", "BPDUs are not heard", Inlined("bpdu_filter", "1"), port.span)
+
+
+def _states(instance: ServiceInstance, model: BridgeModel) -> Iterator[MapDef]:
+    """The states of all ports: written by the control plane, and kept when the chain is changed."""
+    if model.stp:
+        yield MapDef(
+            name=f"{c_name(instance.name)}__states",
+            type="BPF_MAP_TYPE_ARRAY",
+            key_type="__u32",
+            key_size=4,
+            value_type="struct port_states",
+            value_size=PORT_STATES_SIZE,
+            max_entries=1,
+            scope=Scope.SERVICE,
+            role=Role.STATE,
+            layout=f"bridge states/1 {' '.join(port.name for port in instance.ports)}",
+            span=model.stp.span,
+            field="states",
+            service=instance.name,
+        )
 
 
 def _static_constant(instance: ServiceInstance, entry: StaticEntry) -> Constant:

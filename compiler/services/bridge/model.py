@@ -11,6 +11,7 @@ from schemas.diagnostic import Span
 from ...addresses import parse_duration, parse_mac
 from ...model import Port
 from ...source import Report, Value
+from .stp import Stp, resolve_stp
 from .vlans import PortVlans, parse_vlan, resolve_vlans
 
 DEFAULT_AGING = timedelta(seconds=300)  # IEEE 802.1D-2004 table 7-5
@@ -42,7 +43,8 @@ class StaticEntry:
 class BridgeModel:
     """A bridge's configuration; the spans are of the values, or of the service where the file leaves them out.
 
-    `vlans` has every port by its name, or is empty: then the bridge does not look at tags.
+    `vlans` has every port by its name, or is empty: then the bridge does not look at tags. Without `stp` every port
+    forwards.
     """
 
     aging: timedelta
@@ -51,10 +53,11 @@ class BridgeModel:
     size_span: Span
     static: tuple[StaticEntry, ...]
     vlans: Mapping[str, PortVlans]
+    stp: Stp | None
 
 
 def resolve(value: Value, ports: tuple[Port, ...], report: Report) -> BridgeModel:
-    """The model of one bridge. Reports C214 (no MAC, no duration), C411 to C421."""
+    """The model of one bridge. Reports C214 (no MAC, no duration), C411 to C425."""
     vlans = resolve_vlans(value, ports, report)
     aging, size = value.get("fdb", "aging"), value.get("fdb", "size")
     return BridgeModel(
@@ -64,6 +67,7 @@ def resolve(value: Value, ports: tuple[Port, ...], report: Report) -> BridgeMode
         size_span=size.span if size else value.key_span,
         static=_static(value, ports, vlans, report),
         vlans=vlans,
+        stp=resolve_stp(value, ports, report),
     )
 
 

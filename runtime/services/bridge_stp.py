@@ -1,0 +1,202 @@
+"""The spanning tree of a bridge: BPDUs and link changes in, states of ports and BPDUs out (protocols/rstp.py).
+
+The data plane reads a port's state from the map `states`; nobody else writes it. While this is away the last states
+stay, and when it starts every port is closed until the tree is known again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..control import Context, OpenMap, Packet, Port
+from ..control_maps import ControlMap
+from ..devices import link_speed
+from ..migrate import Entries, Migration, Moved, Table
+from ..protocols.bpdu import Bpdu
+from ..protocols.rstp import Bridge
+from ..protocols.rstp_port import BridgeSettings, Effect, Flush, Guard, PortSettings, Role, Send, State
+from .bridge_fdb import forget_ports
+
+TICK_SECONDS = 1.0
+
+_PORTS = 128  # BRIDGE_PORTS in bridge.bpf.h
+_KEY = bytes(4)
+_STATES = tuple(State)  # enum port_state
+_ROLES = tuple(Role)
+_GIGABIT_COST = 20_000
+
+
+@dataclass(slots=True)
+class _Tree:
+    """The spanning tree of one bridge. Port numbers are indices + 1.
+
+    `up` are the ports whose link is up, `told` is what the log has heard of each port.
+    """
+
+    bridge: Bridge
+    config: Mapping[str, Any]
+    names: tuple[str, ...]
+    states: ControlMap
+    fdb: ControlMap
+    written: bytes = b""
+    up: set[str] = field(default_factory=set)
+    told: dict[str, str] = field(default_factory=dict)
+
+
+def start(context: Context) -> None:
+    """Closes every port, then lets the protocol open those whose link is up."""
+    stp, names = context.config["stp"], tuple(context.ports)
+    settings = BridgeSettings(
+        address=_address(context),
+        priority=stp["priority"],
+        hello_time=stp["hello"],
+        max_age=stp["max_age"],
+        forward_delay=stp["forward_delay"],
+        rapid=stp["rapid"],
+    )
+    ports = [_port_settings(context.ports[name].index, stp["ports"][name]) for name in names]
+    bridge = Bridge.of(settings, ports)
+    context.state = _Tree(bridge, context.config, names, context.map("states"), context.map("fdb"))
+    _carry_out(context, ())
+    for name in names:
+        on_link(context, context.ports[name])
+
+
+def reload(context: Context) -> None:
+    """The same bridge goes on with the maps of the new generation; another one starts."""
+    tree: _Tree = context.state
+    if tree.config != context.config or tree.names != tuple(context.ports):
+        start(context)
+        return
+    tree.states, tree.fdb, tree.written = context.map("states"), context.map("fdb"), b""
+    _carry_out(context, ())
+
+
+def on_packet(context: Context, packet: Packet) -> None:
+    """A frame to the bridge group address; what is no BPDU is not for us."""
+    bpdu = Bpdu.of_frame(packet.frame)
+    if bpdu is not None:
+        _carry_out(context, context.state.bridge.receive(packet.port.index + 1, bpdu))
+
+
+def tick(context: Context) -> None:
+    """A second has passed."""
+    _carry_out(context, context.state.bridge.tick())
+
+
+def on_link(context: Context, port: Port) -> None:
+    """A device came up or went down. What leads to another service has no link that could be down."""
+    tree: _Tree = context.state
+    up = port.up or not port.interface
+    if up == (port.name in tree.up):
+        return
+    if up:
+        tree.up.add(port.name)
+        _carry_out(context, tree.bridge.enable(port.index + 1, path_cost=_path_cost(context, port)))
+    else:
+        tree.up.remove(port.name)
+        _carry_out(context, tree.bridge.disable(port.index + 1))
+
+
+def describe(config: Mapping[str, Any], ports: Sequence[str], open_map: OpenMap) -> dict[str, str]:
+    """`root, forwarding`, as the data plane has it."""
+    content = open_map("states")[_KEY]
+    return {
+        name: f"{_ROLES[content[_PORTS + index]]}, {_STATES[content[index]]}"
+        for index, name in enumerate(ports)
+        if name in config["stp"]["ports"]
+    }
+
+
+def states_migration(old: Table, new: Table) -> Migration:
+    """Other ports, or others in their places: states go by name, and a port that is new begins closed."""
+    before = {name: index for index, name in enumerate(old.ports)}
+
+    def content(entries: Entries) -> Moved:
+        was, states = entries[_KEY], bytearray(2 * _PORTS)
+        for index, name in enumerate(new.ports):
+            if name in before:
+                states[index], states[_PORTS + index] = was[before[name]], was[_PORTS + before[name]]
+        return Moved({_KEY: bytes(states)})
+
+    return Migration(content)
+
+
+# --- what the protocol asks for ---------------------------------------------------------------------------------------
+
+
+def _carry_out(context: Context, effects: Iterable[Effect]) -> None:
+    """States first: a BPDU may say that a port is closed, and it has to be by then."""
+    tree: _Tree = context.state
+    content = _content(tree.bridge)
+    if content != tree.written:
+        tree.states[_KEY] = content
+        tree.written = content
+        _tell(context, tree)
+    effects = tuple(effects)
+    flushed = {effect.port for effect in effects if isinstance(effect, Flush)}
+    if flushed:
+        forget_ports(tree.fdb, {number - 1 for number in flushed})
+    for effect in effects:
+        if isinstance(effect, Send):
+            port = context.ports[tree.names[effect.port - 1]]
+            source = port.mac if port.interface else tree.bridge.settings.address.to_bytes(6)
+            context.send(port, effect.bpdu.frame(source))
+
+
+def _content(bridge: Bridge) -> bytes:
+    """struct port_states."""
+    states, roles = bytearray(_PORTS), bytearray(_PORTS)
+    for port in bridge.ports.values():
+        states[port.number - 1] = _STATES.index(port.state)
+        roles[port.number - 1] = _ROLES.index(port.role)
+    return bytes(states + roles)
+
+
+def _tell(context: Context, tree: _Tree) -> None:
+    """Logs what has changed."""
+    for port in tree.bridge.ports.values():
+        name = tree.names[port.number - 1]
+        now = f"{port.role}, {port.state}" + (f", {port.guard}" if port.guard is not Guard.NONE else "")
+        if tree.told.get(name, "disabled, discarding") != now:
+            log = context.log.info if port.guard is Guard.NONE else context.log.warning
+            log("spanning tree", port=name, is_now=now, root=f"{tree.bridge.root_priority.root_id:016x}")
+            tree.told[name] = now
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+def _port_settings(index: int, given: Mapping[str, Any]) -> PortSettings:
+    return PortSettings(
+        number=index + 1,
+        priority=given["priority"],
+        path_cost=given["cost"] or _GIGABIT_COST,
+        point_to_point=given["point_to_point"],
+        admin_edge=given["edge"] is True,
+        auto_edge=given["edge"] is None,
+        bpdu_guard=given["bpdu_guard"],
+        root_guard=given["root_guard"],
+        bpdu_filter=given["bpdu_filter"],
+    )
+
+
+def _path_cost(context: Context, port: Port) -> int:
+    """As the file says, else by the speed of the device (802.1D-2004 table 17-3), else that of 1 Gb/s."""
+    given: int | None = context.config["stp"]["ports"][port.name]["cost"]
+    if given:
+        return given
+    speed = link_speed(port.device, port.netns) if port.device else None
+    return max(1, 20_000_000 // speed) if speed else _GIGABIT_COST
+
+
+def _address(context: Context) -> int:
+    """The lowest of the ports' own addresses (7.12.5), or where none has one a local one that is always the same."""
+    addresses = [port.mac for port in context.ports.values() if any(port.mac)]
+    if addresses:
+        return int.from_bytes(min(addresses))
+    digest = hashlib.sha256(f"{context.chain}.{context.service}".encode()).digest()
+    return int.from_bytes(bytes([digest[0] & 0xFC | 0x02]) + digest[1:6])

@@ -1,0 +1,131 @@
+"""What the states of a spanning tree let through, on the wire: every pair of states × destination, in every mode.
+
+The states are written by the test, as the control plane writes them; tests/kernel/test_spanning_tree.py has real trees.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compiler.build import Compiled
+from runtime import sys as kernel
+from runtime.pin import bpffs_root, chain_pins
+from schemas.manifest import Mode
+from tests.rig.network import Network, network, running
+
+pytestmark = pytest.mark.kernel
+
+every_mode = pytest.mark.parametrize("mode", [mode.value for mode in Mode])
+
+PORTS = ("a", "b", "c")
+DISCARDING, LEARNING, FORWARDING = range(3)
+STATES = (DISCARDING, LEARNING, FORWARDING)
+BROADCAST, UNKNOWN = b"\xff" * 6, bytes.fromhex("02ff00000001")
+BPDU_ADDRESS = bytes.fromhex("0180c2000000")
+SIZE = 256  # struct port_states
+
+VLANS: dict[str, dict[str, Any]] = {
+    "without VLANs": {port: {} for port in PORTS},
+    "with VLANs": {
+        "a": {"vlan": {"access": 10}},
+        "b": {"vlan": {"trunk": [20], "native": 10}},
+        "c": {"vlan": {"access": 10}},
+    },
+}
+"""Either way an untagged frame stays untagged: what VLANs do to frames is another table's."""
+
+
+def chain(mode: str, ports: Mapping[str, Any], stp: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {
+        "mode": mode,
+        "interfaces": {port: {"device": port} for port in PORTS},
+        "services": {"br0": {"kind": "bridge", "stp": stp or {}, "ports": dict(ports)}},
+        "links": [[f"br0.{port}", port] for port in PORTS],
+    }
+
+
+def write_states(compiled: Compiled, states: Mapping[str, int]) -> None:
+    (record,) = [record for record in compiled.manifest.maps if record.name == "br0__states"]
+    generation = max(chain_pins(bpffs_root(None), compiled.manifest.chain).generations(), key=lambda pins: pins.number)
+    content = bytes(states[port] for port in PORTS).ljust(SIZE, b"\0")
+    with kernel.obj_get(generation.map(record.name, record.layout)) as fd:
+        kernel.map_update_elem(fd, bytes(4), content)
+
+
+def station(port: str) -> bytes:
+    return bytes([0x02, 0xAA, 0, 0, 0, ord(port)])
+
+
+def frame(source: bytes, destination: bytes, serial: Iterator[int]) -> bytes:
+    return destination + source + b"\x88\xb5" + next(serial).to_bytes(4) + bytes(42)
+
+
+def receivers(states: Mapping[str, int], destination: bytes) -> set[str]:
+    """Who gets a frame that came in by `a` (802.1D-2004 7.5, 7.7)."""
+    known = {station(port): port for port in PORTS}
+    if destination == BPDU_ADDRESS or states["a"] != FORWARDING:
+        return set()
+    wanted = {known[destination]} if destination in known else set(PORTS)
+    return {port for port in wanted - {"a"} if states[port] == FORWARDING}
+
+
+def forwarding() -> dict[str, int]:
+    return dict.fromkeys(PORTS, FORWARDING)
+
+
+def teach(net: Network, serial: Iterator[int]) -> None:
+    for port in PORTS:
+        sent = frame(station(port), BROADCAST, serial)
+        net.send(port, sent)
+        assert net.arrivals(**{other: 1 for other in PORTS if other != port}) == {
+            other: [sent] for other in PORTS if other != port
+        }
+
+
+@every_mode
+@pytest.mark.parametrize("vlans", VLANS)
+def test_every_pair_of_states(mode: str, vlans: str, tmp_path: Path) -> None:
+    serial = itertools.count()
+    with network(*PORTS) as net, running(net.dut, chain(mode, VLANS[vlans]), tmp_path) as compiled:
+        write_states(compiled, forwarding())
+        teach(net, serial)
+        for incoming, outgoing in itertools.product(STATES, STATES):
+            states = {"a": incoming, "b": outgoing, "c": FORWARDING}
+            write_states(compiled, states)
+            expected: dict[str, list[bytes]] = {}
+            for destination in (station("b"), station("c"), UNKNOWN, BROADCAST, BPDU_ADDRESS):
+                sent = frame(station("a"), destination, serial)
+                net.send("a", sent)
+                for port in receivers(states, destination):
+                    expected.setdefault(port, []).append(sent)
+            arrived = net.arrivals(**{port: len(frames) for port, frames in expected.items()})
+            assert arrived == expected, states
+
+
+@every_mode
+def test_a_learning_port_learns_and_a_discarding_one_does_not(mode: str, tmp_path: Path) -> None:
+    serial = itertools.count()
+    with network(*PORTS) as net, running(net.dut, chain(mode, VLANS["without VLANs"]), tmp_path) as compiled:
+        for state, receiving in ((DISCARDING, {"a", "c"}), (LEARNING, {"a"})):
+            mover = bytes([0x02, 0xBB, 0, 0, 0, state])
+            write_states(compiled, forwarding() | {"a": state})
+            net.send("a", frame(mover, BROADCAST, serial))
+            assert net.arrivals() == {}
+            write_states(compiled, forwarding())
+            sent = frame(station("b"), mover, serial)
+            net.send("b", sent)
+            assert net.arrivals(**dict.fromkeys(receiving, 1)) == {key: [sent] for key in receiving}
+
+
+@every_mode
+def test_before_the_control_plane_says_anything_every_port_is_closed(mode: str, tmp_path: Path) -> None:
+    serial = itertools.count()
+    with network(*PORTS) as net, running(net.dut, chain(mode, VLANS["without VLANs"]), tmp_path):
+        for port in PORTS:
+            net.send(port, frame(station(port), BROADCAST, serial))
+        assert net.arrivals() == {}
