@@ -41,6 +41,7 @@ class Daemon:
         self._find = find
         self._seen: dict[str, Fingerprint] = {}
         self._running: dict[str, ChainControl] = {}
+        self._unseen: dict[str, str] = {}
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
@@ -81,17 +82,30 @@ class Daemon:
         for chain, (pins, fingerprint) in found.items():
             if self._seen.get(chain) != fingerprint:
                 self._enter(chain, pins, fingerprint)
-        for control in self._running.values():
-            control.look_at_links()
+        for chain, control in self._running.items():
+            self._look_at_links(chain, control)
 
     def _newest(self) -> Iterator[tuple[str, tuple[GenerationPins, Fingerprint]]]:
-        """The generation that runs of every chain; one that is being removed just now is left out."""
-        for chain in chains(self._root):
-            finished = [pins for pins in chain_pins(self._root, chain).generations() if pins.finished]
-            if finished:
-                pins = max(finished, key=lambda pins: pins.number)
-                with contextlib.suppress(FileNotFoundError):
+        """The generation that runs of every chain; what is being removed just now is left out."""
+        with contextlib.suppress(FileNotFoundError):
+            for chain in chains(self._root):
+                finished = [pins for pins in chain_pins(self._root, chain).generations() if pins.finished]
+                if finished:
+                    pins = max(finished, key=lambda pins: pins.number)
                     yield chain, (pins, (pins.number, (pins.path / "record").stat().st_ino))
+
+    def _look_at_links(self, chain: str, control: ChainControl) -> None:
+        """A namespace that has gone is told once."""
+        problem = ""
+        try:
+            control.look_at_links()
+        except (ChainError, OSError) as error:
+            problem = str(error)
+        if problem != self._unseen.get(chain, ""):
+            self._unseen[chain] = problem
+            self._log.warning(
+                "interfaces cannot be looked at" if problem else "interfaces are back", chain=chain, error=problem
+            )
 
     def _enter(self, chain: str, pins: GenerationPins, fingerprint: Fingerprint) -> None:
         """Goes over to a generation; what cannot be read is logged once, and tried again when it changes."""
@@ -136,6 +150,8 @@ class Daemon:
         served = {
             chain: {
                 "generation": control.pins.number,
+                "unclaimed": control.unclaimed,
+                "unsent": control.down.unsent,
                 "services": {
                     name: {"state": instance.state.value, "failures": instance.failures}
                     for name, instance in control.instances.items()

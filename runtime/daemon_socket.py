@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 RUN_DIRECTORY = Path("/run/bpfchain")
+RUN_VARIABLE = "BPFCHAIN_RUN"
+"""Names another directory, for daemons of users who may not write to /run."""
+
 TIMEOUT_SECONDS = 1.0
 CHANGED, STATUS = b"changed\n", b"status\n"
 
@@ -27,7 +30,8 @@ class DaemonPlace:
 def daemon_place(root: Path) -> DaemonPlace:
     """The place of the daemon for the bpffs at `root`."""
     name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:12]
-    return DaemonPlace(RUN_DIRECTORY / f"daemon-{name}.lock", RUN_DIRECTORY / f"daemon-{name}.socket")
+    directory = Path(os.environ.get(RUN_VARIABLE) or RUN_DIRECTORY)
+    return DaemonPlace(directory / f"daemon-{name}.lock", directory / f"daemon-{name}.socket")
 
 
 def tell_daemon(root: Path) -> None:
@@ -38,7 +42,9 @@ def tell_daemon(root: Path) -> None:
 def daemon_status(root: Path) -> dict[str, Any] | None:
     """What the daemon says of itself; None where none answers.
 
-    `{"pid": N, "chains": {CHAIN: {"generation": N, "services": {SERVICE: {"state": "running", "failures": 0}}}}}`
+    `{"pid": N, "chains": {CHAIN: {"generation": N, "unclaimed": N, "unsent": N,
+    "services": {SERVICE: {"state": "running", "failures": 0}}}}}`: `unclaimed` are packets that came up for a control
+    plane that was not running, `unsent` frames that no device took.
     """
     answer = _ask(root, STATUS)
     if not answer:

@@ -135,6 +135,12 @@ class Downcalls:
                 return entrance.send
         raise LookupError(f"there is no way into `{service}.{port}`{f' at the {hook} hook' if hook else ''}")
 
+    @property
+    def unsent(self) -> int:
+        """How many frames no device took."""
+        entrances = {id(entrance.socket): entrance.socket for entrance in self._entrances.values()}
+        return sum(opened.unsent for opened in (*entrances.values(), *self._interfaces.values()))
+
     def close(self) -> None:
         for entrance in self._entrances.values():
             entrance.socket.close()

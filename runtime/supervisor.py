@@ -183,6 +183,7 @@ class Instance:
     def start(self) -> None:
         """Starts it; a failure is logged, and it is tried again later."""
         self._again = None
+        self.state = State.STOPPED
         self._started = asyncio.get_running_loop().time()
         try:
             self._plane = self._find(self.kind)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
 import subprocess
 import sys as python
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +18,14 @@ from typing import Any
 import pytest
 
 from runtime import sys
+from runtime.daemon_socket import RUN_VARIABLE
 from runtime.netns import entered
 from runtime.pin import bpffs_root, chains
 from schemas.compiled import save
 from tests.kernel.live import A, B, Host, bridge, frame, guarded_bridge, host
+from tests.rig import probe
 from tests.rig.network import Network, network
+from tests.rig.probe.control import PASS, plain
 
 pytestmark = pytest.mark.kernel
 
@@ -40,6 +45,13 @@ def machine(net: Network, tmp_path: Path) -> Iterator[Host]:
         yield found
 
 
+def becoming(caps: Sequence[str]) -> list[str]:
+    """How a command begins that runs as nobody in particular, with exactly these capabilities."""
+    held = ",".join(["-all", *(f"+{cap}" for cap in caps)])
+    become = ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups"]
+    return [*become, f"--inh-caps={held}", f"--ambient-caps={held}", f"--bounding-set={held}", "--no-new-privs"]
+
+
 @dataclass(frozen=True, slots=True)
 class User:
     """A user with a bpffs of its own, on the machine under test."""
@@ -50,15 +62,26 @@ class User:
 
     def run(self, *arguments: object, caps: Sequence[str] = ENOUGH) -> subprocess.CompletedProcess[str]:
         """bpfchain as this user, with exactly these capabilities."""
-        held = ",".join(["-all", *(f"+{cap}" for cap in caps)])
-        become = ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups"]
-        become += [f"--inh-caps={held}", f"--ambient-caps={held}", f"--bounding-set={held}", "--no-new-privs"]
-        command = [*become, python.executable, "-m", "bpfchain", *map(str, arguments)]
+        command = [*becoming(caps), python.executable, "-m", "bpfchain", *map(str, arguments)]
         environment = {"PATH": os.environ["PATH"], "BPFCHAIN_BPFFS": str(self.bpffs), "HOME": "/nonexistent"}
         with entered(self.machine.namespace.name):
             return subprocess.run(
                 command, env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120
             )
+
+    @contextlib.contextmanager
+    def daemon(self, run: Path) -> Iterator[Path]:
+        """The daemon as this user, with one capability more; gives its log."""
+        environment = {"PATH": os.environ["PATH"], "BPFCHAIN_BPFFS": str(self.bpffs), RUN_VARIABLE: str(run)}
+        log = self.folder / "daemon.log"
+        with entered(self.machine.namespace.name), log.open("wb") as opened:
+            command = [*becoming((*ENOUGH, "net_raw")), python.executable, "-m", "tests.rig.daemon"]
+            process = subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[2], stderr=opened)
+        try:
+            yield log
+        finally:
+            process.terminate()
+            process.wait(20)
 
     def built(self, name: str, chain: Mapping[str, Any]) -> Path:
         """A compiled chain in a directory that everybody may read."""
@@ -198,6 +221,31 @@ def test_everything_that_is_kept_is_closed_to_others(machine: Host) -> None:
     home = bpffs_root() / "bpfchain"
     folders = [home, *(path for path in (home / machine.name).rglob("*") if path.is_dir()), home / machine.name]
     assert {stat.S_IMODE(folder.stat().st_mode) for folder in folders} == {0o700}
+
+
+def test_with_one_more_the_daemon_can_run_too(user: User, net: Network) -> None:
+    """Packets go up to it and come down again, as nobody in particular."""
+    chain = {
+        "interfaces": {"p1": {"device": "p1"}, "p2": {"device": "p2"}},
+        "services": {"probe": {"kind": "probe"}},
+        "links": [["p1", "probe.outside"], ["probe.inside", "p2"]],
+    }
+    with probe.installed():
+        directory = user.built("probe", chain)
+    applied = user.run("apply", directory)
+    assert (applied.returncode, applied.stderr) == (0, "")
+    run = user.folder / "run"
+    run.mkdir()
+    os.chown(run, UID, UID)
+    with user.daemon(run) as log:
+        deadline = time.monotonic() + 20
+        while 'event="chain is served"' not in log.read_text():
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.02)
+        up = A + B + probe.UP + bytes([0, PASS]) + bytes(44)
+        net.send("p1", up)
+        assert net.arrivals(p2=1) == {"p2": [plain(up)]}
+    assert user.run("detach", user.machine.name).returncode == 0
 
 
 def test_costs_are_told_without_privileges_as_far_as_they_can_be(user: User) -> None:
