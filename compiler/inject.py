@@ -1,7 +1,7 @@
 """A chain whose control planes send frames into it in, the programs, slots and links that take them out.
 
-A frame goes into a veth pair with a trailer that names a port (compiler/bpf/inject.h). At the pair's other end a
-program cuts the trailer off and tail-calls the port's own one, so that the frame takes the way of one that arrived.
+A frame goes into a veth pair with a label that names a port (compiler/bpf/inject.h). At the pair's other end a
+program takes the label off and tail-calls the port's own one, so that the frame takes the way of one that arrived.
 """
 
 from __future__ import annotations

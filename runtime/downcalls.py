@@ -1,7 +1,7 @@
 """Frames of control planes in; out of interfaces, or into ports of the chain as if they had arrived there.
 
-Both ways are packet sockets: out of the interface's device, or into the chain's injection link, with a trailer behind
-the frame that names the port (compiler/bpf/inject.h). Metadata travels with the frame, so it never slips.
+Both ways are packet sockets: out of the interface's device, or into the chain's injection link, with a label on the
+frame that names the port (compiler/bpf/inject.h). Metadata travels with the frame, so it never slips.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from schemas.manifest import Hook, InternalLinkRecord, Manifest
-from schemas.slow_path import INJECT_LINK, TRAILER, TRAILER_MAGIC
+from schemas.slow_path import INJECT_LINK, LABEL, LABEL_ETHERTYPE, LABEL_HEADER, LABEL_MAGIC
 
 from .netns import entered
 from .veth import veth_pair
@@ -73,13 +73,14 @@ class FrameSocket:
 
 @dataclass(frozen=True, slots=True)
 class _Entrance:
-    """The way to one port's program: which link, and the trailer that names the port there."""
+    """The way to one port's program: which link, and the label that names the port there, before or behind a frame."""
 
     socket: FrameSocket
+    header: bytes
     trailer: bytes
 
     def send(self, frame: bytes) -> bool:
-        return self.socket.send(frame + self.trailer)
+        return self.socket.send(self.header + frame + self.trailer)
 
 
 @dataclass(slots=True)
@@ -108,8 +109,10 @@ class Downcalls:
         for slot in self.manifest.tail_slots:
             program = programs[slot.program]
             if slot.map == array and program.service and program.port:
-                trailer = TRAILER.pack(TRAILER_MAGIC, slot.index)
-                found[program.service, program.port, program.hook] = _Entrance(opened, trailer)
+                label = LABEL.pack(LABEL_MAGIC, slot.index)
+                header = LABEL_HEADER.pack(label, LABEL_ETHERTYPE)
+                before, behind = (header, b"") if program.hook is Hook.XDP else (b"", label)
+                found[program.service, program.port, program.hook] = _Entrance(opened, before, behind)
         return found
 
     def send(self, interface: str, frame: bytes) -> bool:

@@ -18,8 +18,8 @@ from .attach import AttachPoint, NetlinkRefused, netlink
 from .devices import find_device
 from .netns import entered
 
-INJECTED_BYTES = 16
-"""What a frame that is sent in can be longer by than the MTU says: a trailer (schemas/slow_path.py) and two tags."""
+INJECTED_BYTES = 24
+"""What a frame that is sent in can be longer by than the MTU says: a label (schemas/slow_path.py) and two tags."""
 
 _MAX_MTU = {Hook.XDP: 3498, Hook.TC: 65535}
 """veth takes native XDP only where a frame fits one page (veth_xdp_set, drivers/net/veth.c)."""

@@ -13,10 +13,14 @@ FRAME_BYTES = 9600
 SLOW_PATH_REASON_LIMIT = 256
 """Reasons are numbers below this."""
 
-TRAILER = struct.Struct("<II")
-"""struct inject_trailer (compiler/bpf/inject.h), behind a frame that goes down: magic, slot of the port's program."""
+LABEL = struct.Struct("<II")
+"""struct inject_label (compiler/bpf/inject.h) of a frame that goes down: magic, slot of the port's program."""
 
-TRAILER_MAGIC = 0x62706664
+LABEL_MAGIC = 0x62706664
+LABEL_HEADER = struct.Struct("<8s4xH")
+"""At XDP the label is in an Ethernet header before the frame, at TC it is behind the frame: LABEL_ETHERTYPE is last."""
+
+LABEL_ETHERTYPE = 0xB588  # 0x88b5 on the wire: for local experiments (IEEE 802 9.2.3)
 
 INJECT_LINK = "inject."
 """How names of internal links begin that control planes send frames into."""

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The way down: a frame that a control plane sends into the chain's injection link ends with a trailer that names a
- * port (schemas/slow_path.py). Cut off, the frame goes to that port's program as if it had arrived there. At the end
- * the trailer leaves the frame's own headers, tags and EtherType where the kernel looks for them.
+ * The way down: a frame that a control plane sends into the chain's injection link has a label that names a port
+ * (schemas/slow_path.py). Taken off, the frame goes to that port's program as if it had arrived there.
  */
 #ifndef BPFCHAIN_INJECT_H
 #define BPFCHAIN_INJECT_H
@@ -17,18 +16,18 @@ enum {
 	INJECT_MAGIC = 0x62706664, /* a frame without it was sent by somebody else */
 };
 
-struct inject_trailer {
+struct inject_label {
 	__u32 magic;
 	__u32 slot; /* in the prog array of the ports' programs */
 };
 
-/* Goes to the program in the trailer's slot; returns if there is none, or no trailer. */
+/* Goes to the program in the label's slot; returns if there is none, or no label. */
 static __always_inline void inject(void *ctx, void *ports)
 {
-	struct inject_trailer trailer;
+	struct inject_label label;
 
-	if (frame_cut(ctx, &trailer, sizeof(trailer)) && trailer.magic == INJECT_MAGIC)
-		bpf_tail_call(ctx, ports, trailer.slot);
+	if (label_take(ctx, &label, sizeof(label)) && label.magic == INJECT_MAGIC)
+		bpf_tail_call(ctx, ports, label.slot);
 }
 
 #endif

@@ -71,8 +71,11 @@ static __always_inline __u32 packet_copy(const struct packet *pkt, __u8 *to, con
 	return bytes ? bytes + MAC_BYTES + VLAN_TAG_BYTES : 0;
 }
 
-/* Takes the last `bytes` of the frame off it; false if it has no more than these. */
-static __always_inline bool frame_cut(struct __sk_buff *skb, void *to, const __u32 bytes)
+/*
+ * Takes a label of `bytes` off a frame that a control plane sends in (inject.h); false if it has no more than that. It
+ * is behind the frame, whose own headers, tags and EtherType are then where the kernel looks for them.
+ */
+static __always_inline bool label_take(struct __sk_buff *skb, void *to, const __u32 bytes)
 {
 	__u32 length = skb->len;
 

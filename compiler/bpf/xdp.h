@@ -56,13 +56,15 @@ static __always_inline bool redirect_all(void *devmap)
 	return bpf_redirect_map(devmap, 0, BPF_F_BROADCAST | XDP_DROP) == XDP_REDIRECT;
 }
 
-/* Takes the last `bytes` of the frame off it; false if it has no more than these. */
-static __always_inline bool frame_cut(struct xdp_md *ctx, void *to, const __u32 bytes)
+/*
+ * Takes a label of `bytes` off a frame that a control plane sends in (inject.h); false if it has no more than that. It
+ * is in an Ethernet header of its own before the frame: were it behind it, generic XDP would leave the end of the skb's
+ * data 14 bytes too far out (bpf_prog_run_generic_xdp() counts from the MAC header, skb_set_tail_pointer() from behind
+ * it), and a stack that reads options up to there, as neighbour discovery does, would refuse the frame.
+ */
+static __always_inline bool label_take(struct xdp_md *ctx, void *to, const __u32 bytes)
 {
-	__u32 length = (void *)(long)ctx->data_end - (void *)(long)ctx->data;
-
-	return length > bytes && !bpf_xdp_load_bytes(ctx, length - bytes, to, bytes) &&
-	       !bpf_xdp_adjust_tail(ctx, -(int)bytes);
+	return !bpf_xdp_load_bytes(ctx, 0, to, bytes) && !bpf_xdp_adjust_head(ctx, sizeof(struct ethhdr));
 }
 
 #endif
