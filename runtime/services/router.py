@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
 from typing import TYPE_CHECKING, Any
 
+from schemas.manifest import Hook
 from schemas.services.router import NEIGHBOUR, NEIGHBOUR_KEY, Address, NextHopRecord, Reason
 
 from ..devices import find_device
 from ..protocols import arp, icmp6
-from ..protocols.ethernet import ETH_P_IP, ETH_P_IPV6, Frame, read_frame
-from ..protocols.internet import read_ipv6
+from ..protocols.ethernet import ETH_P_IP, ETH_P_IPV6, HEADER_BYTES, Frame, read_frame
+from ..protocols.internet import finished, read_ipv6
 from ..routing.answers import Answers
 from ..routing.neighbours import Entry, Held, Key, Neighbours, announcements
 from ..routing.ports import Ports, Route, RouterPort
@@ -105,6 +106,8 @@ class Router:
     def packet(self, packet: Packet, now: float) -> None:
         """One that came up."""
         reason, port, frame = _REASONS[packet.reason], packet.port.index, packet.frame
+        if packet.hook is Hook.TC and reason is not Reason.ARP:
+            frame = frame[:HEADER_BYTES] + finished(frame[HEADER_BYTES:])
         match reason:
             case Reason.RESOLVE:
                 self._resolve(port, frame, packet.note, now)

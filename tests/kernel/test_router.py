@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+import bpfchain
+from compiler.build import Compiled, build
+from runtime.netns import entered
 from schemas.manifest import Mode
 from tests.rig.daemon import DaemonProcess, daemon, own_bpffs
 from tests.rig.network import Network, network, running
@@ -106,6 +110,70 @@ def test_the_first_ipv6_packet_is_delivered_once(mode: Mode, tmp_path: Path) -> 
         answer = icmp6(THERE6, "fd00:2::1", frames.advertisement(THERE6, option(2, SERVER), 0x60))
         router.net.send("right", ethernet(SERVER, RIGHT, IPV6, answer))
         assert router.heard(right=1) == {"right": [ethernet(RIGHT, SERVER, IPV6, ipv6(HERE6, THERE6, hop_limit=63))]}
+
+
+def echo(number: int) -> bytes:
+    message = b"\x08\0\0\0\x12\x34" + number.to_bytes(2, "big") + bytes(24)
+    summed = message[:2] + frames.checksum(message).to_bytes(2, "big") + message[4:]
+    return ethernet(HOST, LEFT, IPV4, ipv4(HERE, "10.7.1.1", summed, protocol=frames.ICMP))
+
+
+def test_no_packet_is_answered_twice(tmp_path: Path) -> None:
+    """Requests before, while and after the daemon is dead: each has one answer, those that waited in the ring too."""
+    with served(chain(Mode.NATIVE), tmp_path) as router:
+        router.introduce()
+        router.net.send("left", *[echo(number) for number in range(10)])
+        answers = router.heard(left=10)["left"]
+        router.process.kill()
+        router.net.send("left", *[echo(number) for number in range(10, 20)])
+        assert router.heard() == {}
+        router.process.start()
+        answers += [each for each in router.heard(left=12)["left"] if each[12:14] == b"\x08\0"]
+        router.net.send("left", *[echo(number) for number in range(20, 30)])
+        answers += router.heard(left=10)["left"]
+    assert [int.from_bytes(each[40:42], "big") for each in answers] == list(range(30))
+
+
+def test_what_is_known_survives_the_daemon_and_a_reload(tmp_path: Path) -> None:
+    packet, after = ipv4(HERE, THERE), ipv4(HERE, THERE, ttl=63)
+    delivered = {"right": [ethernet(RIGHT, SERVER, IPV4, after)]}
+    with served(chain(Mode.NATIVE), tmp_path) as router:
+        router.introduce()
+        router.process.kill()
+        router.net.send("left", ethernet(HOST, LEFT, IPV4, packet))
+        assert router.heard(right=1) == delivered
+        changed = {"chain": router.name, **chain(Mode.NATIVE, routes=[{"to": "192.0.2.0/24", "via": THERE}])}
+        file = tmp_path / "changed.yaml"
+        file.write_text(yaml.safe_dump(changed, sort_keys=False))
+        with entered(router.net.dut.name):
+            bpfchain.apply(bpfchain.compile(file, tmp_path / "changed"))
+        router.net.send("left", ethernet(HOST, LEFT, IPV4, packet))
+        assert router.heard(right=1) == delivered
+        beyond = ethernet(HOST, LEFT, IPV4, ipv4(HERE, "192.0.2.1"))
+        router.net.send("left", beyond)
+        expected = ethernet(RIGHT, SERVER, IPV4, ipv4(HERE, "192.0.2.1", ttl=63))
+        assert router.heard(right=1) == {"right": [expected]}, "the neighbour is known under its new route as well"
+
+
+def test_another_gateway_compiles_nothing(tmp_path: Path) -> None:
+    def compiled(gateway: str) -> Compiled:
+        routes = [{"to": "192.0.2.0/24", "via": gateway}]
+        file = tmp_path / "gateway.yaml"
+        file.write_text(yaml.safe_dump({"chain": "gateway", **chain(Mode.NATIVE, routes=routes)}, sort_keys=False))
+        return build(file)
+
+    first, second = compiled("10.7.2.10"), compiled("10.7.2.20")
+    assert [each.elf for each in first.programs] == [each.elf for each in second.programs]
+
+
+def test_who_claims_an_address_of_the_router_is_told_otherwise(tmp_path: Path) -> None:
+    with served(chain(Mode.NATIVE), tmp_path) as router:
+        claim = ethernet(SERVER, BROADCAST, ARP, arp(1, (SERVER, "10.7.2.1"), (SERVER, "10.7.2.1")))
+        router.net.send("right", claim, claim)
+        announced = router.heard(right=2)["right"]
+        own = arp(1, (RIGHT, "10.7.2.1"), ("00:00:00:00:00:00", "10.7.2.1"))
+        assert announced[0] == ethernet(RIGHT, BROADCAST, ARP, own).ljust(60, b"\0")
+        assert len(announced) == 2, "one announcement of both addresses, not one for each claim"
 
 
 # --- one device, two VLANs ------------------------------------------------------------------------------------------

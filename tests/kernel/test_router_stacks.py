@@ -1,0 +1,150 @@
+"""Real network stacks around routers: ping, traceroute, path MTU, 50 MB of TCP, in every mode and both IP versions."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.manifest import Mode
+from tests.rig.daemon import DaemonProcess, daemon, own_bpffs
+from tests.rig.lab import Lab, Namespace
+from tests.rig.network import running
+from tests.rig.traffic import BackgroundPing, path_mtu, ping, send_udp, tcp_exchange, trace, udp_socket
+
+pytestmark = pytest.mark.kernel
+every_mode = pytest.mark.parametrize("mode", list(Mode), ids=str)
+
+NEAR, FAR, NEAR6, FAR6 = "10.1.0.10", "10.2.0.10", "fd00:1::10", "fd00:2::10"
+MIDDLE_MTU = 1300
+IP_MTU_DISCOVER = 10  # linux/in.h
+CONTENT = bytes(range(256)) * (50 * 4096)
+
+
+def two_routers(mode: Mode) -> dict[str, Any]:
+    """near ── br1 ── gw1 ── gw2 ── br2 ── far, with a smaller MTU between the routers."""
+    return {
+        "mode": mode.value,
+        "slow-path": {"rate": 100_000},
+        "interfaces": {"p1": {"device": "p1"}, "p2": {"device": "p2"}},
+        "services": {
+            "br1": {"kind": "bridge", "ports": {"station": {}, "gateway": {}}},
+            "gw1": {
+                "kind": "router",
+                "ports": {
+                    "near": {"address": ["10.1.0.1/24", "fd00:1::1/64"]},
+                    "middle": {"address": ["10.9.0.1/30", "fd00:9::1/64"], "mtu": MIDDLE_MTU},
+                },
+                "routes": [{"to": "10.2.0.0/24", "via": "10.9.0.2"}, {"to": "fd00:2::/64", "via": "fd00:9::2"}],
+            },
+            "gw2": {
+                "kind": "router",
+                "ports": {
+                    "middle": {"address": ["10.9.0.2/30", "fd00:9::2/64"], "mtu": MIDDLE_MTU},
+                    "far": {"address": ["10.2.0.1/24", "fd00:2::1/64"]},
+                },
+                "routes": [{"to": "10.1.0.0/24", "via": "10.9.0.1"}, {"to": "fd00:1::/64", "via": "fd00:9::1"}],
+            },
+            "br2": {"kind": "bridge", "ports": {"gateway": {}, "station": {}}},
+        },
+        "links": [
+            ["p1", "br1.station"],
+            ["br1.gateway", "gw1.near"],
+            ["gw1.middle", "gw2.middle"],
+            ["gw2.far", "br2.gateway"],
+            ["br2.station", "p2"],
+        ],
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """The two stacks, and the daemon in between."""
+
+    near: Namespace
+    far: Namespace
+    process: DaemonProcess
+    chain: str
+
+
+@contextlib.contextmanager
+def between(mode: Mode, folder: Path) -> Iterator[Ends]:
+    """Two stacks with the routers between them."""
+    offloads = mode is Mode.TC
+    with own_bpffs(folder), daemon(folder) as process, Lab() as lab:
+        dut, near, far = (lab.namespace(label) for label in ("dut", "near", "far"))
+        lab.cable((dut, "p1"), (near, "eth0"), (f"{NEAR}/24", f"{NEAR6}/64"), offloads=offloads)
+        lab.cable((dut, "p2"), (far, "eth0"), (f"{FAR}/24", f"{FAR6}/64"), offloads=offloads)
+        for namespace, gateways in ((near, ("10.1.0.1", "fd00:1::1")), (far, ("10.2.0.1", "fd00:2::1"))):
+            with namespace.netlink() as netlink:
+                for gateway, everywhere in zip(gateways, ("0.0.0.0/0", "::/0"), strict=True):
+                    netlink.route("add", dst=everywhere, gateway=gateway)
+        with running(dut, two_routers(mode), folder) as compiled:
+            for router in ("gw1", "gw2"):
+                process.wait_for(compiled.manifest.chain, router, "running")
+            yield Ends(near, far, process, compiled.manifest.chain)
+
+
+@every_mode
+def test_everything_a_network_engineer_tries(mode: Mode, tmp_path: Path) -> None:
+    with between(mode, tmp_path) as ends:
+        with udp_socket(ends.far, FAR, 7000) as receiver:
+            receiver.settimeout(5)
+            send_udp(ends.near, NEAR, (FAR, 7000), [b"first"])
+            assert receiver.recv(100) == b"first", "the packet that had to wait for three neighbours"
+            receiver.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                receiver.recv(100)
+        for target in (FAR, FAR6, "10.1.0.1", "10.9.0.2", "10.2.0.1", "fd00:1::1", "fd00:9::2", "fd00:2::1"):
+            assert ping(ends.near, target, timeout=3).lost == 0, target
+        assert ping(ends.far, NEAR6).lost == 0
+        assert trace(ends.near, FAR, 3) == ["10.1.0.1", "10.9.0.2", FAR]
+        assert trace(ends.near, FAR6, 3) == ["fd00:1::1", "fd00:9::2", FAR6]
+        assert trace(ends.near, "10.3.0.1", 2)[1] == "10.1.0.1", "no route from there"
+        _cut_arrives_whole(ends)
+        assert path_mtu(ends.near, FAR) == MIDDLE_MTU
+        assert path_mtu(ends.near, FAR6) == MIDDLE_MTU
+
+
+@pytest.mark.parametrize(
+    ("mode", "target"), [*((mode, FAR) for mode in Mode), (Mode.NATIVE, FAR6)], ids=lambda value: str(value)
+)
+def test_fifty_megabytes(mode: Mode, target: str, tmp_path: Path) -> None:
+    """The connection learns the smaller MTU on the way by itself."""
+    with between(mode, tmp_path) as ends:
+        assert tcp_exchange(ends.near, ends.far, target, CONTENT) == CONTENT
+
+
+def _cut_arrives_whole(ends: Ends) -> None:
+    """Datagrams that are too long for the middle, and may be cut."""
+    datagram = bytes(index % 251 for index in range(1450))
+    with udp_socket(ends.far, FAR, 7000) as receiver, udp_socket(ends.near, NEAR) as sender:
+        receiver.settimeout(5)
+        sender.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, 0)  # never "do not fragment"
+        for _ in range(5):
+            sender.sendto(datagram, (FAR, 7000))
+            assert receiver.recv(4096) == datagram
+
+
+def test_a_killed_daemon_is_missed_by_nobody_who_is_known(tmp_path: Path) -> None:
+    with between(Mode.NATIVE, tmp_path) as ends:
+        assert ping(ends.near, FAR, timeout=3).lost == 0
+        assert ping(ends.near, FAR6, timeout=3).lost == 0
+        with BackgroundPing(ends.near, FAR) as pinging:
+            ends.process.kill()
+            time.sleep(0.5)
+            assert ping(ends.near, "10.1.0.1", count=1, timeout=0.3).lost == 1, "its own answers come from the daemon"
+            ends.process.start()
+            ends.process.wait_for(ends.chain, "gw1", "running")
+            time.sleep(0.3)
+        assert pinging.result.sent > 50
+        assert pinging.result.lost == 0
+        assert ping(ends.near, "10.1.0.1", timeout=3).lost == 0
+        assert ping(ends.near, FAR6).lost == 0
+        assert trace(ends.near, FAR, 2)[0] == "10.1.0.1"
