@@ -22,8 +22,9 @@ from .daemon_socket import tell_daemon
 from .host import look, require_interfaces
 from .pin import GenerationPins, bpffs_root, chain_pins, chains, ensure_bpffs, locked, new_record
 from .plan import Fate, Plan, Way, entry_updates, make_plan
-from .state import LiveGeneration, not_running, read
+from .state import LiveChain, LiveGeneration, not_running, read
 from .steps import OnStep, Step, carry_out, explained
+from .trial import forget_trial, read_trial
 
 if TYPE_CHECKING:
     from .foreign import Replace
@@ -36,6 +37,7 @@ class Applied:
     plan: Plan
     generation: int
     seconds: float
+    warnings: tuple[Diagnostic, ...] = ()
 
     def __str__(self) -> str:
         took = f"{self.seconds * 1000:.0f} ms"
@@ -76,10 +78,10 @@ def apply(
     require_interfaces(chain.manifest)
     ensure_bpffs(root)
     with locked(root):
-        live = read(root, chain.manifest.chain)
+        live, warnings = _settled(root, chain.manifest.chain, on_step)
         wanted = make_plan(chain.manifest, live, look(chain.manifest))
         if wanted.lost and not accept_state_loss:
-            raise _would_lose(wanted)
+            raise would_lose(wanted, "apply")
         pins = chain_pins(root, chain.manifest.chain)
         current = live.current if live else None
         if wanted.way is Way.GENERATION:
@@ -100,14 +102,23 @@ def apply(
                 current.pins.write_record(new_record(chain.manifest, current.record.facts))
             carry_out(tuple(_clean_up(current, live.leftovers)), on_step)
     tell_daemon(root)
-    return Applied(wanted, number, time.monotonic() - started)
+    return Applied(wanted, number, time.monotonic() - started, warnings)
 
 
-def _would_lose(wanted: Plan) -> LoadFailed:
-    """The refusal (A150) to lose what was learned."""
+def _settled(root: Path, chain: str, on_step: OnStep | None) -> tuple[LiveChain | None, tuple[Diagnostic, ...]]:
+    """What runs, and what to tell about a try that was still open. Raises `LoadFailed` (A140) while one is guarded."""
+    if read_trial(chain_pins(root, chain)) is None:
+        return read(root, chain), ()
+    from .trying import settle  # rarely needed
+
+    return settle(root, chain, on_step)
+
+
+def would_lose(wanted: Plan, command: str) -> LoadFailed:
+    """The refusal (A150) of a command to lose what was learned."""
     lost = [change for change in wanted.changes if change.state is Fate.LOST]
     notes = tuple(f"`{change.name}`: {', '.join(change.reasons)}" for change in lost)
-    help_text = "`bpfchain apply --accept-state-loss` begins anew with these"
+    help_text = f"`bpfchain {command} --accept-state-loss` begins anew with these"
     return LoadFailed(Diagnostic("A150", "what was learned would be lost", notes=notes, help=help_text))
 
 
@@ -175,5 +186,6 @@ def detach(chain: str, *, bpffs: str | Path | None = None, on_step: OnStep | Non
         live = read(root, chain)
         if live:
             carry_out(tuple(take_down(live)), on_step)
+        forget_trial(chain_pins(root, chain))
         chain_pins(root, chain).remove_if_empty()
     tell_daemon(root)

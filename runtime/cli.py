@@ -8,6 +8,7 @@ import pkgutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from . import services
 
 if TYPE_CHECKING:
     from schemas.compiled import CompiledChain
+    from schemas.diagnostic import Diagnostic
 
     from .plan import Plan
 
@@ -33,6 +35,9 @@ class Compiler:
     """Raises `ChainError` where there is no clang."""
 
 
+ROLLED_BACK = 4
+"""Exit code of `try` when it went back."""
+
 _Command = Callable[..., None]
 
 _bpffs_option = click.option(
@@ -40,6 +45,9 @@ _bpffs_option = click.option(
 )
 _format_option = click.option(
     "--format", "format", type=click.Choice(["text", "json"]), default="text", help="How to print the result."
+)
+_accept_option = click.option(
+    "--accept-state-loss", is_flag=True, help="Go ahead where something that was learned is lost."
 )
 _chain_argument = click.argument("chain", metavar="DIRECTORY|FILE", type=click.Path(path_type=Path))
 
@@ -71,7 +79,7 @@ def plan(chain: Path, format: str, bpffs: Path | None) -> None:
     callback=lambda _context, _option, given: tuple(map(_replace, given)),
     help="Take over device DEV from the foreign program with this ID; may be given several times.",
 )
-@click.option("--accept-state-loss", is_flag=True, help="Go ahead where something that was learned is lost.")
+@_accept_option
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing where all goes well.")
 @_bpffs_option
 def apply(
@@ -88,6 +96,7 @@ def apply(
         if applied.plan:
             click.echo(str(applied.plan))
         click.echo(str(applied))
+    _show(applied.warnings)
     _warn_of_losses(applied.plan)
 
 
@@ -97,11 +106,84 @@ def _warn_of_losses(plan: Plan) -> None:
 
     if not any(change.kind is Kind.ATTACH for change in plan.changes):
         return
-    from schemas.render import render
-
     from .doctor import silent_losses
 
-    click.echo(render(silent_losses(plan.manifest), {}, colour=sys.stderr.isatty()), nl=False, err=True)
+    _show(silent_losses(plan.manifest))
+
+
+def _show(warnings: tuple[Diagnostic, ...]) -> None:
+    if warnings:
+        from schemas.render import render
+
+        click.echo(render(warnings, {}, colour=sys.stderr.isatty()), nl=False, err=True)
+
+
+@click.command("try")
+@_chain_argument
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(1, 86400),
+    help="Go back after this time.",
+)
+@click.option("--require", metavar="CMD", help="Keep it if this shell command succeeds in time, otherwise go back.")
+@_accept_option
+@_bpffs_option
+def try_chain(chain: Path, timeout: float, require: str | None, accept_state_loss: bool, bpffs: Path | None) -> None:
+    """Apply the compiled chain in DIRECTORY, or a chain FILE, and go back unless that is confirmed in time.
+
+    By `bpfchain confirm` from anywhere, by Enter on this terminal, or by CMD. What goes back is a process of its own,
+    which the end of this one or of the terminal does not touch. Exits with 4 where it went back.
+    """
+    from .apply import plan as make_plan
+    from .attend import Attendant
+    from .guard import End, set_guard
+    from .trying import cannot_be_undone
+
+    def tell(text: str) -> None:
+        click.echo(text, err=True)
+
+    compiled = _compiled(chain)
+    name = compiled.manifest.chain
+    wanted = make_plan(compiled, bpffs=bpffs)
+    if wanted:
+        click.echo(str(wanted))
+        for line in cannot_be_undone(wanted):
+            tell(f"going back does not undo everything: {line}")
+    guard = set_guard(compiled, timedelta(seconds=timeout), require, bpffs, accept_state_loss)
+    outcome = Attendant(guard, name, bpffs, tell, ask=sys.stdin.isatty() and not require).attend()
+    match outcome.end:
+        case End.TAKEN_BACK:
+            tell(f"chain {name}: rolled back: {outcome.why}")
+            sys.exit(ROLLED_BACK)
+        case End.NOT_BEGUN:
+            tell(f"chain {name}: nothing was changed: {outcome.why}")
+            sys.exit(1)
+        case End.KEPT:
+            tell(f"chain {name}: confirmed")
+            _warn_of_losses(wanted)
+
+
+@click.command()
+@click.argument("chain", required=False)
+@_bpffs_option
+def confirm(chain: str | None, bpffs: Path | None) -> None:
+    """Keep what is being tried: of CHAIN, or of the only chain that is."""
+    from .trying import confirm as keep
+
+    click.echo(f"chain {keep(chain, bpffs=bpffs)}: confirmed", err=True)
+
+
+@click.command()
+@click.argument("chain", required=False)
+@_bpffs_option
+def abort(chain: str | None, bpffs: Path | None) -> None:
+    """Go back from what is being tried: of CHAIN, or of the only chain that is."""
+    from .trying import abort as take_back
+
+    click.echo(f"chain {take_back(chain, bpffs=bpffs)}: rolled back", err=True)
 
 
 @click.command()
@@ -233,4 +315,16 @@ def _service_commands() -> Iterator[click.Command]:
             yield from importlib.import_module(f"{services.__name__}.{module.name}").COMMANDS
 
 
-commands: tuple[click.Command, ...] = (plan, cost, apply, status, detach, daemon, doctor, *_service_commands())
+commands: tuple[click.Command, ...] = (
+    plan,
+    cost,
+    apply,
+    try_chain,
+    confirm,
+    abort,
+    status,
+    detach,
+    daemon,
+    doctor,
+    *_service_commands(),
+)

@@ -79,6 +79,11 @@ class Hooks:
             else:
                 yield self._attach(point, generation, program, pins)
 
+    def leave_stale(self) -> Iterator[Step]:
+        """What of this chain is not needed any more, or had to leave already, and the links that say it is there."""
+        for found in (*self.stale(), *self.evicted):
+            yield Step(f"leave {found.point}", functools.partial(leave, found))
+
     def evictions(self) -> Iterator[Step]:
         """Foreign programs at TC, once ours stands before them: until then nothing happened to them."""
         for point, _ in self.points.values():
@@ -197,6 +202,13 @@ def hooks_of(
     return Hooks(manifest.chain, live, attach_points(manifest), opened, replace)
 
 
+def hooks_again(manifest: Manifest, home: str | None, live: LiveChain, opened: contextlib.ExitStack) -> Hooks:
+    """The hooks of a chain that was applied in `home`, as far as their devices are still there."""
+    points = attach_points(manifest, home)
+    there = {name: found for name, found in points.items() if find_device(found[0].device, found[0].netns)}
+    return Hooks(manifest.chain, live, there, opened)
+
+
 def program_on(point: AttachPoint, running: LiveAttachment) -> int:
     """The id of the program that one of our attachments has now."""
     if running.link:
@@ -214,6 +226,13 @@ def remove(attachment: LiveAttachment) -> None:
         link = stack.enter_context(sys.obj_get(attachment.link)) if attachment.link else None
         old = None if link else stack.enter_context(attachment.open_program())
         attach.detach(attachment.point, attachment.ifindex, link, old)
+
+
+def leave(attachment: LiveAttachment) -> None:
+    """The same, and its link is forgotten."""
+    remove(attachment)
+    if attachment.link:
+        attachment.link.unlink(missing_ok=True)
 
 
 def _ifindex(point: AttachPoint) -> int:

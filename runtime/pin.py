@@ -1,5 +1,6 @@
 """Where a running chain is found: the layout of bpffs, and the record of each generation in it.
 
+    /sys/fs/bpf/bpfchain/CHAIN/trial                    what is being tried, and what to go back to (trial.py)
     /sys/fs/bpf/bpfchain/CHAIN/generation-3/            -unfinished is appended until every hook runs it
         record                                          what was applied: a frozen array of one element
         counted                                         what was counted before, in maps that are gone: another one
@@ -129,24 +130,10 @@ class GenerationPins:
         return None if content is None else _decoded_counted(self.path, content)
 
     def _write(self, name: str, content: bytes) -> None:
-        fresh = self.path / f"{name}-fresh"
-        fresh.unlink(missing_ok=True)
-        with _frozen(content) as fd:
-            sys.obj_pin(fd, fresh)
-        fresh.rename(self.path / name)
+        write_frozen(self.path / name, content)
 
     def _read(self, name: str) -> bytes | None:
-        try:
-            fd = sys.obj_get(self.path / name)
-        except sys.SyscallFailed as failure:
-            if failure.errno == errno.ENOENT:
-                return None
-            raise
-        with fd:
-            found = map_info(fd)
-            if found.type != MapType.BPF_MAP_TYPE_ARRAY or found.value_size > _MAX_RECORD_BYTES:
-                raise _unreadable(self.path, "it is another map")
-            return sys.map_lookup_elem(fd, _INDEX, found.value_size) or b""
+        return read_frozen(self.path / name)
 
     def forget_pending(self) -> None:
         (self.path / _PENDING).unlink(missing_ok=True)
@@ -313,6 +300,30 @@ def is_bpffs(path: Path) -> bool:
 # --- records --------------------------------------------------------------------------------------------------------
 
 
+def write_frozen(path: Path, content: bytes) -> None:
+    """Puts a frozen map with this content at a path, in the place of what is there, in one step."""
+    fresh = path.with_name(f"{path.name}-fresh")
+    fresh.unlink(missing_ok=True)
+    with _frozen(content) as fd:
+        sys.obj_pin(fd, fresh)
+    fresh.rename(path)
+
+
+def read_frozen(path: Path) -> bytes | None:
+    """What `write_frozen` put there, or None where there is nothing. Raises `LoadFailed` (A112)."""
+    try:
+        fd = sys.obj_get(path)
+    except sys.SyscallFailed as failure:
+        if failure.errno == errno.ENOENT:
+            return None
+        raise
+    with fd:
+        found = map_info(fd)
+        if found.type != MapType.BPF_MAP_TYPE_ARRAY or found.value_size > _MAX_RECORD_BYTES:
+            raise unreadable(path.parent, "it is another map")
+        return sys.map_lookup_elem(fd, _INDEX, found.value_size) or b""
+
+
 def _encoded(record: Record) -> bytes:
     content = {
         "format": _RECORD_FORMAT,
@@ -328,13 +339,13 @@ def _decoded(path: Path, content: bytes) -> Record:
     try:
         data = parse(zlib.decompress(content))
         if data["format"] != _RECORD_FORMAT:
-            raise _unreadable(path, f"it has format {data['format']}, this version knows {_RECORD_FORMAT}")
+            raise unreadable(path, f"it has format {data['format']}, this version knows {_RECORD_FORMAT}")
         facts = {symbol: bytes.fromhex(value) for symbol, value in data["facts"].items()}
         return Record(from_data(data["manifest"]), facts, int(data["home"]), int(data["applied_at"]))
     except (zlib.error, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _unreadable(path, str(error)) from error
+        raise unreadable(path, str(error)) from error
     except LoadFailed as error:
-        raise _unreadable(path, error.diagnostics[0].message) from error
+        raise unreadable(path, error.diagnostics[0].message) from error
 
 
 def _encoded_counted(counted: Counted) -> bytes:
@@ -347,17 +358,18 @@ def _decoded_counted(path: Path, content: bytes) -> Counted:
     try:
         data = parse(zlib.decompress(content))
         if data["format"] != _RECORD_FORMAT:
-            raise _unreadable(path, f"its counts have format {data['format']}, this version knows {_RECORD_FORMAT}")
+            raise unreadable(path, f"its counts have format {data['format']}, this version knows {_RECORD_FORMAT}")
         counts = {
             (str(service), str(port), str(what)): Count(int(packets), int(size))
             for service, port, what, packets, size in data["counts"]
         }
         return Counted(counts, frozenset(int(found) for found in data["maps"]))
     except (zlib.error, KeyError, TypeError, ValueError) as error:
-        raise _unreadable(path, f"its counts: {error}") from error
+        raise unreadable(path, f"its counts: {error}") from error
 
 
-def _unreadable(path: Path, reason: str) -> LoadFailed:
+def unreadable(path: Path, reason: str) -> LoadFailed:
+    """The refusal (A112) of a record that this version cannot read."""
     message = f"cannot read the record of the running generation at `{path}`: {reason}"
     help_text = f"`bpfchain detach {path.parent.name}` removes the chain"
     return LoadFailed(Diagnostic("A112", message, help=help_text))

@@ -173,7 +173,7 @@ def _first(manifest: Manifest) -> Iterator[Change]:
 def _leftovers(live: LiveChain) -> tuple[Change, ...]:
     reason = ("an interrupted apply or detach left it",)
     return tuple(
-        Change(Action.REMOVE, Kind.LEFTOVER, found.pins.path.name, reason, Effect.NONE) for found in live.leftovers
+        Change(Action.REMOVE, Kind.LEFTOVER, found.pins.path.name, reason, Effect.NONE) for found in live.abandoned
     )
 
 

@@ -17,6 +17,7 @@ from .home import name_of
 from .info import MapInfo, link_info, map_info, prog_by_id, prog_info
 from .link import device_slot
 from .pin import Counted, GenerationPins, Record, chain_pins, chains
+from .trial import Trial, read_trial
 from .veth import veth_pairs
 from .whereabouts import Whereabouts, locate, moved
 
@@ -81,11 +82,15 @@ class LiveGeneration:
 
 @dataclass(frozen=True, slots=True)
 class LiveChain:
-    """Everything that there is of a chain: `current` is the newest finished generation, the rest are leftovers."""
+    """Everything that there is of a chain: `current` is the newest finished generation, the rest are leftovers.
+
+    `recorded` is a try whose record is there, `trial` the same as long as it is not over.
+    """
 
     chain: str
     generations: tuple[LiveGeneration, ...]
     attachments: tuple[LiveAttachment, ...]
+    recorded: Trial | None = None
 
     @property
     def current(self) -> LiveGeneration | None:
@@ -94,6 +99,20 @@ class LiveChain:
     @property
     def leftovers(self) -> tuple[LiveGeneration, ...]:
         return tuple(generation for generation in self.generations if generation is not self.current)
+
+    @property
+    def trial(self) -> Trial | None:
+        """What is being tried. It is over when a later generation runs, whoever was killed before he could say so."""
+        over = self.recorded is None or any(
+            g.pins.finished and g.number > self.recorded.number for g in self.generations
+        )
+        return None if over else self.recorded
+
+    @property
+    def abandoned(self) -> tuple[LiveGeneration, ...]:
+        """Leftovers that nobody needs: not those of a try."""
+        needed = {self.trial.number, self.trial.back} if self.trial else set()
+        return tuple(generation for generation in self.leftovers if generation.number not in needed)
 
     @property
     def next_number(self) -> int:
@@ -134,7 +153,7 @@ def read(root: Path, chain: str, find: DeviceFinder = find_device) -> LiveChain 
         for found in _attachments(generation, pinned.keys(), find):
             found = replace(found, program=pinned[found.prog_id])
             attachments.setdefault((found.point.name, found.point.place, found.prog_id), found)
-    return LiveChain(chain, generations, tuple(attachments.values()))
+    return LiveChain(chain, generations, tuple(attachments.values()), read_trial(chain_pins(root, chain)))
 
 
 def read_generation(pins: GenerationPins) -> LiveGeneration:

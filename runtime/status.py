@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ from schemas.manifest import Manifest, Mode, ServiceRecord
 from . import features
 from .counts import totals
 from .daemon_socket import daemon_status
-from .pin import bpffs_root, chain_pins, chains
+from .pin import ChainPins, bpffs_root, chain_pins, chains
 from .state import LiveChain, LiveGeneration, attach_points, not_running, read
 from .steps import explained
 from .tally import Tally, label_of
+from .trial import is_guarded, read_trial
 
 JSON_FORMAT = 1
 NO_DAEMON = "no daemon"
@@ -82,6 +84,16 @@ class ServiceStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class TrialStatus:
+    """What is being tried: generation `number` instead of `back` (None: nothing). `guarded`: it goes back by itself."""
+
+    number: int
+    back: int | None
+    seconds_left: float
+    guarded: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ChainStatus:
     """A chain that runs, or what is left of one. `problems` are worded for people."""
 
@@ -93,6 +105,7 @@ class ChainStatus:
     interfaces: tuple[InterfaceStatus, ...]
     services: tuple[ServiceStatus, ...]
     problems: tuple[str, ...]
+    trial: TrialStatus | None = None
 
     def service(self, name: str) -> ServiceStatus:
         return next(service for service in self.services if service.name == name)
@@ -129,7 +142,7 @@ def _looked_at(root: Path, chain: str) -> ChainStatus | None:
         before = pins.generations()
         try:
             live = read(root, chain)
-            found = _chain(live, _served(root, live)) if live else None
+            found = _chain(live, pins, _served(root, live)) if live else None
         except OSError as error:
             if error.errno != errno.ENOENT or attempt == _ATTEMPTS - 1:
                 raise
@@ -148,12 +161,15 @@ def _served(root: Path, live: LiveChain) -> Mapping[str, str]:
     return {name: str(found["state"]) for name, found in services.items()}
 
 
-def _chain(live: LiveChain, served: Mapping[str, str]) -> ChainStatus:
+def _chain(live: LiveChain, pins: ChainPins, served: Mapping[str, str]) -> ChainStatus:
     current = live.current
-    problems = [f"{old.pins.path.name} is left over from an interrupted apply or detach" for old in live.leftovers]
+    problems = [f"{old.pins.path.name} is left over from an interrupted apply or detach" for old in live.abandoned]
+    trial = _trial(live, pins)
+    if trial and not trial.guarded:
+        problems.append(_unguarded(live.chain, trial))
     if current is None or current.record is None:
         problems += [current.problem] if current else ["no generation was ever finished"]
-        return ChainStatus(live.chain, current.number if current else None, "", "", 0, (), (), tuple(problems))
+        return ChainStatus(live.chain, current.number if current else None, "", "", 0, (), (), tuple(problems), trial)
     manifest = current.record.manifest
     interfaces = tuple(_interfaces(live, current, manifest))
     problems += [f"{found.name}: {found.state}" for found in interfaces if found.state != "attached"]
@@ -176,6 +192,21 @@ def _chain(live: LiveChain, served: Mapping[str, str]) -> ChainStatus:
         interfaces=interfaces,
         services=services,
         problems=tuple(problems),
+        trial=trial,
+    )
+
+
+def _trial(live: LiveChain, pins: ChainPins) -> TrialStatus | None:
+    trial, guarded = live.trial, is_guarded(pins)
+    if trial is None or (not guarded and read_trial(pins) != trial):  # it has just ended
+        return None
+    return TrialStatus(trial.number, trial.back, trial.seconds_left, guarded)
+
+
+def _unguarded(chain: str, trial: TrialStatus) -> str:
+    return (
+        f"generation {trial.number} is being tried, and its guard was killed, so nobody goes back: "
+        f"`bpfchain confirm {chain}` keeps it, `bpfchain abort {chain}` or the next apply goes back"
     )
 
 
@@ -282,6 +313,7 @@ def status_data(found: ChainStatus) -> dict[str, Any]:
         ],
         "services": [_service_data(service) for service in found.services],
         "problems": list(found.problems),
+        "trial": dataclasses.asdict(found.trial) if found.trial else None,
     }
 
 

@@ -16,6 +16,7 @@ _LABELS_SHOWN = 10
 def status_text(status: ChainStatus) -> str:
     """The chain, its interfaces, and a table of each service's ports."""
     lines = [_headline(status)]
+    lines += _trial(status)
     lines += [f"  ! {problem}" for problem in status.problems]
     if status.interfaces:
         lines += ["", *_interfaces(status.interfaces)]
@@ -34,6 +35,13 @@ def _headline(status: ChainStatus) -> str:
         return f"chain {status.chain}: cannot be read"
     applied = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(status.applied_at))
     return f"chain {status.chain}: generation {status.generation} of {status.source}, applied {applied}"
+
+
+def _trial(status: ChainStatus) -> Iterator[str]:
+    """A try that is guarded; one that is not is among the problems."""
+    if status.trial and status.trial.guarded:
+        back = f"goes back to {status.trial.back}" if status.trial.back is not None else "goes away"
+        yield f"  on trial: {back} in {status.trial.seconds_left:.0f} s, unless `bpfchain confirm {status.chain}`"
 
 
 def _interfaces(interfaces: Sequence[InterfaceStatus]) -> Iterator[str]:

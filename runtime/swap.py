@@ -22,7 +22,7 @@ from .generation import Generation, Predecessor, load_programs, make_maps, prepa
 from .host import Host, host_facts, look, require_interfaces
 from .pin import ChainPins, GenerationPins, new_record
 from .plan import Plan
-from .state import LiveChain, read_generation
+from .state import LiveChain, LiveGeneration, read_generation
 from .steps import OnStep, Step, carry_out
 from .takedown import drop_veths
 
@@ -40,8 +40,12 @@ def swap_generations(
     replace: Collection[Replace] = (),
     *,
     accept_state_loss: bool,
+    begun: Step | None = None,
 ) -> None:
-    """Builds generation `wanted.following`, puts it on every hook, drops what ran before."""
+    """Builds generation `wanted.following`, puts it on every hook, drops what ran before.
+
+    A try drops nothing: `begun` makes it known, before any packet notices, and the generation that ran before stays.
+    """
     with contextlib.ExitStack() as opened:
         generation = opened.enter_context(Generation(chain.manifest, {}, {}))
         taken = hooks.hooks_of(chain.manifest, live, opened, replace)
@@ -50,6 +54,7 @@ def swap_generations(
             carry_out(
                 (
                     *_build(chain, generation, taken, live, new_pins, log_directory, accept_state_loss),
+                    *([begun] if begun else []),
                     *taken.steps(generation, new_pins),
                     Step("finish the new generation", lambda: _finish(new_pins)),
                 ),
@@ -59,7 +64,8 @@ def swap_generations(
             pins.remove_if_empty()
             raise
         new = pins.finished(wanted.following)
-        carry_out(tuple(_drop_old(taken, live, new, generation)), on_step)
+        rest = _hand_over(taken, live, generation) if begun else _drop_old(taken, live, new, generation)
+        carry_out(tuple(rest), on_step)
 
 
 def _finish(pins: GenerationPins) -> None:
@@ -146,8 +152,71 @@ def _make_veth(pair: veth.VethPair, manifest: Manifest) -> Step:
     return Step(f"make internal link {pair.link}", do, functools.partial(veth.remove_ours, pair))
 
 
+def _hand_over(taken: hooks.Hooks, live: LiveChain | None, generation: Generation) -> Iterator[Step]:
+    """Nothing of the old generation runs any more, and all of it is still there."""
+    yield from taken.leave_stale()
+    yield Step("wait for packets on their way", link.settle)
+    yield from _catching_up(live, generation)
+
+
+def _catching_up(live: LiveChain | None, generation: Generation) -> Iterator[Step]:
+    """What was migrated has changed since in the old maps, until the last packet was through."""
+    if generation.migrated:
+        yield Step("catch up with what was learned", functools.partial(_catch_up, generation, _predecessor(live)))
+
+
+def return_to(back: LiveGeneration, live: LiveChain, pins: ChainPins, on_step: OnStep | None) -> None:
+    """Puts a generation that is still there on every hook again, as a new one of the same programs and maps.
+
+    So it is a swap as any other: whoever is killed in it leaves what the next one finds and mends. Hooks whose devices
+    are gone are left out.
+    """
+    assert back.record, "what cannot be read is refused before"
+    manifest = back.record.manifest
+    with contextlib.ExitStack() as opened:
+        generation = opened.enter_context(Generation(manifest, back.record.facts, {}))
+        taken = hooks.hooks_again(manifest, back.home, live, opened)
+        new_pins = pins.unfinished(live.next_number)
+        carry_out(
+            (
+                *_reopen(back, generation, taken, new_pins),
+                *taken.steps(generation, new_pins),
+                Step("finish the way back", lambda: _finish(new_pins)),
+            ),
+            on_step,
+        )
+        new = pins.finished(live.next_number)
+        carry_out(tuple(_drop_old(taken, live, new, generation, back.home)), on_step)
+
+
+def _reopen(back: LiveGeneration, generation: Generation, taken: hooks.Hooks, pins: GenerationPins) -> Iterator[Step]:
+    record = back.record
+    assert record
+
+    def begin() -> None:
+        pins.make()
+        pins.write_record(record)
+        for program in back.programs:
+            generation.programs[program] = sys.obj_get(back.pins.program(program))
+            sys.obj_pin(generation.programs[program], pins.program(program))
+        for found in record.manifest.maps:
+            if found.name in back.maps:
+                generation.maps[found.name] = sys.obj_get(back.pins.map(found.name, found.layout))
+                sys.obj_pin(generation.maps[found.name], pins.map(found.name, found.layout))
+
+    yield Step("begin the way back", begin, pins.remove)
+    for pair in veth.veth_pairs(record.manifest, back.home):
+        if not veth.is_ours(pair):
+            yield _make_veth(pair, record.manifest)
+    yield Step("look who is on the hooks", taken.check_free)
+
+
 def _drop_old(
-    taken: hooks.Hooks, live: LiveChain | None, new: GenerationPins, generation: Generation
+    taken: hooks.Hooks,
+    live: LiveChain | None,
+    new: GenerationPins,
+    generation: Generation,
+    home: str | None = None,
 ) -> Iterator[Step]:
     """What nothing needs any more; from here on there is no way back."""
     yield from taken.evictions()
@@ -157,9 +226,8 @@ def _drop_old(
         yield Step(f"leave {attachment.point}", functools.partial(hooks.remove, attachment))
     yield Step("wait for packets on their way", link.settle)
     yield Step("keep what was counted", functools.partial(carry_counts, new, live.generations))
-    if generation.migrated:
-        yield Step("catch up with what was learned", functools.partial(_catch_up, generation, _predecessor(live)))
-    yield from drop_veths(live, generation.manifest)  # before the records that know of them
+    yield from _catching_up(live, generation)
+    yield from drop_veths(live, generation.manifest, home)  # before the records that know of them
     for old in live.generations:
         yield Step(f"drop {old.pins.path.name}", old.pins.remove)
 

@@ -35,9 +35,9 @@ def _unlink(generation: LiveGeneration) -> None:
                 empty(fd)
 
 
-def drop_veths(live: LiveChain, manifest: Manifest | None) -> Iterator[Step]:
-    """Internal links that `manifest` does not need; where their namespace has gone, so have they."""
-    needed = {(pair.a, pair.netns) for pair in veth.veth_pairs(manifest)} if manifest else set()
+def drop_veths(live: LiveChain, manifest: Manifest | None, home: str | None = None) -> Iterator[Step]:
+    """Internal links that `manifest`, which runs in `home`, does not need; with their namespace they have gone."""
+    needed = {(pair.a, pair.netns) for pair in veth.veth_pairs(manifest, home)} if manifest else set()
     pairs = {
         (pair.a, pair.netns): pair
         for old in live.generations

@@ -116,6 +116,11 @@ def test_three_capabilities_are_enough_for_the_whole_life_of_a_chain(user: User,
         assert f"chain {user.machine.name}: runs generation {generation}" in applied.stdout
         net.send("p1", frame(A, B))
         assert net.arrivals(p2=1, p3=1) == {"p2": [frame(A, B)], "p3": [frame(A, B)]}
+    tried = user.run("try", user.folder / "first", "--timeout", 1)
+    assert (tried.returncode, tried.stderr.splitlines()[-1]) == (
+        4,
+        f"chain {user.machine.name}: rolled back: it was not confirmed within 1 s",
+    )
     shown = user.run("status", "--format", "json")
     (found,) = json.loads(shown.stdout)["chains"]
     assert {interface["state"] for interface in found["interfaces"]} == {"attached"}

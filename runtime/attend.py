@@ -1,0 +1,92 @@
+"""A guard at work in, its outcome out: what a terminal shows meanwhile, and what is answered there."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.diagnostic import LoadFailed
+from schemas.render import render
+
+from .guard import End, Guard, Outcome, Tell, its_end
+from .trying import abort, confirm
+
+GUARD_KILLED = "its guard was killed"
+_POLL_SECONDS = 0.2
+_YES = {"", "y", "yes"}
+_NOTHING_TRIED = {"A109", "A141"}
+
+
+@dataclass(slots=True)
+class Attendant:
+    """Whoever looks on while `chain` is tried. Questions are asked of standard input, if `ask`, once there is a try."""
+
+    guard: Guard
+    chain: str
+    bpffs: Path | None
+    tell: Tell
+    ask: bool
+    begun: bool = False
+
+    def attend(self) -> Outcome:
+        """Until the guard ends; Ctrl-C goes back. Raises what the guard could not do; if it is killed, goes back."""
+        try:
+            while True:
+                try:
+                    outcome = self._look()
+                    if outcome:
+                        return outcome
+                    self._answer()
+                except KeyboardInterrupt:
+                    self._decide(abort)
+        except EOFError:
+            return self._in_its_place()
+        finally:
+            self.guard.says.close()
+            os.waitpid(self.guard.pid, 0)
+
+    def _look(self) -> Outcome | None:
+        for message in self.guard.messages(_POLL_SECONDS):
+            if "text" in message:
+                self.tell(message["text"])
+            elif "begun" in message:
+                self.begun = True
+                self.tell(self._invitation(message["begun"]))
+            else:
+                return its_end(message)
+        return None
+
+    def _invitation(self, seconds: int) -> str:
+        here = "Enter keeps it, n goes back" if self.ask else f"`bpfchain confirm {self.chain}` keeps it"
+        return f"chain {self.chain}: goes back in {seconds} s; {here}"
+
+    def _answer(self) -> None:
+        if self.ask and self.begun and select.select([sys.stdin], [], [], 0)[0]:
+            answer = sys.stdin.readline()
+            if answer:  # an empty one is the end of the terminal
+                self._decide(confirm if answer.strip().lower() in _YES else abort)
+
+    def _decide(self, decision: Callable[..., str]) -> None:
+        """Too late is no error: how it ended is what the guard says."""
+        try:
+            decision(self.chain, bpffs=self.bpffs)
+        except LoadFailed as refusal:
+            if not _is_nothing_tried(refusal):
+                self.tell(render(refusal.diagnostics, {}).rstrip())
+
+    def _in_its_place(self) -> Outcome:
+        try:
+            abort(self.chain, bpffs=self.bpffs)
+        except LoadFailed as refusal:
+            if _is_nothing_tried(refusal):
+                return Outcome(End.NOT_BEGUN, GUARD_KILLED)
+            raise
+        return Outcome(End.TAKEN_BACK, GUARD_KILLED)
+
+
+def _is_nothing_tried(refusal: LoadFailed) -> bool:
+    return {found.code for found in refusal.diagnostics} <= _NOTHING_TRIED

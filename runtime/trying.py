@@ -1,0 +1,229 @@
+"""A chain that is applied for now: begun, and then either kept or taken back, by whoever comes first.
+
+Beginning is a swap that drops nothing. Taking back is a swap too, to the programs and maps that are still there, so
+both are atomic for each hook, and can be interrupted anywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+from schemas.compiled import CompiledChain
+from schemas.diagnostic import Diagnostic, LoadFailed, Severity
+
+from . import features, link
+from .apply import Applied, would_lose
+from .counts import carry_counts
+from .daemon_socket import tell_daemon
+from .host import look, require_interfaces
+from .pin import bpffs_root, chain_pins, chains, ensure_bpffs, locked
+from .plan import Effect, Fate, Plan, Way, make_plan
+from .state import LiveChain, not_running, read
+from .steps import OnStep, Step, carry_out, explained
+from .takedown import drop_veths, take_down
+from .trial import Trial, forget_trial, guarding, is_guarded, now, read_trial, write_trial
+
+_PATIENCE_SECONDS = 5.0
+_POLL_SECONDS = 0.02
+
+
+@explained("try the chain")
+def begin(
+    chain: CompiledChain,
+    timeout: timedelta,
+    guard: contextlib.ExitStack,
+    *,
+    bpffs: str | Path | None = None,
+    accept_state_loss: bool = False,
+    on_step: OnStep | None = None,
+    log_directory: Path | None = None,
+) -> tuple[Applied, Trial | None]:
+    """Applies a chain for now, and None instead of a try where there is nothing to change.
+
+    Whoever holds `guard` is who goes back. Raises as `apply` does, and `LoadFailed` (A140) where a try is under way.
+    """
+    started = time.monotonic()
+    features.require_privilege()
+    root = bpffs_root(bpffs)
+    require_interfaces(chain.manifest)
+    ensure_bpffs(root)
+    with locked(root):
+        live, warnings = settle(root, chain.manifest.chain, on_step)
+        wanted = make_plan(chain.manifest, live, look(chain.manifest))
+        if not wanted and live and live.current:
+            return Applied(wanted, live.current.number, time.monotonic() - started, warnings), None
+        if wanted.lost and not accept_state_loss:
+            raise would_lose(wanted, "try")
+        if live and live.current and live.current.pending:
+            message = f"an update in place of chain `{live.chain}` was interrupted"
+            raise LoadFailed(Diagnostic("A144", message, help="`bpfchain apply` finishes it; then try again"))
+        from .swap import swap_generations
+
+        pins = chain_pins(root, chain.manifest.chain)
+
+        def say() -> None:
+            guard.enter_context(guarding(pins))
+            write_trial(pins, Trial(wanted.following, wanted.running, now() + timeout.total_seconds()))
+
+        begun = Step("say what is being tried", say, functools.partial(forget_trial, pins))
+        swapped = replace(wanted, way=Way.GENERATION)  # there has to be an old one beside it
+        try:
+            swap_generations(
+                chain,
+                swapped,
+                live,
+                pins,
+                on_step,
+                log_directory,
+                accept_state_loss=accept_state_loss,
+                begun=begun,
+            )
+        except BaseException:
+            left = read(root, chain.manifest.chain)
+            if left and left.trial:  # it failed when all hooks had the new programs
+                go_back(root, left)
+            raise
+        trial = read_trial(pins)
+    tell_daemon(root)
+    return Applied(swapped, wanted.following, time.monotonic() - started, warnings), trial
+
+
+@explained("keep what is being tried")
+def confirm(chain: str | None = None, *, bpffs: str | Path | None = None, on_step: OnStep | None = None) -> str:
+    """Keeps what is being tried, drops what ran before: the chain's name. Raises `LoadFailed` (A109, A141, A142)."""
+    features.require_privilege()
+    root = bpffs_root(bpffs)
+    name = _tried(root, chain)
+    with locked(root):
+        keep(root, _require_trial(root, name), on_step)
+    _let_the_guard_go(root, name)
+    return name
+
+
+@explained("go back")
+def abort(chain: str | None = None, *, bpffs: str | Path | None = None, on_step: OnStep | None = None) -> str:
+    """Takes back what is being tried: the chain's name. Raises `LoadFailed` (A109, A141, A143)."""
+    features.require_privilege()
+    root = bpffs_root(bpffs)
+    name = _tried(root, chain)
+    with locked(root):
+        go_back(root, _require_trial(root, name), on_step)
+    tell_daemon(root)
+    _let_the_guard_go(root, name)
+    return name
+
+
+def _let_the_guard_go(root: Path, chain: str) -> None:
+    """Waits until the guard has seen how it ended: what is done next to the chain must not look to him like the end."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while is_guarded(chain_pins(root, chain)) and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+
+
+def keep(root: Path, live: LiveChain, on_step: OnStep | None = None) -> None:
+    """What is tried stays, and what ran before it goes. For whoever has the lock. Raises `LoadFailed` (A142)."""
+    current = live.current
+    if not current or not current.record or not live.trial or current.number != live.trial.number:
+        message = f"the try of chain `{live.chain}` was interrupted before all of it ran, so it cannot be kept"
+        raise LoadFailed(Diagnostic("A142", message, help=f"`bpfchain abort {live.chain}` goes back"))
+    steps = [Step("keep what is tried", functools.partial(forget_trial, chain_pins(root, live.chain)))]
+    steps.append(Step("wait for packets on their way", link.settle))
+    steps.append(Step("keep what was counted", functools.partial(carry_counts, current.pins, live.leftovers)))
+    steps += drop_veths(live, current.record.manifest, current.home)
+    steps += (Step(f"drop {old.pins.path.name}", old.pins.remove) for old in live.leftovers)
+    carry_out(steps, on_step)
+
+
+def go_back(root: Path, live: LiveChain, on_step: OnStep | None = None) -> None:
+    """What ran before the try runs again, or nothing. For whoever has the lock. Raises `LoadFailed` (A143)."""
+    assert live.trial
+    pins = chain_pins(root, live.chain)
+    if live.trial.back is None:
+        carry_out((*take_down(live), Step("end the try", functools.partial(forget_trial, pins))), on_step)
+        pins.remove_if_empty()
+        return
+    back = next((g for g in live.generations if g.pins.finished and g.number == live.trial.back), None)
+    if back is None or back.record is None:
+        reason = back.problem if back else "it is not there any more"
+        message = f"chain `{live.chain}` cannot go back to generation {live.trial.back}: {reason}"
+        ways_on = f"`bpfchain confirm {live.chain}` keeps what is tried, `bpfchain detach {live.chain}` removes all"
+        raise LoadFailed(Diagnostic("A143", message, help=ways_on))
+    from .swap import return_to
+
+    return_to(back, live, pins, on_step)
+    carry_out([Step("end the try", functools.partial(forget_trial, pins))], on_step)
+
+
+def settle(root: Path, chain: str, on_step: OnStep | None = None) -> tuple[LiveChain | None, tuple[Diagnostic, ...]]:
+    """What runs of a chain, once no try is under way; and what to tell about that. For whoever has the lock.
+
+    Raises `LoadFailed` (A140) while somebody guards a try. One whose guard was killed is taken back.
+    """
+    pins = chain_pins(root, chain)
+    live = read(root, chain)
+    told: tuple[Diagnostic, ...] = ()
+    if live and live.trial:
+        if is_guarded(pins):
+            raise under_way(live, live.trial)
+        go_back(root, live, on_step)
+        told = (_went_back(live, live.trial),)
+        live = read(root, chain)
+    if read_trial(pins):
+        forget_trial(pins)
+    return live, told
+
+
+def under_way(live: LiveChain, trial: Trial) -> LoadFailed:
+    """The refusal (A140) to change what is being tried."""
+    instead = f"instead of {trial.back}" if trial.back is not None else "where nothing ran before"
+    message = (
+        f"chain `{live.chain}` is being tried: generation {trial.number} {instead}, "
+        f"for another {trial.seconds_left:.0f} s"
+    )
+    ways_on = f"`bpfchain confirm {live.chain}` keeps it, `bpfchain abort {live.chain}` goes back"
+    return LoadFailed(Diagnostic("A140", message, help=ways_on))
+
+
+def _went_back(live: LiveChain, trial: Trial) -> Diagnostic:
+    to = f"to generation {trial.back}" if trial.back is not None else "to nothing"
+    message = f"a try of chain `{live.chain}` was never confirmed, and its guard was killed: went back {to} first"
+    return Diagnostic("A145", message, severity=Severity.WARNING)
+
+
+def _tried(root: Path, chain: str | None) -> str:
+    """The chain that is meant: the only one that is being tried, where none is named."""
+    if chain is not None:
+        return chain
+    names = [name for name in chains(root) if read_trial(chain_pins(root, name))]
+    if len(names) == 1:
+        return names[0]
+    message = "several chains are being tried" if names else "nothing is being tried here"
+    notes = (f"chains that are: {', '.join(f'`{name}`' for name in names)}",) if names else ()
+    raise LoadFailed(Diagnostic("A141", message, notes=notes, help="name the chain that is meant" if names else ""))
+
+
+def _require_trial(root: Path, chain: str) -> LiveChain:
+    live = read(root, chain)
+    if live is None:
+        raise not_running(chain, root)
+    if live.trial is None:
+        raise LoadFailed(Diagnostic("A141", f"chain `{chain}` is not being tried"))
+    return live
+
+
+def cannot_be_undone(plan: Plan) -> Iterator[str]:
+    """What going back from a plan does not bring back: for people, before it is carried out."""
+    if plan.running is None:
+        yield "nothing runs under this name yet: going back takes the chain off its devices"
+    for change in plan.changes:
+        name = f"{change.kind} {change.name}"
+        if change.effect is Effect.INTERRUPTS:
+            yield f"{name} ({', '.join(change.reasons)}): traffic is interrupted now, and when going back"
+        if change.state is Fate.LOST:
+            yield f"{name}: what was learned is lost once it is confirmed; what is learned from now on, when going back"
