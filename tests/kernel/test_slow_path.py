@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import select
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,13 +18,17 @@ from runtime.ringbuf import RingBuffer
 from runtime.status import ChainStatus, status
 from runtime.upcalls import Upcall, read_upcalls
 from schemas.manifest import Mode
+from schemas.slow_path import FRAME_BYTES
 from tests.rig import probe
+from tests.rig.lab import Lab
 from tests.rig.network import Network, network, running
+from tests.rig.traffic import udp_socket
 
 pytestmark = [pytest.mark.kernel]
 
 A, B = (bytes.fromhex(f"02aa0000000{digit}") for digit in "ab")
 CALM, FLOOD = 0, 1
+UDP_SEGMENT = 103
 RING = "chain_slow_path"
 
 
@@ -101,6 +106,29 @@ def test_tags_are_in_the_frame_at_every_hook(mode: Mode, tmp_path: Path) -> None
         net.send("p2", *sent)
         upcalls = arrived(ring, len(sent))
         assert [(upcall.frame, upcall.port) for upcall in upcalls] == [(each, 1) for each in sent]
+
+
+def test_of_a_packet_before_segmentation_the_beginning_comes(tmp_path: Path) -> None:
+    """At TC a stack hands over more at once than fits a frame; most of it lies in pages beside the skb."""
+    everything = {**chain(Mode.TC), "services": {"probe": {"kind": "probe", "all": 9}}}
+    with probe.installed(), Lab("gso") as lab:
+        dut, far = lab.namespace("dut"), lab.namespace("far")
+        cables = [
+            lab.cable((dut, port), (far, f"to-{port}"), [address], offloads=True)
+            for port, address in (("p1", "10.0.0.1/24"), ("p2", "10.0.1.1/24"))
+        ]
+        with far.netlink() as netlink:
+            mac = cables[0].port.mac
+            netlink.neigh("add", dst="10.0.0.2", lladdr=mac, ifindex=cables[0].station.ifindex, state="permanent")
+        with running(dut, everything, tmp_path) as compiled, opened_ring(compiled.manifest.chain) as ring:
+            for payload in (bytes(range(250)) * 100, bytes(range(251)) * 30):
+                with udp_socket(far, "10.0.0.1", 4000) as sender:
+                    sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1000)
+                    sender.sendto(payload, ("10.0.0.2", 9000))
+                (upcall,) = arrived(ring, 1)
+                assert upcall.length == 14 + 20 + 8 + len(payload)
+                assert upcall.frame[42:] == payload[: FRAME_BYTES - 42]
+                assert upcall.note == 9
 
 
 @pytest.mark.parametrize("mode", list(Mode), ids=str)
