@@ -21,6 +21,7 @@ from .downcalls import Downcalls
 from .home import name_of
 from .log import Log
 from .pin import GenerationPins, Record
+from .protocols.offload import finished
 from .ringbuf import RingBuffer
 from .supervisor import Instance
 
@@ -198,6 +199,8 @@ class ChainControl:
         batches: dict[int, list[Packet]] = {}
         for time_ns, length, note, service, port, reason, hook, frame in records:
             ports, reasons = self._tables[service]
+            if hook and length == len(frame):
+                frame = finished(frame)
             packet = Packet(ports[port], reasons[reason], frame, note, time_ns, length, _HOOKS[hook])
             batches.setdefault(service, []).append(packet)
         for service, packets in batches.items():

@@ -18,14 +18,18 @@ import bpfchain
 from runtime.daemon import Daemon
 from runtime.log import Log
 from runtime.netns import entered
+from runtime.protocols.internet import checksum
 from schemas.diagnostic import LoadFailed
 from schemas.manifest import Mode
 from tests.kernel.test_downcalls import TAG, three_probes
 from tests.kernel.test_slow_path import CALM, FLOOD, frame
 from tests.rig import probe
 from tests.rig.daemon import DaemonProcess, daemon, own_bpffs
+from tests.rig.frames import Wire
+from tests.rig.lab import Lab
 from tests.rig.network import Network, network, running
 from tests.rig.probe.control import ACROSS, BEACON, BOUNCE, COUNT, NOTHING, PASS, PLAIN, RAISE, plain
+from tests.rig.traffic import send_udp
 
 pytestmark = [pytest.mark.kernel]
 
@@ -82,6 +86,27 @@ def test_packets_go_up_and_come_down_whole(mode: Mode, tmp_path: Path) -> None:
         bounced, across = frame(CALM, BOUNCE, 100), frame(CALM, ACROSS, 200)
         net.send("p1", bounced, across)
         assert net.arrivals(p1=1, p2=1) == {"p1": [plain(bounced)], "p2": [plain(across)]}
+
+
+def test_checksums_that_were_left_to_the_device_are_finished(tmp_path: Path) -> None:
+    """At TC, a datagram of a stack whose device offers to sum it goes up, and down again with the right checksum."""
+    all_up = {**one_probe(Mode.TC), "services": {"probe": {"kind": "probe", "all": ACROSS}}}
+    with probe.installed(), own_bpffs(tmp_path), daemon(tmp_path) as process, Lab("offload") as lab:
+        dut, far = lab.namespace("dut"), lab.namespace("far")
+        near, other = (
+            lab.cable((dut, port), (far, f"to-{port}"), addresses, offloads=True)
+            for port, addresses in (("p1", ["10.0.0.1/24"]), ("p2", []))
+        )
+        with far.netlink() as netlink:
+            ifindex = near.station.ifindex
+            netlink.neigh("add", dst="10.0.0.2", lladdr=other.station.mac, ifindex=ifindex, state="permanent")
+        with running(dut, all_up, tmp_path) as compiled, Wire(other.station) as wire:
+            process.wait_for(compiled.manifest.chain, "probe", "running")
+            send_udp(far, "10.0.0.1", ("10.0.0.2", 9000), [bytes(range(200))])
+            (arrived,) = wire.collect(1, timeout=10)
+        addresses, datagram = arrived[26:34], arrived[34:]
+        assert datagram[8:] == bytes(range(200))
+        assert checksum(addresses + (17).to_bytes(2, "big") + len(datagram).to_bytes(2, "big") + datagram) == 0
 
 
 def test_a_killed_daemon_is_missed_by_nobody_but_the_slow_path(tmp_path: Path) -> None:
