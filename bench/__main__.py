@@ -58,7 +58,7 @@ def run(quick: bool, seconds: float | None, output: Path) -> None:
         tell("plotting")
         from .plots import plot  # matplotlib takes half a second to import
 
-        plot(rows, output)
+        plot(rows, found, output)
         tell("")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib
 
+from .costs import Cost
 from .measure import Row
 
 matplotlib.use("svg")
@@ -21,12 +22,25 @@ _PAPER_BRIDGE = {"tc": 2.22, "generic": 2.22 * 1.25, "native": 2.22 * 1.65}
 """Mpps of the paper's bridge on its own machine (i7-4770, 10 GbE, one core)."""
 
 
-def plot(rows: Sequence[Row], folder: Path) -> None:
-    """`overview`, `figure-2` and `figure-4`, for those that all rows are there of. The folder exists."""
+_PAPER_TAILORED = 1.2
+"""The paper's bridge without VLANs and spanning tree to the one with them (figure 3a: up to 20 %)."""
+
+_PAPER_CODE = 1.075
+"""The paper's bridge with its table in code to the one with a map (figure 3b: 5 to 10 %)."""
+
+_PAPER_COMPILE_MS, _PAPER_INJECT_MS = 800, 3.5
+"""Table I: about 800 ms for a service, injecting 1 to 6 ms."""
+
+
+def plot(rows: Sequence[Row], costs: Sequence[Cost], folder: Path) -> None:
+    """`overview`, `figure-2` to `figure-4` and `table-1`, for those that all rows are there of. The folder exists."""
     one_flow = [row for row in rows if row.traffic == "1 flow"]
     _overview([row for row in rows if row.mode in ("native", "kernel") and row.service != "tail calls"], folder)
     if all(_row(one_flow, "bridge", "bpfchain", mode) for mode, _ in _HOOKS):
         _hooks(one_flow, folder)
+    _tailoring(rows, folder)
+    if costs:
+        _costs(costs, folder)
     if any(row.service == "tail calls" for row in rows):
         _tail_calls([row for row in rows if row.service == "tail calls"], folder)
 
@@ -56,16 +70,54 @@ def _hooks(rows: Sequence[Row], folder: Path) -> None:
     throughput, latency = figure.subplots(1, 2)
     names = [title for _, title in _HOOKS]
     found = [row for mode, _ in _HOOKS if (row := _row(rows, "bridge", "bpfchain", mode))]
-    places = range(len(_HOOKS))
-    throughput.bar([at - 0.2 for at in places], [row.mpps for row in found], 0.4, color=_OURS, label="here")
-    paper = [_PAPER_BRIDGE[mode] for mode, _ in _HOOKS]
-    throughput.bar([at + 0.2 for at in places], paper, 0.4, color=_THEIRS, label="paper, its machine")
-    throughput.set_xticks(list(places), names)
+    _beside(throughput, names, [row.mpps for row in found], [_PAPER_BRIDGE[mode] for mode, _ in _HOOKS])
     throughput.set_ylabel("bridge, Mpps")
     throughput.legend()
     latency.bar(names, [row.latency_ns / 1000 for row in found], 0.5, color=_OURS)
     latency.set_ylabel("generator to sink, median µs")
     _save(figure, folder, "figure-2")
+
+
+def _tailoring(rows: Sequence[Row], folder: Path) -> None:
+    tailored, generic = (_ratio(rows, "1 flow", name) for name in ("bpfchain", "generic build"))
+    code, table = (_ratio(rows, "8 stations", name) for name in ("bpfchain, static", "bpfchain"))
+    if not (tailored and generic and code and table):
+        return
+    figure = Figure(figsize=(6, 3.4), layout="constrained")
+    axes: Axes = figure.subplots()
+    names = ["features that are off left out", "table in code, not in a map"]
+    _beside(axes, names, [tailored / generic, code / table], [_PAPER_TAILORED, _PAPER_CODE])
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.set_ylabel("bridge, gain in throughput")
+    axes.legend()
+    _save(figure, folder, "figure-3")
+
+
+def _ratio(rows: Sequence[Row], traffic: str, contender: str) -> float | None:
+    """The bridge's, in native mode."""
+    row = _row([row for row in rows if row.traffic == traffic], "bridge", contender, "native")
+    return row.ratio_to_redirect if row else None
+
+
+def _costs(costs: Sequence[Cost], folder: Path) -> None:
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    compiling, injecting = figure.subplots(1, 2)
+    names = [cost.service for cost in costs]
+    _beside(compiling, names, [cost.compile_ms for cost in costs], [_PAPER_COMPILE_MS] * len(costs))
+    compiling.bar([at - 0.2 for at in range(len(costs))], [cost.cached_ms for cost in costs], 0.4, color=_KERNEL)
+    compiling.set_ylabel("compiling, ms (from the cache: the lower part)")
+    compiling.legend()
+    _beside(injecting, names, [cost.inject_ms for cost in costs], [_PAPER_INJECT_MS] * len(costs))
+    injecting.set_ylabel("injecting, ms")
+    _save(figure, folder, "table-1")
+
+
+def _beside(axes: Axes, names: Sequence[str], ours: Sequence[float], paper: Sequence[float]) -> None:
+    """Two bars for each name: ours, and the paper's."""
+    places = range(len(names))
+    axes.bar([at - 0.2 for at in places], ours, 0.4, color=_OURS, label="here")
+    axes.bar([at + 0.2 for at in places], paper, 0.4, color=_THEIRS, label="paper, its machine")
+    axes.set_xticks(list(places), names)
 
 
 def _tail_calls(rows: Sequence[Row], folder: Path) -> None:

@@ -38,7 +38,7 @@ def write(found: Results, docs: Path) -> None:
     results.write(found, folder)
     for suffix in ("json", "csv"):
         (folder / f"latest.{suffix}").rename(folder / f"measured.{suffix}")
-    plot(found.rows, folder)
+    plot(found.rows, found.costs, folder)
 
 
 def filled(page: str, found: Results) -> str:

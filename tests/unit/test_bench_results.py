@@ -42,6 +42,7 @@ KERNEL = dataclasses.replace(
     instructions=None,
     programs=(),
 )
+STATIONS = ("bpfchain", "bpfchain, static")
 COST = Cost("bridge", 2, 136, 1048, 327.5, 17.8, 51.9)
 
 
@@ -101,10 +102,12 @@ def test_files_have_every_field(tmp_path: Path) -> None:
 def test_plots_are_the_same_each_time(tmp_path: Path) -> None:
     hooks = [dataclasses.replace(ROW, mode=mode) for mode in ("native", "generic", "tc")]
     calls = [dataclasses.replace(ROW, service="tail calls", contender=str(count)) for count in (0, 1, 2)]
+    tailored = [dataclasses.replace(ROW, contender="generic build")]
+    tailored += [dataclasses.replace(ROW, traffic="8 stations", contender=name) for name in STATIONS]
     for folder in (tmp_path / "first", tmp_path / "second"):
         folder.mkdir()
-        plot([*hooks, KERNEL, *calls], folder)
-    names = {"overview", "figure-2", "figure-4"}
+        plot([*hooks, KERNEL, *calls, *tailored], [COST], folder)
+    names = {"overview", "figure-2", "figure-3", "figure-4", "table-1"}
     assert {path.name for path in (tmp_path / "first").iterdir()} == {f"{n}.{e}" for n in names for e in ("svg", "png")}
     for path in (tmp_path / "first").iterdir():
         assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes()
