@@ -2,15 +2,16 @@
 
 To add rows, describe what stands between the generator and the sink, and list it in `cases()` with its traffic:
 
-    def gateway(mode: Mode) -> Chain:
-        router = {"kind": "router", "ports": {"a": {"address": "10.0.0.1/8"}, "b": {"address": "192.168.0.1/24"}}}
-        return Chain("router", {"gw": router}, [("in", "gw.a"), ("gw.b", "out")], mode, to_device=True)
+    def small_bridge(mode: Mode) -> Chain:
+        bridge = {"kind": "bridge", "fdb": {"size": 64}, "ports": {"a": {}, "b": {}}}
+        return Chain("small bridge", {"br0": bridge}, [("in", "br0.a"), ("br0.b", "out")], mode)
     ...
-    *(Case(gateway(mode), (ONE_FLOW,)) for mode in Mode),
+    *(Case(small_bridge(mode), (ONE_FLOW,)) for mode in Mode),
 
 A chain has the interfaces `in` and `out`. Frames come from as many stations as the traffic has flows, each with an
 address of its own (traffic.py), and are for 192.168.0.2; on Ethernet for the sink's station, or with `to_device` for
-the device that they come in by. They must arrive complete, in order and unchanged but for what a router or NAT may
+the device that they come in by. What a control plane would have written into maps by then is the chain's `state`: see
+`router` below. Frames must arrive complete, in order and unchanged but for what a router or NAT may
 change (bpf/sink.c), or nothing is measured. What is no chain is a `Contender` (contenders.py, kernel.py): a name, a
 service, a mode, and `set_up`. `quick` cases are in `make bench QUICK=1` as well, so that what gets slower is seen
 there: keep them few.
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import ipaddress
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,7 @@ from schemas.manifest import Mode
 
 from .contenders import BareRedirect, Chain, Contender, Generic, TailCalls
 from .kernel import IpForward, LinuxBridge, NftFilter, NftMasquerade
+from .rig import Lane
 from .traffic import SOURCES, Traffic
 
 ONE_FLOW = Traffic("1 flow")
@@ -45,6 +47,10 @@ class Case:
     contender: Contender
     traffic: Sequence[Traffic]
     quick: bool = False
+
+
+_PORT_FORWARDING, _PORT_STATES_BYTES = 2, 256  # enum port_state, struct port_states in bridge.bpf.h
+_NEIGHBOUR_BYTES = 16
 
 
 def _blocked(count: int) -> list[str]:
@@ -74,6 +80,31 @@ def vlan_bridge(mode: Mode) -> Chain:
     ports = {name: {"vlan": {"access": 10}} for name in ("a", "b")}
     links = [("in", "br0.a"), ("br0.b", "out")]
     return Chain("bridge, VLANs", {"br0": {**_BRIDGE, "ports": ports}}, links, mode)
+
+
+def stp_bridge(mode: Mode) -> Chain:
+    """VLANs and a spanning tree, both ports forwarding: the paper's figure 3a with everything on."""
+    ports = {name: {"vlan": {"access": 10}} for name in ("a", "b")}
+    services = {"br0": {**_BRIDGE, "ports": ports, "stp": {}}}
+    links = [("in", "br0.a"), ("br0.b", "out")]
+    return Chain("bridge, VLANs, STP", services, links, mode, state=_forwarding)
+
+
+def _forwarding(_: Lane) -> Mapping[str, Mapping[bytes, bytes]]:
+    return {"br0__states": {bytes(4): bytes([_PORT_FORWARDING] * 2).ljust(_PORT_STATES_BYTES, b"\0")}}
+
+
+def router(mode: Mode) -> Chain:
+    """Two subnets, and a neighbour that is known."""
+    ports = {"a": {"address": "10.0.0.1/8"}, "b": {"address": "192.168.0.1/24"}}
+    links = [("in", "gw.a"), ("gw.b", "out")]
+    return Chain("router", {"gw": {"kind": "router", "ports": ports}}, links, mode, to_device=True, state=_neighbour)
+
+
+def _neighbour(lane: Lane) -> Mapping[str, Mapping[bytes, bytes]]:
+    """The router's entry for 192.168.0.2 on port `b`: compiler/services/router/config.h."""
+    key = ipaddress.IPv4Address("192.168.0.2").packed + (1).to_bytes(4, "little")
+    return {"gw__neighbours4": {key: lane.station.ljust(_NEIGHBOUR_BYTES, b"\0")}}
 
 
 def guarded_bridge(mode: Mode) -> Chain:
@@ -119,10 +150,12 @@ def cases() -> tuple[Case, ...]:
         Case(ddos(Mode.NATIVE), _ALL, quick=True),
         Case(bridge(Mode.NATIVE), (*_ALL, STATIONS), quick=True),
         Case(vlan_bridge(Mode.NATIVE), _ENDS),
+        Case(stp_bridge(Mode.NATIVE), _ENDS),
+        Case(router(Mode.NATIVE), _ENDS),
         Case(guarded_bridge(Mode.NATIVE), _ALL, quick=True),
         *(Case(generic(Mode.NATIVE), _ENDS, quick=True) for generic in (generic_ddos, generic_bridge)),
         *(Case(BareRedirect(mode), (ONE_FLOW,)) for mode in _OTHER_HOOKS),
-        *(Case(chain(mode), (ONE_FLOW,)) for chain in (ddos, bridge, guarded_bridge) for mode in _OTHER_HOOKS),
+        *(Case(chain(mode), (ONE_FLOW,)) for chain in (ddos, bridge, guarded_bridge, router) for mode in _OTHER_HOOKS),
         *(Case(generic(mode), (ONE_FLOW,)) for generic in (generic_ddos, generic_bridge) for mode in _OTHER_HOOKS),
         Case(static_bridge(STATIONS), (STATIONS,)),
         Case(LinuxBridge(), _ENDS, quick=True),

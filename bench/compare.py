@@ -34,4 +34,4 @@ def _spread(row: Row | None) -> str:
 
 def _line(key: Key, *cells: str) -> str:
     traffic, service, contender, mode = key
-    return f"{traffic:<12} {service:<14} {contender:<18} {mode:<8}" + "".join(f" {cell:>9}" for cell in cells)
+    return f"{traffic:<12} {service:<18} {contender:<16} {mode:<8}" + "".join(f" {cell:>9}" for cell in cells)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,11 +71,19 @@ class BareRedirect:
         return Standing(lane.station, (program,))
 
 
+State = Callable[[Lane], Mapping[str, Mapping[bytes, bytes]]]
+
+
+def _no_state(_: Lane) -> Mapping[str, Mapping[bytes, bytes]]:
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class Chain:
     """A chain of ours between interfaces `in` and `out`: `services` and `links` are what the chain file has.
 
-    Frames are for the sink's station, or with `to_device` for the device `in` itself, as a router wants them.
+    Frames are for the sink's station, or with `to_device` for the device `in` itself, as a router wants them. `state`
+    gives what control planes would write: entries of maps, by their names in the manifest.
     """
 
     service: str
@@ -84,6 +92,7 @@ class Chain:
     mode: str = Mode.NATIVE
     name: str = "bpfchain"
     to_device: bool = False
+    state: State = _no_state
 
     def source(self) -> dict[str, Any]:
         """The chain file's data."""
@@ -101,7 +110,11 @@ class Chain:
             file.write_text(yaml.safe_dump(self.source(), sort_keys=False))
             compiled = build(file).chain
         make_internal_links(compiled, lane.dut)
-        programs = stack.enter_context(loaded(compiled, lane.dut)).programs
+        generation = stack.enter_context(loaded(compiled, lane.dut))
+        programs = generation.programs
+        for name, entries in self.state(lane).items():
+            for key, value in entries.items():
+                kernel.map_update_elem(generation.maps[name], key, value)
         entry = ""
         for attached in compiled.manifest.attach:
             device = lane.entry.port if attached.interface == "in" else lane.exit.port

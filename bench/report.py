@@ -18,6 +18,8 @@ _GOALS = (
     ("bridge, 64k source addresses, Zipf", "bridge", "64k Zipf", None),
     ("ddos → bridge", "ddos, bridge", "1 flow", 0.78),
     ("ddos → bridge, 64k", "ddos, bridge", "64k flows", None),
+    ("router", "router", "1 flow", None),
+    ("router, 64k sources", "router", "64k flows", None),
 )
 _LIMIT_NS_THERE = 99
 """Nanoseconds of a packet through the bare redirect on the machine that the goals were set on."""
@@ -25,6 +27,7 @@ _LIMIT_NS_THERE = 99
 _HOOKS = (("TC", "tc", 2.22), ("XDP generic", "generic", 2.22 * 1.25), ("XDP native", "native", 2.22 * 1.65))
 """With the Mpps of the paper's bridge on its own machine (i7-4770, 10 GbE, one core)."""
 
+_LINUX = {"bridge": "Linux bridge", "router": "ip forward"}
 _OURS, _GENERIC = "bpfchain", "generic build"
 
 
@@ -70,7 +73,7 @@ def _run(found: Results) -> str:
 
 def _goals(found: Results) -> str:
     lines = [_goal_cells(found, *goal) for goal in _GOALS]
-    head = ("service and traffic", "Mpps", "ratio", "+ ns", "goal", "at 10 Mpps", "× generic build", "× Linux bridge")
+    head = ("service and traffic", "Mpps", "ratio", "+ ns", "goal", "at 10 Mpps", "× generic build", "× Linux")
     return _table(head, (cells for cells in lines if cells))
 
 
@@ -79,7 +82,7 @@ def _goal_cells(found: Results, title: str, service: str, traffic: str, goal: fl
     if row is None:
         return None
     generic = _find(found, service, traffic, _GENERIC)
-    linux = _find(found, service, traffic, "Linux bridge", "kernel")
+    linux = _find(found, service, traffic, _LINUX.get(service, ""), "kernel")
     there = _LIMIT_NS_THERE / (_LIMIT_NS_THERE + row.ns)
     return (
         title,
@@ -139,7 +142,8 @@ def _static(found: Results) -> str:
 
 
 def _features(found: Results) -> str:
-    rows = [row for row in found.rows if row.traffic == "1 flow" and row.mode == "native" and "bridge" in row.service]
+    rows = [row for row in found.rows if row.service.startswith("bridge") and row.mode == "native"]
+    rows = [row for row in rows if row.traffic == "1 flow"]
     head = ("bridge", "build", "ratio", "+ ns", "instructions", "the verifier went through")
     return _table(
         head,

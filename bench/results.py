@@ -15,7 +15,7 @@ from .measure import Effort, ProgramSize, Row
 
 _COLUMNS = (
     ("traffic", "<12", "{0.traffic}"),
-    ("service", "<14", "{0.service}"),
+    ("service", "<18", "{0.service}"),
     ("contender", "<16", "{0.contender}"),
     ("mode", "<8", "{0.mode}"),
     ("Mpps", ">7", "{0.mpps:.2f}"),
