@@ -204,7 +204,20 @@ def _compiler_commands() -> tuple[click.Command, ...]:
 def _compiler() -> Compiler:
     from runtime.cli import Compiler
 
-    return Compiler(lambda file: compile(file).chain, _check_compiler)
+    return Compiler(_compile_to_run, _check_compiler)
+
+
+def _compile_to_run(file: os.PathLike[str]) -> Compiled:
+    """Compiles a chain file for a command that goes on with it, and imports what that needs while clang runs."""
+    from compiler.build import build
+    from compiler.cli import CompileProgress
+
+    def import_loader() -> None:
+        import runtime.apply
+        import runtime.swap  # noqa: F401
+
+    with CompileProgress() as progress:
+        return build(file, progress=progress, meanwhile=import_loader)
 
 
 def _check_compiler() -> None:

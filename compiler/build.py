@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from time import perf_counter
+from threading import Thread
 
 from schemas import manifest as m
 from schemas.compiled import MANIFEST_FILE, CompiledChain, object_file, save
 from schemas.drop import GLUE_DROPS, SLOW_PATH_DROPS, named
+from schemas.stopwatch import Stopwatch, Timings
 
 from .clang import CompiledObject, compile_units, find_clang
 from .emit import CUnit
@@ -38,7 +40,7 @@ class Compiled:
     chain: CompiledChain
     programs: tuple[CompiledObject, ...]
     directory: Path | None
-    seconds: tuple[tuple[str, float], ...]
+    seconds: Timings
 
     @property
     def manifest(self) -> m.Manifest:
@@ -47,19 +49,6 @@ class Compiled:
 
 
 _UNIT = re.compile(r"[a-zA-Z0-9_]+\.c")
-
-
-class _Stopwatch:
-    """Times the stages one after the other."""
-
-    def __init__(self) -> None:
-        self._last = perf_counter()
-        self.seconds: list[tuple[str, float]] = []
-
-    def lap(self, stage: str) -> None:
-        now = perf_counter()
-        self.seconds.append((stage, now - self._last))
-        self._last = now
 
 
 def version() -> str:
@@ -82,30 +71,41 @@ def build(
     clang: str | None = None,
     jobs: int | None = None,
     progress: Callable[[CompiledObject, int], None] | None = None,
+    meanwhile: Callable[[], None] | None = None,
 ) -> Compiled:
     """Compile a chain file; write the result to `directory`, if one is given. `progress` hears (object, of how many).
 
+    `meanwhile` is done in a thread while clang runs: most of the time is spent waiting for it.
     Raises InvalidChain for what is wrong in the file, CompileFailed if there is no clang.
     """
-    watch = _Stopwatch()
+    watch = Stopwatch()
+    watch.enter("read")
     source = read(os.fspath(file))
-    watch.lap("read")
+    watch.enter("validate")
     chain = resolve(source)
-    watch.lap("validate")
+    watch.enter("lower")
     ir = verify(lower(chain), "lower")
     units = c_units(ir, version())
-    watch.lap("lower")
-    objects = compile_units(
-        units,
-        find_clang(clang),
-        jobs=jobs,
-        done=(lambda compiled: progress(compiled, len(units))) if progress else None,
-    )
-    watch.lap("clang")
+    watch.enter("clang")
+    done = (lambda compiled: progress(compiled, len(units))) if progress else None
+    with _alongside(meanwhile):
+        objects = compile_units(units, find_clang(clang), jobs=jobs, done=done)
+    watch.enter("write")
     compiled = CompiledChain(make_manifest(ir, objects), {object_file(each.elf): each.elf for each in objects})
     written = _write(Path(directory), compiled, objects) if directory is not None else None
-    watch.lap("write")
-    return Compiled(compiled, objects, written, tuple(watch.seconds))
+    return Compiled(compiled, objects, written, watch.stop())
+
+
+@contextmanager
+def _alongside(work: Callable[[], None] | None) -> Iterator[None]:
+    thread = Thread(target=work) if work else None
+    if thread:
+        thread.start()
+    try:
+        yield
+    finally:
+        if thread:
+            thread.join()
 
 
 def _write(directory: Path, chain: CompiledChain, objects: tuple[CompiledObject, ...]) -> Path:

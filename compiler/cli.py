@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import click
 
 from schemas.diagnostic import Diagnostic, InvalidChain
 from schemas.render import Format, render
+from schemas.stopwatch import timings_text
+from schemas.terminal import ProgressLine
 
 if TYPE_CHECKING:
     from .clang import CompiledObject
@@ -112,10 +114,10 @@ def compile_chain(
         click.echo(_shown(chain, shown), nl=False)
         return
     directory = Path(output) if output else Path("build") / Path(chain).stem
-    with _Progress() as progress:
+    with CompileProgress() as progress:
         compiled = build(chain, directory, clang=clang, jobs=jobs, progress=progress)
     if timings:
-        click.echo("  ".join(f"{stage} {seconds * 1000:.0f} ms" for stage, seconds in compiled.seconds), err=True)
+        click.echo(timings_text(compiled.seconds), err=True)
     fresh = sum(not program.cached for program in compiled.programs)
     programs = "1 program" if len(compiled.programs) == 1 else f"{len(compiled.programs)} programs"
     click.echo(f"{programs}, {fresh} compiled, {len(compiled.programs) - fresh} from the cache", err=True)
@@ -131,25 +133,16 @@ def _shown(chain: str, what: str) -> str:
     return text(ir) if what == "ir" else "\n".join(unit.text for unit in units(ir, version()))
 
 
-class _Progress:
-    """One line on a terminal that counts programs while they compile, and leaves nothing behind."""
+class CompileProgress(ProgressLine):
+    """Counts programs while they compile."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._done = 0
-        self._shown = sys.stderr.isatty()
 
     def __call__(self, compiled: CompiledObject, total: int) -> None:
         self._done += 1
-        if self._shown:
-            sys.stderr.write(f"\r\x1b[Kcompiling {self._done}/{total} {compiled.unit.program.name}")
-            sys.stderr.flush()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._shown:
-            sys.stderr.write("\r\x1b[K")
+        self.show(f"compiling {self._done}/{total} {compiled.unit.program.name}")
 
 
 commands: tuple[click.Command, ...] = (validate, compile_chain, schema, explain)

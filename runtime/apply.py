@@ -6,7 +6,6 @@ Entries of maps are changed in place (here), anything else is a new generation (
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 from schemas.compiled import CompiledChain
 from schemas.diagnostic import Diagnostic, LoadFailed
 from schemas.manifest import Manifest, MapRecord
+from schemas.stopwatch import Stopwatch, Timings
 
 from . import features, link, sys
 from .counts import carry_counts
@@ -23,7 +23,7 @@ from .host import look, require_interfaces
 from .pin import GenerationPins, bpffs_root, chain_pins, chains, ensure_bpffs, locked, new_record
 from .plan import Fate, Plan, Way, entry_updates, make_plan
 from .state import LiveChain, LiveGeneration, not_running, read
-from .steps import OnStep, Step, carry_out, explained
+from .steps import OnStep, Step, carry_out, explained, staged, timed
 from .trial import forget_trial, read_trial
 
 if TYPE_CHECKING:
@@ -32,12 +32,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What an apply did. `generation` is the number of the one that runs now."""
+    """What an apply did. `generation` is the number of the one that runs now.
+
+    `timings` are those of its stages: look, then load and swap, or update (in place), then clean up. With the end of
+    the second last one the change is live.
+    """
 
     plan: Plan
     generation: int
-    seconds: float
+    timings: Timings
     warnings: tuple[Diagnostic, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """All stages together."""
+        return sum(seconds for _, seconds in self.timings)
 
     def __str__(self) -> str:
         took = f"{self.seconds * 1000:.0f} ms"
@@ -72,7 +81,9 @@ def apply(
     `replace` names foreign programs, as (device, program id), that may be taken off the chain's hooks.
     Where something that was learned would be lost, it is refused (A150, A151) unless `accept_state_loss`.
     """
-    started = time.monotonic()
+    watch = Stopwatch()
+    watch.enter("look")
+    on_step = timed(watch, on_step)
     features.require_privilege()
     root = bpffs_root(bpffs)
     require_interfaces(chain.manifest)
@@ -97,12 +108,12 @@ def apply(
             assert current.record
             number = current.number
             if wanted.way is Way.IN_PLACE:
-                carry_out(tuple(_in_place(chain.manifest, wanted, current)), on_step)
+                carry_out(tuple(staged("update", _in_place(chain.manifest, wanted, current))), on_step)
             elif chain.manifest != current.record.manifest:
                 current.pins.write_record(new_record(chain.manifest, current.record.facts))
-            carry_out(tuple(_clean_up(current, live.leftovers)), on_step)
+            carry_out(tuple(staged("clean up", _clean_up(current, live.leftovers))), on_step)
     tell_daemon(root)
-    return Applied(wanted, number, time.monotonic() - started, warnings)
+    return Applied(wanted, number, watch.stop(), warnings)
 
 
 def _settled(root: Path, chain: str, on_step: OnStep | None) -> tuple[LiveChain | None, tuple[Diagnostic, ...]]:

@@ -10,9 +10,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
+
+from schemas.stopwatch import Stopwatch, Timings, timings_text
+from schemas.terminal import ProgressLine
 
 from . import services
 
@@ -26,11 +29,22 @@ DIFFERENCES = 3
 """Exit code of `plan` when there is something to do."""
 
 
+class Built(Protocol):
+    """A compiled chain, and what each stage of compiling it took."""
+
+    @property
+    def chain(self) -> CompiledChain: ...
+
+    @property
+    def seconds(self) -> Timings: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Compiler:
     """What the command line brings along where there is a compiler: the runtime itself knows none."""
 
-    compile_file: Callable[[Path], CompiledChain]
+    compile_file: Callable[[Path], Built]
+    """Compiles a chain file, and tells a terminal how far it is."""
     check: Callable[[], object]
     """Raises `ChainError` where there is no clang."""
 
@@ -80,10 +94,16 @@ def plan(chain: Path, format: str, bpffs: Path | None) -> None:
     help="Take over device DEV from the foreign program with this ID; may be given several times.",
 )
 @_accept_option
+@click.option("--timings", is_flag=True, help="Tell what each stage took.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing where all goes well.")
 @_bpffs_option
 def apply(
-    chain: Path, replace: tuple[tuple[str, int], ...], accept_state_loss: bool, quiet: bool, bpffs: Path | None
+    chain: Path,
+    replace: tuple[tuple[str, int], ...],
+    accept_state_loss: bool,
+    timings: bool,
+    quiet: bool,
+    bpffs: Path | None,
 ) -> None:
     """Run the compiled chain in DIRECTORY, or a chain FILE, in place of what runs under its name.
 
@@ -91,7 +111,17 @@ def apply(
     """
     from .apply import apply as carry_out
 
-    applied = carry_out(_compiled(chain), bpffs=bpffs, replace=replace, accept_state_loss=accept_state_loss)
+    built = _built(chain)
+    with ProgressLine() as line:
+        applied = carry_out(
+            built.chain,
+            bpffs=bpffs,
+            replace=replace,
+            accept_state_loss=accept_state_loss,
+            on_step=lambda step: line.show(step.title),
+        )
+    if timings:
+        click.echo(timings_text(built.seconds + applied.timings), err=True)
     if not quiet:
         if applied.plan:
             click.echo(str(applied.plan))
@@ -285,18 +315,32 @@ def _number(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-def _compiled(chain: Path) -> CompiledChain:
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A chain that was compiled before."""
+
+    chain: CompiledChain
+    seconds: Timings
+
+
+def _built(chain: Path) -> Built:
     """A compiled chain from its directory, or from a chain file where the command line brought a compiler along."""
     from schemas.compiled import load
 
     if chain.suffix not in (".yaml", ".yml"):
-        return load(chain)
+        watch = Stopwatch()
+        watch.enter("read")
+        return _Read(load(chain), watch.stop())
     compiler = _compiler()
     if compiler is None:
         raise click.UsageError(
             f"{chain} is a chain file and there is no compiler here: give the directory of a compiled one"
         )
     return compiler.compile_file(chain)
+
+
+def _compiled(chain: Path) -> CompiledChain:
+    return _built(chain).chain
 
 
 def _compiler() -> Compiler | None:

@@ -27,7 +27,7 @@ from pathlib import Path
 from schemas.counters import Count
 from schemas.diagnostic import Diagnostic, LoadFailed
 from schemas.manifest import Manifest
-from schemas.manifest_json import from_data, parse, to_json
+from schemas.manifest_json import from_data, parse, to_data
 from schemas.trust import distrust
 
 from . import sys
@@ -330,7 +330,7 @@ def _encoded(record: Record) -> bytes:
         "applied_at": record.applied_at,
         "home": record.home,
         "facts": {symbol: value.hex() for symbol, value in record.facts.items()},
-        "manifest": json.loads(to_json(record.manifest)),
+        "manifest": to_data(record.manifest),
     }
     return zlib.compress(json.dumps(content, separators=(",", ":")).encode())
 

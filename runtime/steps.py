@@ -3,23 +3,44 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from schemas.diagnostic import ChainError, Diagnostic, LoadFailed
+from schemas.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing to do, and how to take it back. `undo` finds everything as `do` left it, or was interrupted."""
+    """One thing to do, and how to take it back. `undo` finds everything as `do` left it, or was interrupted.
+
+    `stage` is what the time that it takes is counted as.
+    """
 
     title: str
     do: Callable[[], None]
     undo: Callable[[], None] | None = None
+    stage: str = ""
 
 
 OnStep = Callable[[Step], None]
 """Called before each step: for progress, and for tests that fail there."""
+
+
+def staged(stage: str, steps: Iterable[Step]) -> Iterator[Step]:
+    """The same steps as parts of a stage."""
+    return (replace(step, stage=stage) for step in steps)
+
+
+def timed(watch: Stopwatch, on_step: OnStep | None) -> OnStep:
+    """Tells the watch of stages, and `on_step` of steps."""
+
+    def hear(step: Step) -> None:
+        watch.enter(step.stage)
+        if on_step:
+            on_step(step)
+
+    return hear
 
 
 def carry_out(steps: Sequence[Step], on_step: OnStep | None = None) -> None:

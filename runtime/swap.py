@@ -23,7 +23,7 @@ from .host import Host, host_facts, look, require_interfaces
 from .pin import ChainPins, GenerationPins, new_record
 from .plan import Plan
 from .state import LiveChain, LiveGeneration, read_generation
-from .steps import OnStep, Step, carry_out
+from .steps import OnStep, Step, carry_out, staged
 from .takedown import drop_veths
 
 if TYPE_CHECKING:
@@ -53,10 +53,10 @@ def swap_generations(
         try:
             carry_out(
                 (
-                    *_build(chain, generation, taken, live, new_pins, log_directory, accept_state_loss),
-                    *([begun] if begun else []),
-                    *taken.steps(generation, new_pins),
-                    Step("finish the new generation", lambda: _finish(new_pins)),
+                    *staged("load", _build(chain, generation, taken, live, new_pins, log_directory, accept_state_loss)),
+                    *staged("swap", [begun] if begun else []),
+                    *staged("swap", taken.steps(generation, new_pins)),
+                    Step("finish the new generation", lambda: _finish(new_pins), stage="swap"),
                 ),
                 on_step,
             )
@@ -65,7 +65,7 @@ def swap_generations(
             raise
         new = pins.finished(wanted.following)
         rest = _hand_over(taken, live, generation) if begun else _drop_old(taken, live, new, generation)
-        carry_out(tuple(rest), on_step)
+        carry_out(tuple(staged("clean up", rest)), on_step)
 
 
 def _finish(pins: GenerationPins) -> None:

@@ -33,6 +33,11 @@ def to_json(manifest: Manifest) -> str:
     return json.dumps(_plain(manifest), indent=1, ensure_ascii=False) + "\n"
 
 
+def to_data(manifest: Manifest) -> Any:
+    """The manifest as plain data, as JSON has it."""
+    return _plain(manifest)
+
+
 def from_json(text: str | bytes) -> Manifest:
     """The manifest that a text describes. Raises `LoadFailed` (M102 to M105)."""
     return from_data(parse(text))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -101,6 +102,8 @@ def test_a_changed_constant_is_swapped_in(mode: str, machine: Host, net: Network
 
     applied = machine.apply(changed)
     assert applied.generation == 2
+    assert [stage for stage, _ in applied.timings] == ["look", "load", "swap", "clean up"]
+    assert all(seconds > 0 for _, seconds in applied.timings)
     assert machine.generations() == ["generation-2"]
     after = machine.footprint()
     assert after.links == before.links
@@ -244,6 +247,8 @@ def test_commands(machine: Host, tmp_path: Path) -> None:
         assert "does not run yet" in result.output
         assert json.loads(runner.invoke(plan, [str(tmp_path / "out"), "--format", "json"]).output)["differs"]
         assert runner.invoke(apply, [str(tmp_path / "out"), "--quiet"]).output == ""
+        timings = runner.invoke(apply, [str(tmp_path / "out"), "--quiet", "--timings"]).output
+        assert re.fullmatch(r"read \d+ ms  look \d+ ms\n", timings)
         assert runner.invoke(plan, [str(tmp_path / "out")]).exit_code == 0
         shown = runner.invoke(show, [machine.name]).output
         assert shown.startswith(f"chain {machine.name}: generation 1 of chain.yaml, applied ")

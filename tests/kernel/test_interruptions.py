@@ -274,14 +274,17 @@ class FailAt:
     """bpf(2), but the n-th call of one command fails, and its repetitions with it."""
 
     def __init__(self, failing: Cmd, number: int) -> None:
-        self._failing, self._real = failing, sys.syscall
-        self._refused = range(number, number + ATTEMPTS.get(failing, 1))
+        self._failing, self._real, self._number = failing, sys.syscall, number
+        self._thread, self._refusals = 0, ATTEMPTS.get(failing, 1)
         self.calls = 0
 
     def __call__(self, cmd: Cmd, attr: Any) -> int:
         if cmd is self._failing:
             self.calls += 1
-            if self.calls in self._refused:
+            if self.calls == self._number:
+                self._thread = threading.get_ident()  # others load at the same time: theirs are no repetitions
+            if self._refusals and self._thread == threading.get_ident():
+                self._refusals -= 1
                 raise sys.SyscallFailed(errno.ENOMEM, cmd.name)
         return self._real(cmd, attr)
 
