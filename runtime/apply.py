@@ -166,12 +166,15 @@ def _in_place(manifest: Manifest, wanted: Plan, current: LiveGeneration) -> Iter
                 functools.partial(_update, current.pins, new, writes, deletes),
                 functools.partial(_update, current.pins, new, *back),
             )
-    yield Step("keep the record", lambda: current.pins.write_record(record))
-    yield Step("forget the change", current.pins.forget_pending)
+    yield Step("keep the record", current.pins.keep_pending)
 
 
 def _update(pins: GenerationPins, record: MapRecord, writes: Mapping[bytes, bytes], deletes: set[bytes]) -> None:
-    """New entries first, so that nothing is open in between; unless there is no room for both."""
+    """New entries first, so that nothing is open in between; unless there is no room for both.
+
+    What old and new entries agree on holds all the time: entries that stay are not touched, and while both are there an
+    address that one of them is for is found. A map whose entries have a meaning only together must not be of this role.
+    """
     with sys.obj_get(pins.map(record.name, record.layout)) as fd:
         full = len(record.entries) + len(deletes) > record.max_entries
         if full:

@@ -135,6 +135,10 @@ class GenerationPins:
     def _read(self, name: str) -> bytes | None:
         return read_frozen(self.path / name)
 
+    def keep_pending(self) -> None:
+        """The pending record becomes the record, in one step."""
+        (self.path / _PENDING).rename(self.path / _RECORD)
+
     def forget_pending(self) -> None:
         (self.path / _PENDING).unlink(missing_ok=True)
 
