@@ -6,7 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import compare, costs, report, results
+from schemas.manifest import Mode
+
+from . import compare, costs, reload, report, results
 from .cases import QUICK_TRAFFIC, cases, chains
 from .measure import Effort, Row, measure
 from .rig import take_one_cpu
@@ -17,6 +19,9 @@ DOCS = Path(__file__).parent.parent / "docs"
 _QUICK, _FULL = Effort(seconds=6, epochs=4), Effort(seconds=60, epochs=8)
 _QUICK_COSTS, _COSTS = 1, 7
 """Rounds of compiling and injecting."""
+
+_QUICK_SWAPS, _SWAPS = 5, 50
+"""Reloads of a chain under load, and as many without."""
 
 
 def main() -> None:
@@ -49,11 +54,13 @@ def run(quick: bool, seconds: float | None, output: Path) -> None:
     effort = Effort(seconds or standard.seconds, standard.epochs)
     tell("compiling and injecting")
     found = costs.costs(chains(), _QUICK_COSTS if quick else _COSTS)
+    tell("reloading under load")
+    changed = reload.reloads((Mode.NATIVE,) if quick else tuple(Mode), _QUICK_SWAPS if quick else _SWAPS)
     take_one_cpu()
     rows = rows_of(quick, effort)
     tell("")
-    sys.stdout.write(results.table(rows) + "\n" + costs.table(found))
-    results.write(results.Results(results.machine(), effort, tuple(rows), tuple(found)), output)
+    sys.stdout.write("\n".join((results.table(rows), costs.table(found), reload.table(changed))))
+    results.write(results.Results(results.machine(), effort, tuple(rows), tuple(found), tuple(changed)), output)
     if not quick:
         tell("plotting")
         from .plots import plot  # matplotlib takes half a second to import

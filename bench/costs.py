@@ -77,7 +77,7 @@ def _cost(chain: Chain, rounds: int) -> Cost:
 
 
 def _seconds_to_build(file: Path, cache: Path) -> float:
-    with _cache_in(cache):
+    with cache_in(cache):
         # The version of clang is known before: only objects are compiled.
         started = perf_counter()
         build(file)
@@ -85,7 +85,8 @@ def _seconds_to_build(file: Path, cache: Path) -> float:
 
 
 @contextmanager
-def _cache_in(folder: Path) -> Iterator[None]:
+def cache_in(folder: Path) -> Iterator[None]:
+    """The compiler's cache somewhere else for as long as the block runs."""
     before = os.environ.get("BPFCHAIN_CACHE")
     os.environ["BPFCHAIN_CACHE"] = str(folder)
     try:

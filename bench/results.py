@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .costs import Cost
 from .measure import Effort, ProgramSize, Row
+from .reload import Reload
 
 _COLUMNS = (
     ("traffic", "<12", "{0.traffic}"),
@@ -42,12 +43,13 @@ def table(rows: Sequence[Row]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """One run: the machine, how long each traffic was measured, the rows, and what chains cost before their start."""
+    """One run: the machine, how long each traffic was measured, rows, and what starting and changing chains costs."""
 
     machine: Mapping[str, object]
     effort: Effort
     rows: tuple[Row, ...]
     costs: tuple[Cost, ...]
+    reloads: tuple[Reload, ...] = ()
 
 
 def write(results: Results, folder: Path) -> None:
@@ -59,6 +61,7 @@ def write(results: Results, folder: Path) -> None:
         "epochs": results.effort.epochs,
         "rows": [row.record() for row in results.rows],
         "costs": [cost.record() for cost in results.costs],
+        "reloads": [reload.record() for reload in results.reloads],
     }
     (folder / "latest.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     names = [field.name for field in fields(Row) if field.name != "programs"]
@@ -76,7 +79,8 @@ def read(file: Path) -> Results:
         programs = tuple(ProgramSize(**program) for program in record.pop("programs"))
         rows.append(Row(**record, programs=programs))
     costs = tuple(Cost(**record) for record in content["costs"])
-    return Results(content["machine"], Effort(content["seconds"], content["epochs"]), tuple(rows), costs)
+    reloads = tuple(Reload(**record) for record in content.get("reloads", ()))  # older results have none
+    return Results(content["machine"], Effort(content["seconds"], content["epochs"]), tuple(rows), costs, reloads)
 
 
 def machine() -> dict[str, object]:

@@ -11,6 +11,7 @@ from bench.cases import LIMIT, Case, bridge, cases
 from bench.contenders import Standing, TailCalls
 from bench.kernel import LinuxBridge, NftFilter
 from bench.measure import Damaged, Effort, check, measure
+from bench.reload import reloads, table
 from bench.rig import Generator, Lane, Rig
 from bench.traffic import Traffic
 from schemas.manifest import Mode
@@ -66,3 +67,12 @@ def test_a_contender_that_drops_is_refused() -> None:
     chosen = [Case(LIMIT, ()), Case(Nothing(), ())]
     with pytest.raises(Damaged, match=r"frames lost or added: -131072, bytes: .*flows missing"):
         measure(chosen, FEW_FLOWS, Effort(seconds=0, epochs=1), lambda _: None)
+
+
+def test_reloads_under_load_lose_nothing() -> None:
+    (row,) = reloads([Mode.NATIVE], swaps=2)
+    assert (row.swaps, row.lost) == (2, 0)
+    assert row.frames > 0
+    assert list(row.stages_ms) == ["read", "validate", "lower", "clang", "write", "look", "load", "swap", "clean up"]
+    assert 0 < row.live_ms < sum(row.stages_ms.values())
+    assert "native        2" in table([row])

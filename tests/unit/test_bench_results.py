@@ -12,6 +12,7 @@ from bench.contenders import BareRedirect
 from bench.costs import Cost
 from bench.measure import Aside, Effort, Epoch, ProgramSize, Row, row
 from bench.plots import plot
+from bench.reload import Reload
 from bench.results import Results
 from bench.traffic import Traffic
 
@@ -86,7 +87,11 @@ def test_the_table_has_a_line_for_each_row() -> None:
 
 
 def test_files_have_every_field(tmp_path: Path) -> None:
-    written = Results({"kernel": "6.18", "cpu": "a CPU", "cpus": 2}, Effort(3, 2), (ROW, KERNEL), (COST,))
+    machine, reload = (
+        {"kernel": "6.18", "cpu": "a CPU", "cpus": 2},
+        Reload("native", 5, 9, 0, 1.0, 60.5, {"swap": 16.0}),
+    )
+    written = Results(machine, Effort(3, 2), (ROW, KERNEL), (COST,), (reload,))
     results.write(written, tmp_path / "results")
     assert results.read(tmp_path / "results/latest.json") == written
     content = json.loads((tmp_path / "results/latest.json").read_text())
