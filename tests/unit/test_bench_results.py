@@ -87,10 +87,8 @@ def test_the_table_has_a_line_for_each_row() -> None:
 
 
 def test_files_have_every_field(tmp_path: Path) -> None:
-    machine, reload = (
-        {"kernel": "6.18", "cpu": "a CPU", "cpus": 2},
-        Reload("native", 5, 9, 0, 1.0, 60.5, {"swap": 16.0}),
-    )
+    machine = {"kernel": "6.18", "cpu": "a CPU", "cpus": 2}
+    reload = Reload("native", 5, 9, 0, 1.0, 60.5, {"swap": 16.0})
     written = Results(machine, Effort(3, 2), (ROW, KERNEL), (COST,), (reload,))
     results.write(written, tmp_path / "results")
     assert results.read(tmp_path / "results/latest.json") == written
