@@ -16,6 +16,7 @@ from pathlib import Path
 
 from schemas.compiled import CompiledChain
 from schemas.diagnostic import Diagnostic, LoadFailed, Severity
+from schemas.stopwatch import Stopwatch
 
 from . import features, link
 from .apply import Applied, would_lose
@@ -25,7 +26,7 @@ from .host import look, require_interfaces
 from .pin import bpffs_root, chain_pins, chains, ensure_bpffs, locked
 from .plan import Effect, Fate, Plan, Way, make_plan
 from .state import LiveChain, not_running, read
-from .steps import OnStep, Step, carry_out, explained
+from .steps import OnStep, Step, carry_out, explained, timed
 from .takedown import drop_veths, take_down
 from .trial import Trial, forget_trial, guarding, is_guarded, now, read_trial, write_trial
 
@@ -48,7 +49,9 @@ def begin(
 
     Whoever holds `guard` is who goes back. Raises as `apply` does, and `LoadFailed` (A140) where a try is under way.
     """
-    started = time.monotonic()
+    watch = Stopwatch()
+    watch.enter("look")
+    on_step = timed(watch, on_step)
     features.require_privilege()
     root = bpffs_root(bpffs)
     require_interfaces(chain.manifest)
@@ -57,7 +60,7 @@ def begin(
         live, warnings = settle(root, chain.manifest.chain, on_step)
         wanted = make_plan(chain.manifest, live, look(chain.manifest))
         if not wanted and live and live.current:
-            return Applied(wanted, live.current.number, time.monotonic() - started, warnings), None
+            return Applied(wanted, live.current.number, watch.stop(), warnings), None
         if wanted.lost and not accept_state_loss:
             raise would_lose(wanted, "try")
         if live and live.current and live.current.pending:
@@ -91,7 +94,7 @@ def begin(
             raise
         trial = read_trial(pins)
     tell_daemon(root)
-    return Applied(swapped, wanted.following, time.monotonic() - started, warnings), trial
+    return Applied(swapped, wanted.following, watch.stop(), warnings), trial
 
 
 @explained("keep what is being tried")
