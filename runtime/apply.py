@@ -6,7 +6,7 @@ Entries of maps are changed in place (here), anything else is a new generation (
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,11 +74,13 @@ def apply(
     replace: Collection[Replace] = (),
     accept_state_loss: bool = False,
     on_step: OnStep | None = None,
+    on_wait: Callable[[], None] | None = None,
     log_directory: Path | None = None,
 ) -> Applied:
     """Makes the host run `chain`. Raises `LoadFailed`, `VerifierRejected`, `NotSupported`: then all is as it was.
 
     `replace` names foreign programs, as (device, program id), that may be taken off the chain's hooks.
+    `on_wait` is called where another apply or detach has to be waited for.
     Where something that was learned would be lost, it is refused (A150, A151) unless `accept_state_loss`.
     """
     watch = Stopwatch()
@@ -88,7 +90,7 @@ def apply(
     root = bpffs_root(bpffs)
     require_interfaces(chain.manifest)
     ensure_bpffs(root)
-    with locked(root):
+    with locked(root, on_wait):
         live, warnings = _settled(root, chain.manifest.chain, on_step)
         wanted = make_plan(chain.manifest, live, look(chain.manifest))
         if wanted.lost and not accept_state_loss:

@@ -119,6 +119,7 @@ def apply(
             replace=replace,
             accept_state_loss=accept_state_loss,
             on_step=lambda step: line.show(step.title),
+            on_wait=lambda: line.show("wait for another apply or detach"),
         )
     if timings:
         click.echo(timings_text(built.seconds + applied.timings), err=True)

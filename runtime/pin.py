@@ -20,7 +20,7 @@ import os
 import re
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -197,14 +197,17 @@ def chains(root: Path) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """One apply or detach at a time on a host. Raises `LoadFailed` (A111) if another one takes too long."""
+def locked(root: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """One apply or detach at a time on a host. Raises `LoadFailed` (A111) if another one takes too long.
+
+    `on_wait` is called once if there is another one.
+    """
     home = root / "bpfchain"
     deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
     while True:
         _make_home(home)
         with _opened(home) as directory:
-            _lock(directory, deadline)
+            _lock(directory, deadline, on_wait)
             if _is_still(home, directory):
                 try:
                     yield
@@ -248,17 +251,42 @@ def _opened(directory: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, deadline: float) -> None:
+def _lock(descriptor: int, deadline: float, on_wait: Callable[[], None] | None = None) -> None:
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
                 message = f"another apply or detach has been running for {LOCK_PATIENCE_SECONDS:.0f} s"
-                raise LoadFailed(Diagnostic("A111", message, help="wait until it is done")) from None
+                raise LoadFailed(
+                    Diagnostic("A111", message, notes=_holder(descriptor), help="wait until it is done")
+                ) from None
+            if on_wait:
+                on_wait()
+                on_wait = None
             time.sleep(_POLL_SECONDS)
         else:
             return
+
+
+def _holder(descriptor: int) -> tuple[str, ...]:
+    """Who has the lock of a file, as far as /proc tells: `4: FLOCK ADVISORY WRITE 71 00:1c:9 0 EOF`."""
+    found = os.fstat(descriptor)
+    file = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    holders = []
+    for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
+        fields = line.split()
+        if fields[1] == "FLOCK" and fields[5:6] == [file]:
+            holders.append(fields[4])
+    return tuple(f"it is process {pid}{_command(pid)}" for pid in holders)
+
+
+def _command(pid: str) -> str:
+    try:
+        words = Path("/proc", pid, "cmdline").read_bytes().split(b"\0")
+    except OSError:  # it has just ended, or is in another PID namespace
+        return ""
+    return f", `{b' '.join(words).decode(errors='replace').strip()}`"
 
 
 def _is_still(path: Path, descriptor: int) -> bool:

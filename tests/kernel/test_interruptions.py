@@ -336,10 +336,12 @@ def test_any_failing_system_call_leaves_one_whole_generation(
 
 def test_a_second_apply_waits_and_then_gives_up(machine: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     chain = machine.compiled(bridge())
-    monkeypatch.setattr(pin, "LOCK_PATIENCE_SECONDS", 0.2)
     with pin.locked(bpffs_root()):
+        monkeypatch.setattr(pin, "LOCK_PATIENCE_SECONDS", 0.2)
         (found,) = machine.refused(chain)
-    assert found.code == "A111"
+    assert (found.code, found.message) == ("A111", "another apply or detach has been running for 0 s")
+    assert found.notes[0].startswith(f"it is process {os.getpid()}, `")
+    assert found.help == "wait until it is done"
     monkeypatch.setattr(pin, "LOCK_PATIENCE_SECONDS", 20.0)
     with pin.locked(bpffs_root()):
         applying = threading.Thread(target=machine.apply, args=(chain,))
