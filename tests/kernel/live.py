@@ -15,9 +15,11 @@ import yaml
 import bpfchain
 from runtime import info, sys
 from runtime.apply import Applied, apply, detach, plan
+from runtime.migrate import Table
 from runtime.netns import entered
 from runtime.pin import bpffs_root, chain_pins, chains
 from runtime.plan import Plan
+from runtime.services.bridge_fdb import layout_of
 from runtime.status import ChainStatus, status
 from runtime.steps import OnStep
 from runtime.uapi import Cmd
@@ -167,6 +169,21 @@ class Host:
         with self.namespace.netlink() as netlink:
             kinds = [qdisc.get_attr("TCA_KIND") for qdisc in netlink.get_qdiscs()]
         return [kind for kind in kinds if kind in ("clsact", "ingress")]
+
+
+def stations(machine: Host) -> dict[str, str]:
+    """The port of every address in the filtering database of the bridge `br0`."""
+    (generation,) = chain_pins(bpffs_root(), machine.name).generations()
+    record = generation.read_record()
+    assert record
+    found = next(found for found in record.manifest.maps if found.name == "br0__fdb")
+    ports = next(service.ports for service in record.manifest.services if service.name == "br0")
+    layout = layout_of(Table(found, ports))
+    assert layout
+    with sys.obj_get(generation.map(found.name, found.layout)) as fd:
+        known = list(layout.stations(dict(sys.map_entries(fd, 4, 64))))
+    assert len({station.key for station in known}) == len(known)
+    return {station.key.to_bytes(6, "little").hex(): ports[station.port] for station in known}
 
 
 def _opened(path: Path) -> sys.Fd:

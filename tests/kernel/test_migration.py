@@ -13,15 +13,13 @@ from runtime import sys
 from runtime.apply import plan
 from runtime.cli import apply as apply_command
 from runtime.exchange import WordExchange
-from runtime.migrate import Succession, Table, migrate
+from runtime.migrate import Succession, migrate
 from runtime.netns import entered
-from runtime.pin import bpffs_root, chain_pins
-from runtime.services.bridge_fdb import layout_of
 from runtime.steps import Step
 from runtime.uapi import MapType
 from schemas.compiled import save
 from schemas.diagnostic import LoadFailed
-from tests.kernel.live import A, B, C, Host, bridge, frame, guard, host, ipv4
+from tests.kernel.live import A, B, C, Host, bridge, frame, guard, host, ipv4, stations
 from tests.rig.network import Network, network
 from tests.unit.manifests import fdb, sample
 
@@ -39,21 +37,6 @@ def net() -> Iterator[Network]:
 def machine(net: Network, tmp_path: Path) -> Iterator[Host]:
     with host(net.dut, tmp_path) as found:
         yield found
-
-
-def stations(machine: Host) -> dict[str, str]:
-    """The port of every address in the filtering database."""
-    (generation,) = chain_pins(bpffs_root(), machine.name).generations()
-    record = generation.read_record()
-    assert record
-    found = next(found for found in record.manifest.maps if found.name == "br0__fdb")
-    ports = next(service.ports for service in record.manifest.services if service.name == "br0")
-    layout = layout_of(Table(found, ports))
-    assert layout
-    with sys.obj_get(generation.map(found.name, found.layout)) as fd:
-        known = list(layout.stations(dict(sys.map_entries(fd, 4, 64))))
-    assert len({station.key for station in known}) == len(known)
-    return {station.key.to_bytes(6, "little").hex(): ports[station.port] for station in known}
 
 
 @pytest.mark.parametrize("mode", MODES)

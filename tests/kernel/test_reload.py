@@ -13,7 +13,7 @@ from bench.traffic import Traffic
 from runtime import sys
 from runtime.pin import bpffs_root, chain_pins
 from schemas.counters import Count
-from tests.kernel.live import Host
+from tests.kernel.live import Host, stations
 from tests.kernel.load import load
 
 pytestmark = pytest.mark.kernel
@@ -47,12 +47,6 @@ def contents(machine: Host, name: str, value_size: int) -> list[bytes]:
         return [value for _, value in sys.map_entries(fd, 4, value_size)]
 
 
-def learned(machine: Host) -> set[tuple[int, int]]:
-    """(station, port) of every entry of the filtering database."""
-    pairs = [pair for value in contents(machine, "br0__fdb", 128) for pair in struct.iter_unpack("<QQ", value)]
-    return {(key, station & 0xFFFF) for key, station in pairs if key}
-
-
 def remembered(machine: Host) -> set[int]:
     """The sources that have a bucket."""
     buckets = [pair for value in contents(machine, "guard__buckets4", 64) for pair in struct.iter_unpack("<QQ", value)]
@@ -80,7 +74,7 @@ def test_no_frame_notices_a_reload(
         under.announce()
         with under.running():
             pass
-        before = learned(machine), remembered(machine)
+        before = stations(machine), remembered(machine)
         assert (len(before[0]), len(before[1])) == (FLOWS.flows + 1, FLOWS.flows)
         with under.running(at_least=frames):
             for number in range(1, reloads + 1):
@@ -89,7 +83,7 @@ def test_no_frame_notices_a_reload(
         record_property("mpps", delivery.mpps)
         assert delivery.sent >= frames
         assert delivery.whole, delivery
-        assert (learned(machine), remembered(machine)) == before
+        assert (stations(machine), remembered(machine)) == before
         everything = Count(delivery.sent, delivery.sent * FRAME_BYTES)
         flooded = Count(1, FRAME_BYTES)  # the frame that showed where all others go to
         assert received(machine) == {
