@@ -1,0 +1,248 @@
+"""Routes of a real kernel, changed in all ways that `ip route` knows, and the view that a follower has of them."""
+
+from __future__ import annotations
+
+import random
+import select
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from ipaddress import ip_address
+from typing import Any
+
+import pyroute2
+import pytest
+
+from runtime.kernel_routes import Follower, Prefix
+from runtime.rtnetlink import RTN_BLACKHOLE, RTN_PROHIBIT, RTN_UNICAST, RTN_UNREACHABLE, NeighbourChange, Route
+from tests.rig.lab import Cable, Lab, Namespace
+
+pytestmark = pytest.mark.kernel
+
+FAMILIES = pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6], ids=["ipv4", "ipv6"])
+GATEWAYS: dict[int, list[str]] = {
+    socket.AF_INET: ["10.1.0.2", "10.1.0.3", "10.2.0.2", "10.2.0.3"],
+    socket.AF_INET6: ["fd01::2", "fd01::3", "fd02::2", "fd02::3"],
+}
+
+
+class Net:
+    """A namespace with two links, and what a follower has told of its routes."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.namespace: Namespace = lab.namespace("dut")
+        far = lab.namespace("far")
+        self.cables: list[Cable] = [lab.cable((self.namespace, f"d{n}"), (far, f"f{n}")) for n in (1, 2)]
+        for number, cable in enumerate(self.cables, start=1):
+            lab.address(cable.port, f"10.{number}.0.1/24")
+            lab.address(cable.port, f"fd0{number}::1/64")
+        self.told: dict[Prefix, Route] = {}
+        self.updates: list[Mapping[Prefix, Route | None]] = []
+        self.neighbours: list[NeighbourChange] = []
+
+    def take(self, changes: Mapping[Prefix, Route | None]) -> None:
+        self.updates.append(dict(changes))
+        self.told.update({prefix: route for prefix, route in changes.items() if route is not None})
+        for prefix in [prefix for prefix, route in changes.items() if route is None]:
+            self.told.pop(prefix, None)
+
+    def follower(self, **settings: Any) -> Follower:
+        follower = Follower(self.namespace.name, self.take, on_neighbour=self.neighbours.append, **settings)
+        resync(follower)
+        return follower
+
+
+@contextmanager
+def net() -> Iterator[tuple[Net, Any]]:
+    with Lab("routes") as lab:
+        made = Net(lab)
+        with made.namespace.netlink() as netlink:
+            yield made, netlink
+
+
+def follow(follower: Follower) -> None:
+    """Takes all that has come."""
+    while select.select([follower], [], [], 0)[0]:
+        if not follower.read():
+            resync(follower)
+
+
+def resync(follower: Follower) -> None:
+    for _ in follower.resync():
+        pass
+
+
+def as_dumped(made: Net) -> dict[Prefix, Route]:
+    """The routes in force by a dump that knows nothing of the past."""
+    fresh: dict[Prefix, Route | None] = {}
+    follower = Follower(made.namespace.name, fresh.update)
+    try:
+        resync(follower)
+    finally:
+        follower.close()
+    return {prefix: route for prefix, route in fresh.items() if route is not None}
+
+
+def change(netlink: Any, random_: random.Random, family: int, ifindexes: list[int]) -> None:
+    """One command such as people give, which may be refused."""
+    gateways = GATEWAYS[family]
+    stem = "10.64.{}.0/{}" if family == socket.AF_INET else "fd64:{}::/{}"
+    lengths = (20, 22, 24) if family == socket.AF_INET else (28, 30, 32)
+    request: dict[str, Any] = {
+        "family": family,
+        "dst": stem.format(random_.choice((0, 16, 32)), random_.choice(lengths)),
+        "priority": random_.choice((10, 20, 20)),
+    }
+    command = random_.choice(("add", "add", "append", "replace", "replace", "prepend", "del", "del"))
+    kind = random_.choice(("unicast", "unicast", "multipath", "blackhole", "unreachable", "prohibit", "onlink"))
+    if family == socket.AF_INET6:
+        # The kernel's own dump passes over a route that stands between the ways of another one with its metric.
+        request["priority"] = 20 if kind in ("unicast", "multipath") else 10
+    if kind == "unicast":
+        request["gateway"] = random_.choice(gateways)
+    elif kind == "multipath":
+        request["multipath"] = [{"gateway": gateway} for gateway in random_.sample(gateways, 2)]
+    elif kind == "onlink":
+        request["oif"] = random_.choice(ifindexes)
+    else:
+        request["type"] = kind
+    flags = {"prepend": pyroute2.netlink.NLM_F_CREATE}.get(command)
+    try:
+        if flags is None:
+            netlink.route(command, **request)
+        else:
+            netlink.route("append" if family == socket.AF_INET6 else "add", **request)
+    except pyroute2.NetlinkError:
+        pass
+
+
+@FAMILIES
+@pytest.mark.parametrize("seed", range(2))
+def test_the_view_is_the_kernels_after_every_command(family: int, seed: int) -> None:
+    random_ = random.Random(seed)
+    with net() as (made, netlink):
+        follower = made.follower()
+        ifindexes = [cable.port.ifindex for cable in made.cables]
+        for _ in range(60):
+            for _ in range(random_.choice((1, 1, 4))):
+                change(netlink, random_, family, ifindexes)
+            follow(follower)
+            assert made.told == as_dumped(made)
+        follower.close()
+    assert family == socket.AF_INET6 or follower.resyncs == 1, "messages alone were enough"
+
+
+@FAMILIES
+def test_the_view_gives_the_way_that_the_kernel_takes(family: int) -> None:
+    random_ = random.Random(4)
+    with net() as (made, netlink):
+        follower = made.follower()
+        for _ in range(80):
+            change(netlink, random_, family, [cable.port.ifindex for cable in made.cables])
+        follow(follower)
+        follower.close()
+        for _ in range(60):
+            last = random_.getrandbits(12)
+            text = f"10.64.{last >> 6}.{last & 63 | 1}" if family == socket.AF_INET else f"fd64:{last >> 6}::{last:x}"
+            assert kernel_way(netlink, text) in view_ways(made.told, text), text
+
+
+def view_ways(told: Mapping[Prefix, Route], text: str) -> list[tuple[Any, ...]]:
+    """The ways to an address by the longest prefix that was told of: device and gateway, or the error."""
+    address = ip_address(text)
+    family, bits = (socket.AF_INET, 32) if address.version == 4 else (socket.AF_INET6, 128)
+    for length in range(bits, -1, -1):
+        route = told.get((family, int(address) >> bits - length << bits - length, length))
+        if route is not None and route.type == RTN_UNICAST:
+            return [(hop.ifindex, hop.gateway) for hop in route.hops]
+        if route is not None:
+            return [(route.type,)]
+    return [(RTN_UNREACHABLE,)]
+
+
+def kernel_way(netlink: Any, text: str) -> tuple[Any, ...]:
+    """What `ip route get` says."""
+    try:
+        (found,) = netlink.route("get", dst=text)
+    except pyroute2.NetlinkError as refusal:
+        errors = {101: RTN_UNREACHABLE, 113: RTN_UNREACHABLE, 22: RTN_BLACKHOLE, 13: RTN_PROHIBIT}
+        return (errors[refusal.code],)
+    if found["type"] != RTN_UNICAST:
+        return (found["type"],)
+    gateway = found.get_attr("RTA_GATEWAY")
+    return found.get_attr("RTA_OIF"), ip_address(gateway).packed if gateway else b""
+
+
+def test_a_link_that_goes_down_takes_its_routes_along() -> None:
+    """IPv4 says nothing of them."""
+    with net() as (made, netlink):
+        for number in range(20):
+            netlink.route("add", dst=f"10.64.{number}.0/24", gateway=f"10.{1 + number % 2}.0.2")
+        netlink.route("add", dst="10.65.0.0/16", multipath=[{"gateway": "10.1.0.2"}, {"gateway": "10.2.0.2"}])
+        follower = made.follower()
+        netlink.link("set", index=made.cables[0].port.ifindex, state="down")
+        follow(follower)
+        assert made.told == as_dumped(made)
+        ways = {hop.ifindex for route in made.told.values() for hop in route.hops}
+        assert ways == {made.cables[1].port.ifindex}
+        assert len([prefix for prefix in made.told if prefix[2] == 24]) == 11
+        follower.close()
+
+
+def test_an_address_that_goes_takes_its_routes_along() -> None:
+    with net() as (made, netlink):
+        netlink.route("add", dst="10.64.0.0/16", gateway="10.1.0.2")
+        follower = made.follower()
+        assert (socket.AF_INET, 0x0A400000, 16) in made.told
+        netlink.addr("del", index=made.cables[0].port.ifindex, address="10.1.0.1", prefixlen=24)
+        follow(follower)
+        assert made.told == as_dumped(made)
+        follower.close()
+
+
+@FAMILIES
+def test_after_an_overrun_only_the_difference_is_told(family: int) -> None:
+    with net() as (made, netlink):
+        follower = made.follower(buffer=1)  # the kernel makes it as small as it can: a few messages
+        stem = ("10.70.{}.0/24" if family == socket.AF_INET else "fd70:{}::/32").format
+        gateway = GATEWAYS[family][0]
+        for number in range(100):
+            netlink.route("add", family=family, dst=stem(number), gateway=gateway)
+        follow(follower)
+        assert follower.resyncs > 1
+        assert made.told == as_dumped(made)
+        made.updates.clear()
+        for number in range(50):
+            netlink.route("del", family=family, dst=stem(number), gateway=gateway)
+        for number in range(100, 150):
+            netlink.route("add", family=family, dst=stem(number), gateway=gateway)
+        follow(follower)
+        assert made.told == as_dumped(made)
+        touched = [prefix for update in made.updates for prefix in update]
+        assert len(touched) == len(set(touched)) == 100, "nothing that stayed was taken away in between"
+        follower.close()
+
+
+def test_other_tables_are_not_followed() -> None:
+    with net() as (made, netlink):
+        follower = made.follower(table=4242)
+        assert made.told == {}
+        netlink.route("add", dst="10.64.0.0/16", gateway="10.1.0.2")
+        netlink.route("add", dst="10.65.0.0/16", gateway="10.1.0.2", table=4242)
+        follow(follower)
+        assert list(made.told) == [(socket.AF_INET, 0x0A410000, 16)]
+        follower.close()
+
+
+def test_neighbours_are_told_of() -> None:
+    with net() as (made, netlink):
+        follower = made.follower()
+        port = made.cables[0].port
+        netlink.neigh("add", ifindex=port.ifindex, dst="10.1.0.9", lladdr="02:00:00:00:00:09", state="permanent")
+        follow(follower)
+        found = [each for each in made.neighbours if each.address == bytes((10, 1, 0, 9))]
+        assert [(each.ifindex, each.mac.hex(), each.gone) for each in found] == [(port.ifindex, "020000000009", False)]
+        netlink.neigh("del", ifindex=port.ifindex, dst="10.1.0.9")
+        follow(follower)
+        assert any(each.gone or not each.mac for each in made.neighbours if each.address == bytes((10, 1, 0, 9)))
+        follower.close()
