@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import re
 import struct
@@ -134,7 +135,8 @@ class ControlMap:
         if self._memory:
             pages, view = self._memory
             view.release()
-            pages.close()
+            with contextlib.suppress(BufferError):  # others have views of it: the pages go with the last of them
+                pages.close()
             self._memory = None
         self._fd.close()
 

@@ -73,6 +73,7 @@ class Ports:
     ports: Sequence[RouterPort]
     routes: Sequence[Route]
     nexthop: Callable[[int], NextHopRecord]
+    followed: Callable[[Address], NextHopRecord | None] = lambda _destination: None  # by the kernel's routes
 
     def __getitem__(self, index: int) -> RouterPort:
         return self.ports[index]
@@ -96,6 +97,9 @@ class Ports:
         return arrived.address_for(destination)
 
     def _way(self, destination: Address) -> NextHopRecord | None:
+        found = self.followed(destination)
+        if found is not None:
+            return found if found.kind in (Kind.CONNECTED, Kind.VIA) else None
         matching = [route for route in self.routes if destination in route.prefix]
         best = max(matching, key=lambda route: route.prefix.prefixlen, default=None)
         hop = self.nexthop(best.nexthop) if best else None

@@ -7,19 +7,26 @@ packet came in by, so that programs route them (runtime/routing/answers.py).
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
+from socket import AF_INET, AF_INET6
 from typing import TYPE_CHECKING, Any
 
+from schemas.fib.table4 import Fib4
+from schemas.fib.table6 import Fib6
 from schemas.manifest import Hook
-from schemas.services.router import NEIGHBOUR, NEIGHBOUR_KEY, Address, NextHopRecord, Reason
+from schemas.services.router import FOLLOWED, NEIGHBOUR, NEIGHBOUR_KEY, Address, Kind, NextHopRecord, Reason
 
 from ..devices import find_device
+from ..fib import grace_period
+from ..kernel_routes import Prefix
 from ..protocols import arp, icmp6
 from ..protocols.ethernet import ETH_P_IP, ETH_P_IPV6, HEADER_BYTES, Frame, read_frame
 from ..protocols.internet import finished, read_ipv6
 from ..routing.answers import Answers
+from ..routing.followed import Followed, NextHops, Ways
+from ..routing.following import Following
 from ..routing.neighbours import Entry, Held, Key, Neighbours, announcements
 from ..routing.ports import Ports, Route, RouterPort
 from ..sys import SyscallFailed
@@ -101,6 +108,7 @@ class Router:
     outlet: ContextOutlet
     neighbours: Neighbours
     answers: Answers
+    following: Following | None = None
     defended: float = float("-inf")
 
     def packet(self, packet: Packet, now: float) -> None:
@@ -186,6 +194,7 @@ def start(context: Context) -> None:
 def reload(context: Context) -> None:
     """A new generation: addresses, ports and maps may be others; what is known of neighbours is in the maps."""
     before = {(port.name, port.mac, port.addresses) for port in context.state.ports.ports}
+    stop(context)
     context.state = _router(context, time.monotonic())
     ports = context.state.ports.ports
     context.state.announce([port for port in ports if (port.name, port.mac, port.addresses) not in before])
@@ -205,17 +214,24 @@ def on_packet(context: Context, packet: Packet) -> None:
         context.log.info("dropped", port=packet.port.name, reason=packet.reason, why=error)
 
 
+def stop(context: Context) -> None:
+    """The kernel's routes stay as they are."""
+    if context.state is not None and context.state.following is not None:
+        context.state.following.close()
+
+
 def tick(context: Context) -> None:
     """Solicits again, gives up, looks after who is used."""
     context.state.neighbours.tick(time.monotonic())
 
 
 def _router(context: Context, now: float) -> Router:
-    nexthops = context.map("nexthops")
+    following = _following(context)
     ports = Ports(
         tuple(_port(context, index, record) for index, record in enumerate(context.config["ports"])),
         tuple(Route(ip_network(route["to"]), route["nexthop"]) for route in context.config["routes"]),
-        lambda index: NextHopRecord.unpacked(nexthops[index.to_bytes(4, "little")]),
+        _nexthops(context),
+        following.followed.way if following else _nowhere,
     )
     outlet = ContextOutlet(context, tuple(port.name for port in ports.ports))
     answers = Answers(ports, outlet, now)
@@ -225,7 +241,65 @@ def _router(context: Context, now: float) -> Router:
     def gone(held: Held) -> None:
         answers.undeliverable(held.port, held.frame, Reason.RESOLVE, None, time.monotonic())
 
-    return Router(context, ports, outlet, Neighbours(ports, known, outlet, gone, now), answers)
+    return Router(context, ports, outlet, Neighbours(ports, known, outlet, gone, now), answers, following)
+
+
+def _nexthops(context: Context) -> Callable[[int], NextHopRecord]:
+    """Next hops by the index that a program sends along."""
+    described = context.map("nexthops")
+    followed = context.map("followed") if context.config["kernel_routes"] else described
+
+    def nexthop(index: int) -> NextHopRecord:
+        found = followed if index & FOLLOWED else described
+        return NextHopRecord.unpacked(found[(index & FOLLOWED - 1).to_bytes(4, "little")])
+
+    return nexthop
+
+
+def _nowhere(_destination: Address) -> None:
+    """No kernel routes are followed."""
+
+
+def _following(context: Context) -> Following | None:
+    """Begins to follow the kernel table that the chain file names."""
+    table = context.config["kernel_routes"]
+    if table is None:
+        return None
+    records = context.config["ports"]
+    versions = sorted({ip_interface(each).version for record in records for each in record["addresses"]})
+    ports = {
+        device.ifindex: index
+        for index, record in enumerate(records)
+        if record["device"] and (device := find_device(record["device"], record["netns"] or context.netns))
+    }
+    followed = Followed(
+        NextHops(context.map("followed").memory(), grace_period),
+        {version: _table(context, version) for version in versions},
+        ports,
+        _described(context),
+    )
+    netns = next((record["netns"] for record in records if record["netns"]), None)
+    return Following(context, followed, table["netns"] or netns or context.netns, table["table"])
+
+
+def _table(context: Context, version: int) -> Fib4 | Fib6:
+    roots = context.map(f"roots{version}").memory().cast("Q")
+    ranges = context.map(f"ranges{version}").memory()
+    if version == 4:
+        return Fib4(roots, ranges.cast("I"), grace_period)
+    return Fib6(roots, ranges.cast("Q"), grace_period)
+
+
+def _described(context: Context) -> dict[Prefix, Ways]:
+    """The chain file's routes with their next hops."""
+    nexthop = _nexthops(context)
+    found: dict[Prefix, Ways] = {}
+    for route in context.config["routes"]:
+        prefix, first = ip_network(route["to"]), nexthop(route["nexthop"])
+        members = range(first.first, first.first + first.members) if first.kind is Kind.GROUP else ()
+        family = AF_INET if prefix.version == 4 else AF_INET6
+        found[family, int(prefix.network_address), prefix.prefixlen] = tuple(map(nexthop, members)) or (first,)
+    return found
 
 
 def _port(context: Context, index: int, record: Mapping[str, Any]) -> RouterPort:

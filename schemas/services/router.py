@@ -42,6 +42,12 @@ class Kind(IntEnum):
 NEXTHOP = struct.Struct("<IIII16s")
 """struct nexthop: kind, port, first, members, gateway."""
 
+FOLLOWED = 1 << 16
+"""In an index: a next hop of the kernel's routes, which the control plane writes (NEXTHOP_FOLLOWED in nexthop.h)."""
+
+FOLLOWED_ORDER = 14
+"""There is room for 2^14 of them."""
+
 NEIGHBOUR = struct.Struct("<6s2xII")
 """struct neighbour: MAC, when it was used (jiffies), when it was confirmed (seconds, the control plane's own)."""
 

@@ -3,6 +3,7 @@
 #ifndef BPFCHAIN_ROUTER_CONFIG_H
 #define BPFCHAIN_ROUTER_CONFIG_H
 
+#include "fib.h"
 #include "helpers.h"
 #include "nexthop.h"
 #include "packet.h"
@@ -73,7 +74,7 @@ struct router_config {
 	__u32 (*port_address6)(const struct in6_addr *address); /* likewise, but for link-local ones */
 	__u32 (*route4)(__be32 destination);                    /* index of the next hop, 0 for none */
 	__u32 (*route6)(const struct in6_addr *destination);
-	void *nexthops;
+	struct nexthop_maps nexthops;
 	void *neighbours4;
 	void *neighbours6;
 };

@@ -74,10 +74,10 @@ static __always_inline __u32 ipv4_send(struct packet *pkt, const struct router_c
 static __always_inline __u32 ipv4_route(struct packet *pkt, const struct router_config *cfg, struct iphdr *ip)
 {
 	__u32 index = cfg->route4(ip->daddr);
-	const struct nexthop *nexthop = index ? nexthop_at(cfg->nexthops, &index) : NULL;
+	const struct nexthop *nexthop = index ? nexthop_at(&cfg->nexthops, &index) : NULL;
 
 	if (nexthop && nexthop->kind == NEXTHOP_GROUP)
-		nexthop = nexthop_member(cfg->nexthops, nexthop, ipv4_flow(pkt, ip), &index);
+		nexthop = nexthop_member(&cfg->nexthops, nexthop, ipv4_flow(pkt, ip), &index);
 	if (unlikely(!nexthop))
 		return upcall(pkt, ROUTER_NO_ROUTE, 0);
 	switch (nexthop->kind) {

@@ -18,6 +18,7 @@ from ...ir import Constant, GeneratedFunction, HostBound, Inlined, InMap, Lowere
 from ...lower import c_name, host_symbol, port_name
 from ...model import Port, ServiceInstance
 from ...templates import CText, environment
+from .fib import fib_literal, follow, followed_maps, nexthop_maps
 from .model import RouterModel, RouterPort
 from .nexthops import NextHops, number
 
@@ -64,6 +65,7 @@ def control(instance: ServiceInstance) -> Mapping[str, Any]:
     return {
         "ports": [_port_record(instance, port) for port in model.ports],
         "routes": [{"to": str(route.prefix), "nexthop": indices[route]} for route in model.routes],
+        "kernel_routes": follow(instance, model),
     }
 
 
@@ -121,6 +123,7 @@ class _Lowering:
             Inlined("port", str(self.port.index)),
             here.span,
         )
+        yield nexthop_maps(self.instance, self.model)
         for version in (4, 6):
             literal = "true" if here.has(version) else "false"
             meaning = f"IPv{version} is spoken here"
@@ -159,6 +162,7 @@ class _Lowering:
 
     def maps(self) -> Iterator[MapDef]:
         yield self._nexthops()
+        yield from followed_maps(self.instance, self.model)
         for version in (4, 6):
             if any(port.has(version) for port in self.model.ports):
                 yield self._neighbours(version)
@@ -178,7 +182,6 @@ class _Lowering:
             role=Role.CONFIG,
             layout=f"router nexthops/1 {' '.join(port.name for port in self.instance.ports)}",
             span=self.instance.span,
-            field="nexthops",
             service=self.instance.name,
             entries=tuple(
                 Constant(
@@ -221,7 +224,10 @@ class _Lowering:
                 yield self._function(field, f"address{version}.c.j2", addresses[0].span, addresses=addresses)
             routes = sorted(self.model.routes_of(version), key=lambda route: -route.prefix.prefixlen)
             numbered = [(route, self.nexthops.of_route[route], _what(route.nexthops[0].kind)) for route in routes]
-            yield self._function(f"route{version}", f"route{version}.c.j2", routes[0].span, routes=numbered)
+            tables = fib_literal(self.instance, self.model, version) if self.model.kernel_routes else None
+            yield self._function(
+                f"route{version}", f"route{version}.c.j2", routes[0].span, routes=numbered, tables=tables
+            )
 
     def _function(self, field: str, template: str, span: Span, **values: object) -> GeneratedFunction:
         name = f"{port_name(self.port)}__{field}"

@@ -22,6 +22,9 @@ from ...model import Port
 from ...source import Report, Value
 from ...words import closest, listed, show
 
+MAIN_TABLE = 254  # RT_TABLE_MAIN
+DEFAULT_KERNEL_ROUTES = 100_000
+
 _REFUSALS = {"blackhole": Kind.BLACKHOLE, "unreachable": Kind.UNREACHABLE, "prohibit": Kind.PROHIBIT}
 
 
@@ -85,11 +88,22 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class KernelRoutes:
+    """The kernel table to follow: its number, its namespace (None: the first port's), for how many routes."""
+
+    table: int
+    netns: str | None
+    size: int
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
 class RouterModel:
     """A router's configuration. `routes` are those in use: connected ones, and the best static one to each prefix."""
 
     ports: tuple[RouterPort, ...]
     routes: tuple[Route, ...]
+    kernel_routes: KernelRoutes | None = None
 
     def port(self, port: Port) -> RouterPort:
         return next(each for each in self.ports if each.port == port)
@@ -108,7 +122,21 @@ def resolve(value: Value, ports: tuple[Port, ...], report: Report) -> RouterMode
     connected = tuple(_connected(routers))
     listed_routes = value.get("routes")
     static = _Routes(routers, report).resolve(listed_routes.elements() if listed_routes else ())
-    return RouterModel(routers, (*connected, *_best(static, connected, report)))
+    kernel_routes = value.get("kernel-routes")
+    return RouterModel(
+        routers,
+        (*connected, *_best(static, connected, report)),
+        _kernel_routes(kernel_routes) if kernel_routes else None,
+    )
+
+
+def _kernel_routes(value: Value) -> KernelRoutes:
+    table, netns, size = value.get("table"), value.get("netns"), value.get("size")
+    assert table is not None, "the schema requires it"
+    number = MAIN_TABLE if table.data == "main" else table.data
+    return KernelRoutes(
+        number, netns.data if netns else None, size.data if size else DEFAULT_KERNEL_ROUTES, value.key_span
+    )
 
 
 def _port(port: Port, value: Value, report: Report) -> RouterPort:

@@ -28,20 +28,40 @@ struct nexthop {
 	struct in6_addr gateway; /* an IPv4 address is in the first word */
 };
 
+enum {
+	NEXTHOP_FOLLOWED = 1
+		<< 16, /* in an index: one of those that the control plane writes as the kernel's routes change */
+};
+
+/* Both maps of next hops: the chain file's, and those of the kernel's routes (NULL where none are followed). */
+struct nexthop_maps {
+	void *described;
+	void *followed;
+};
+
+static __always_inline const struct nexthop *nexthop_lookup(const struct nexthop_maps *maps, __u32 index)
+{
+	__u32 place = index & (NEXTHOP_FOLLOWED - 1);
+
+	if (maps->followed && index & NEXTHOP_FOLLOWED)
+		return bpf_map_lookup_elem(maps->followed, &place);
+	return bpf_map_lookup_elem(maps->described, &place);
+}
+
 /*
  * The next hop at *index; of a group, the member that `hash` picks, whose index *index then is. NULL is what only a
  * broken map gives.
  */
-static __always_inline const struct nexthop *nexthop_at(void *nexthops, __u32 *index)
+static __always_inline const struct nexthop *nexthop_at(const struct nexthop_maps *maps, const __u32 *index)
 {
-	return bpf_map_lookup_elem(nexthops, index);
+	return nexthop_lookup(maps, *index);
 }
 
-static __always_inline const struct nexthop *nexthop_member(void *nexthops, const struct nexthop *group, __u32 hash,
-							    __u32 *index)
+static __always_inline const struct nexthop *nexthop_member(const struct nexthop_maps *maps,
+							    const struct nexthop *group, __u32 hash, __u32 *index)
 {
-	*index = group->first + (__u32)((__u64)hash * group->members >> 32);
-	return bpf_map_lookup_elem(nexthops, index);
+	*index = (*index & NEXTHOP_FOLLOWED) | (group->first + (__u32)((__u64)hash * group->members >> 32));
+	return nexthop_lookup(maps, *index);
 }
 
 /* A flow's hash: all of its packets take the same path. Multiplicative, the upper half is well mixed. */

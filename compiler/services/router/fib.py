@@ -1,0 +1,78 @@
+"""The maps of a router that follows kernel routes: tables and next hops; and what its control plane has to know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from schemas.fib.layout import RANGES4_PER_ROUTE, RANGES6_PER_ROUTE, ROOTS_SIZE, capacity
+from schemas.manifest import Role, Scope
+from schemas.services.router import FOLLOWED_ORDER, NEXTHOP
+
+from ...ir import Constant, Inlined, MapDef
+from ...lower import c_name
+from ...model import ServiceInstance
+from .model import RouterModel
+
+BPF_F_MMAPABLE = 1 << 10
+_PLACE = {4: ("__u32", 4, RANGES4_PER_ROUTE), 6: ("__u64", 8, RANGES6_PER_ROUTE)}
+
+
+def nexthop_maps(instance: ServiceInstance, model: RouterModel) -> Constant:
+    """The configuration's `struct nexthop_maps`."""
+    described = f".described = &{c_name(instance.name)}__nexthops"
+    followed = f", .followed = &{c_name(instance.name)}__followed" if model.kernel_routes else ""
+    literal = f"{{{described}{followed}}}"
+    return Constant(f"{instance.name}.nexthops", "maps", "next hops", Inlined("nexthops", literal), instance.span)
+
+
+def fib_literal(instance: ServiceInstance, model: RouterModel, version: int) -> str:
+    """The initialisers of `struct fib_config` for one IP version."""
+    name = c_name(instance.name)
+    maps = f".roots{version} = &{name}__roots{version}, .ranges{version} = &{name}__ranges{version}"
+    return f"{maps}, .mask{version} = {_places(model, version) - 1}"
+
+
+def followed_maps(instance: ServiceInstance, model: RouterModel) -> Iterator[MapDef]:
+    """Next hops and tables; all of them start anew where ports are numbered differently."""
+    if model.kernel_routes is None:
+        return
+    yield _map(instance, model, "followed", "struct nexthop", NEXTHOP.size, 1 << FOLLOWED_ORDER)
+    for version in (4, 6):
+        if any(port.has(version) for port in model.ports):
+            places, (word, size, _) = _places(model, version), _PLACE[version]
+            yield _map(instance, model, f"roots{version}", "struct fib_roots", ROOTS_SIZE)
+            yield _map(instance, model, f"ranges{version}", f"{word}[{places}]", size * places)
+
+
+def follow(instance: ServiceInstance, model: RouterModel) -> Mapping[str, Any] | None:
+    """For the control plane: the table and where it is."""
+    if model.kernel_routes is None:
+        return None
+    return {"table": model.kernel_routes.table, "netns": model.kernel_routes.netns}
+
+
+def _places(model: RouterModel, version: int) -> int:
+    assert model.kernel_routes is not None
+    return capacity(model.kernel_routes.size, _PLACE[version][2])
+
+
+def _map(
+    instance: ServiceInstance, model: RouterModel, name: str, value_type: str, value_size: int, max_entries: int = 1
+) -> MapDef:
+    assert model.kernel_routes is not None
+    return MapDef(
+        name=f"{c_name(instance.name)}__{name}",
+        type="BPF_MAP_TYPE_ARRAY",
+        key_type="__u32",
+        key_size=4,
+        value_type=value_type,
+        value_size=value_size,
+        max_entries=max_entries,
+        scope=Scope.SERVICE,
+        role=Role.STATE,
+        layout=f"router {name}/1 {model.kernel_routes.size} {' '.join(port.name for port in instance.ports)}",
+        span=model.kernel_routes.span,
+        flags=BPF_F_MMAPABLE,
+        service=instance.name,
+    )

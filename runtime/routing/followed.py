@@ -1,0 +1,210 @@
+"""Kernel routes → a router's tables: next hops in their map, and for each prefix the index of its next hop in the FIB.
+
+The order of writing is: next hops, then the routes that lead to them, and only then are next hops given up that no
+route leads to any more; their places are used again when no lookup can have seen them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, ip_network
+from socket import AF_INET, AF_INET6
+
+from schemas.fib.layout import NO_ROUTE
+from schemas.fib.pool import Full, Pool
+from schemas.fib.table4 import Fib4
+from schemas.fib.table4 import Route as FibRoute
+from schemas.fib.table6 import Fib6
+from schemas.services.router import NEXTHOP, Address, Kind, NextHopRecord
+
+from ..kernel_routes import Prefix
+from ..rtnetlink import RTN_BLACKHOLE, RTN_PROHIBIT, RTN_UNICAST, RTN_UNREACHABLE, Route
+
+LARGEST_GROUP = 256
+"""Members of a group of next hops; weights are rounded until it has no more."""
+
+_VERSIONS: dict[int, int] = {AF_INET: 4, AF_INET6: 6}
+_REFUSALS = {
+    RTN_BLACKHOLE: Kind.BLACKHOLE,
+    RTN_UNREACHABLE: Kind.UNREACHABLE,
+    RTN_PROHIBIT: Kind.PROHIBIT,
+}
+_UNREACHABLE = (NextHopRecord(Kind.UNREACHABLE),)
+_NEVER_ROUTED = tuple(map(ip_network, ("224.0.0.0/4", "fe80::/10", "ff00::/8")))
+
+Ways = tuple[NextHopRecord, ...]
+"""What becomes of a packet: one next hop, or several that share the load."""
+
+
+@dataclass(slots=True)
+class _Held:
+    """Where ways are in the map, and how many prefixes lead there."""
+
+    first: int
+    order: int
+    prefixes: int = 0
+
+
+class NextHops:
+    """Next hops in the memory of their map, a power of two of them; equal ways have one place, and place 0 is empty.
+
+    What another process has written stays until `forget`: the FIB that it left behind leads there.
+    """
+
+    def __init__(self, memory: memoryview, grace: Callable[[], None]) -> None:
+        self._memory = memory
+        self._grace = grace
+        self._held: dict[Ways, _Held] = {}
+        places = len(memory) // NEXTHOP.size
+        self._pool = Pool(places.bit_length() - 1, grace)
+        self._pool.claim(0, 0)
+        self._found = [index for index in range(1, places) if memory[index * NEXTHOP.size]]
+        for index in self._found:
+            self._pool.claim(index, 0)
+
+    def forget(self) -> None:
+        """Clears what another process has written, now that the FIB leads elsewhere."""
+        if self._found:
+            self._grace()
+        for index in self._found:
+            self._set(index, NextHopRecord(Kind.NONE))
+            self._pool.release(index, 0)
+        self._found = []
+
+    def hold(self, ways: Ways) -> int:
+        """The index for one more prefix. Raises `Full`."""
+        held = self._held.get(ways)
+        if held is None:
+            held = self._held[ways] = self._write(ways)
+        held.prefixes += 1
+        return held.first
+
+    def release(self, ways: Ways) -> None:
+        """One prefix less; call it when the FIB does not lead there any more."""
+        held = self._held[ways]
+        held.prefixes -= 1
+        if not held.prefixes:
+            del self._held[ways]
+            self._pool.retire(held.first, held.order)
+
+    def _write(self, ways: Ways) -> _Held:
+        if len(ways) == 1:
+            first = self._pool.take(0)
+            self._set(first, ways[0])
+            return _Held(first, 0)
+        order = len(ways).bit_length()  # the group itself and its members
+        first = self._pool.take(order)
+        for index, way in enumerate(ways, start=first + 1):
+            self._set(index, way)
+        self._set(first, NextHopRecord(Kind.GROUP, first=first + 1, members=len(ways)))
+        return _Held(first, order)
+
+    def _set(self, index: int, record: NextHopRecord) -> None:
+        self._memory[index * NEXTHOP.size : (index + 1) * NEXTHOP.size] = record.packed()
+
+
+@dataclass(slots=True)
+class Followed:
+    """The routes of one router: `ports` by ifindex; `fixed`, those of the chain file, come before the kernel's."""
+
+    hops: NextHops
+    tables: Mapping[int, Fib4 | Fib6]
+    ports: Mapping[int, int]
+    fixed: Mapping[Prefix, Ways]
+    unplaced: set[Prefix] = field(default_factory=set)
+    _ways: dict[Prefix, Ways] = field(default_factory=dict)
+
+    def load(self, routes: Mapping[Prefix, Route | None]) -> None:
+        """Makes the tables exactly these routes and the fixed ones, whatever was there before."""
+        wanted = {prefix: ways for prefix, route in routes.items() if (ways := self._wanted(prefix, route))}
+        entries: dict[int, list[FibRoute]] = {version: [] for version in self.tables}
+        for prefix, ways in {**wanted, **self.fixed}.items():
+            index = self._hold(prefix, ways)
+            if index and _VERSIONS[prefix[0]] in entries:
+                entries[_VERSIONS[prefix[0]]].append((prefix[1], prefix[2], index))
+        for version, table in self.tables.items():
+            table.load(entries[version])
+        self.hops.forget()
+
+    def update(self, routes: Mapping[Prefix, Route | None]) -> None:
+        """Brings the tables to what these prefixes are now."""
+        entries: dict[int, list[FibRoute]] = {version: [] for version in self.tables}
+        given_up: list[Ways] = []
+        for prefix, route in routes.items():
+            if prefix in self.fixed or _VERSIONS[prefix[0]] not in entries:
+                continue
+            before, ways = self._ways.pop(prefix, None), self._wanted(prefix, route)
+            index = self._hold(prefix, ways) if ways else NO_ROUTE
+            if before:
+                given_up.append(before)
+            if index or before:
+                entries[_VERSIONS[prefix[0]]].append((prefix[1], prefix[2], index))
+        for version, table in self.tables.items():
+            if entries[version] or table.behind:
+                table.update(entries[version])
+        for ways in given_up:
+            self.hops.release(ways)
+
+    def way(self, destination: Address) -> NextHopRecord | None:
+        """The next hop, the first of several, that the longest prefix of an address has."""
+        family, bits = (AF_INET, 32) if isinstance(destination, IPv4Address) else (AF_INET6, 128)
+        for length in range(bits, -1, -1):
+            ways = self._ways.get((family, int(destination) >> bits - length << bits - length, length))
+            if ways:
+                return ways[0]
+        return None
+
+    def _hold(self, prefix: Prefix, ways: Ways) -> int:
+        """The index of a prefix's next hop; 0 if there is no room for it, so that its covering prefix holds."""
+        try:
+            index = self.hops.hold(ways)
+        except Full:
+            self.unplaced.add(prefix)
+            return NO_ROUTE
+        self.unplaced.discard(prefix)
+        self._ways[prefix] = ways
+        return index
+
+    def _wanted(self, prefix: Prefix, route: Route | None) -> Ways:
+        """Where a route leads; nowhere for what a router does not forward by routes."""
+        if route is None or prefix in self.fixed or _never_routed(prefix):
+            return ()
+        if route.type != RTN_UNICAST:
+            return (NextHopRecord(_REFUSALS[route.type]),)
+        size = 4 if route.family == AF_INET else 16
+        hops = [hop for hop in route.hops if hop.ifindex in self.ports and len(hop.gateway) in (0, size)]
+        # A device that is none of the router's ports: better told that it cannot be reached than sent another way.
+        if not hops:
+            return _UNREACHABLE
+        counts = _shares([hop.weight for hop in hops])
+        ways = [_way(self.ports[hop.ifindex], hop.gateway) for hop in hops]
+        return tuple(way for way, count in zip(ways, counts, strict=True) for _ in range(count))
+
+
+def _way(port: int, gateway: bytes) -> NextHopRecord:
+    if not any(gateway):
+        return NextHopRecord(Kind.CONNECTED, port)
+    return NextHopRecord(Kind.VIA, port, gateway=gateway.ljust(16, b"\0"))
+
+
+def _shares(weights: Sequence[int]) -> list[int]:
+    """How often each way is in its group: as its weight is to the others', as nearly as the group's size allows."""
+    if len(weights) == 1:
+        return [1]
+    divisor = math.gcd(*weights)
+    shares = [weight // divisor for weight in weights]
+    scale = min(1.0, (LARGEST_GROUP - len(shares)) / sum(shares))
+    return [max(1, round(share * scale)) for share in shares]
+
+
+def _never_routed(prefix: Prefix) -> bool:
+    """Groups and link-local addresses, of which each link has its own."""
+    family, address, length = prefix
+    return any(
+        _VERSIONS[family] == network.version
+        and length >= network.prefixlen
+        and int(network.network_address) == address & int(network.netmask)
+        for network in _NEVER_ROUTED
+    )

@@ -1,0 +1,75 @@
+"""A router's tables, kept true to a kernel table in the daemon's loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..control import Context, Timer
+from ..kernel_routes import Follower, Prefix
+from ..rtnetlink import Interrupted, Route
+from .followed import Followed
+
+_PAUSE_SECONDS = 1.0
+"""Before another attempt where the kernel's table did not hold still."""
+
+
+@dataclass(slots=True)
+class Following:
+    """Begins at once, and goes on until it is closed."""
+
+    context: Context
+    followed: Followed
+    netns: str | None
+    table: int
+    follower: Follower = field(init=False)
+    loaded: bool = False
+    _work: Timer | None = None
+    _unplaced: int = 0
+
+    def __post_init__(self) -> None:
+        self.follower = Follower(self.netns, self._take, self.table)
+        self._work = self.context.spawn(self._resync())
+
+    def close(self) -> None:
+        if self._work is not None:
+            self._work.cancel()
+        self.follower.close()
+
+    async def _resync(self) -> None:
+        """Dumps in small steps, so that everything else goes on."""
+        while True:
+            try:
+                for _ in self.follower.resync():
+                    await asyncio.sleep(0)
+                break
+            except Interrupted:
+                self.context.log.warning("kernel-routes-do-not-hold-still", again_in=_PAUSE_SECONDS)
+                await asyncio.sleep(_PAUSE_SECONDS)
+        if not self.loaded:
+            self._take({})
+        self._work = self.context.watch(self.follower, self._read)
+
+    def _read(self) -> None:
+        if not self.follower.read():
+            if self._work is not None:
+                self._work.cancel()
+            self._work = self.context.spawn(self._resync())
+
+    def _take(self, routes: Mapping[Prefix, Route | None]) -> None:
+        if self.loaded:
+            self.followed.update(routes)
+        else:
+            self.followed.load(routes)
+            self.loaded = True
+            self.context.log.info("kernel-routes-loaded", routes=len(routes))
+        self._report()
+
+    def _report(self) -> None:
+        """Says once when routes begin to be without a place, and when all have one again."""
+        unplaced = len(self.followed.unplaced) + sum(len(table.behind) for table in self.followed.tables.values())
+        if bool(unplaced) != bool(self._unplaced):
+            event = "kernel-routes-do-not-fit" if unplaced else "kernel-routes-fit-again"
+            self.context.log.warning(event, behind=unplaced)
+        self._unplaced = unplaced

@@ -1,0 +1,244 @@
+"""A router that follows the kernel's routes: changed by hand and by a routing daemon, seen on the wire."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.netns import entered
+from schemas.manifest import Mode
+from tests.kernel.test_router import HERE, HERE6, HOST, LEFT, RIGHT, SERVER, THERE, THERE6, Served, chain, served
+from tests.services.router_frames import IPV4, IPV6, advertisement, ethernet, icmp6, ipv4, ipv6, option, ports
+
+pytestmark = [pytest.mark.kernel]
+PATIENCE = 30.0
+"""Seconds that a change may take on a machine that is busy with other things."""
+
+FOLLOWS = {"kernel-routes": {"table": "main", "size": 1000}}
+SOURCE = "192.0.2.1"
+
+
+@contextlib.contextmanager
+def following(folder: Path, mode: Mode = Mode.NATIVE, **more: Any) -> Iterator[tuple[Served, Any]]:
+    """A router that follows the main table of its namespace, where the ports' devices have the router's addresses."""
+    with served(chain(mode, **{**FOLLOWS, **more}), folder) as router, router.net.dut.netlink() as netlink:
+        settle(router.net)
+        router.introduce()
+        yield router, netlink
+
+
+def settle(net: Any) -> None:
+    """The kernel's own addresses, without which it takes no route to a gateway."""
+    for port, addresses in {"left": ("10.7.1.1/24", "fd00:1::1/64"), "right": ("10.7.2.1/24", "fd00:2::1/64")}.items():
+        with net.dut.netlink() as netlink:
+            (index,) = netlink.link_lookup(ifname=port)
+            for address in addresses:
+                text, length = address.split("/")
+                if ":" in text:
+                    net.dut.sysctl(f"net/ipv6/conf/{port}/disable_ipv6", "0")
+                netlink.addr("add", index=index, address=text, prefixlen=int(length))
+
+
+def way(router: Served, destination: str) -> str | None:
+    """The port that a packet from the right leaves by; None if it does not."""
+    version6 = ":" in destination
+    packet = ipv6(THERE6, destination) if version6 else ipv4(SOURCE, destination, ports(1, 9))
+    router.net.send("right", ethernet(SERVER, RIGHT, IPV6 if version6 else IPV4, packet))
+    marks = {LEFT: "left", RIGHT: "right"}
+    found: list[str] = []
+
+    def arrived() -> bool:
+        for frames in router.net.arrivals().values():
+            found.extend(port for frame in frames for mac, port in marks.items() if is_forwarded(frame, mac, packet))
+        return bool(found)
+
+    wait_for(arrived, 0.3)
+    return found[0] if found else None
+
+
+def is_forwarded(frame: bytes, mac: str, packet: bytes) -> bool:
+    """Whether it is this packet, from the port with this MAC: same destination and one less of TTL or hop limit."""
+    if frame[6:12] != bytes.fromhex(mac.replace(":", "")):
+        return False
+    destination, ttl = (slice(24, 40), 7) if packet[0] >> 4 == 6 else (slice(16, 20), 8)
+    inner = frame[14:]
+    return inner[destination] == packet[destination] and inner[ttl] == packet[ttl] - 1
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.002)
+    return True
+
+
+def becomes(router: Served, destination: str, expected: str | None) -> None:
+    assert wait_for(lambda: way(router, destination) == expected), f"{destination} does not go {expected}"
+
+
+def test_routes_of_the_kernel_are_the_routers(tmp_path: Path) -> None:
+    with following(tmp_path) as (router, netlink):
+        netlink.route("add", dst="10.64.0.0/16", gateway=HERE)
+        becomes(router, "10.64.1.1", "left")
+        netlink.route("add", dst="10.64.1.0/24", gateway=THERE)
+        becomes(router, "10.64.1.1", "right")
+        assert way(router, "10.64.2.1") == "left"
+        netlink.route("add", dst="10.64.1.1/32", type="blackhole")
+        becomes(router, "10.64.1.1", None)
+        assert way(router, "10.64.1.2") == "right"
+        netlink.route("del", dst="10.64.1.1/32", type="blackhole")
+        netlink.route("replace", dst="10.64.1.0/24", gateway=HERE)
+        becomes(router, "10.64.1.1", "left")
+        netlink.route("del", dst="10.64.1.0/24")
+        netlink.route("del", dst="10.64.0.0/16")
+        becomes(router, "10.64.1.1", None)
+        assert way(router, HERE) == "left", "what is connected stays"
+
+
+def test_ipv6_routes_of_the_kernel_are_the_routers(tmp_path: Path) -> None:
+    with following(tmp_path) as (router, netlink):
+        introduce6(router)
+        netlink.route("add", family=10, dst="fd64::/32", gateway=HERE6)
+        becomes(router, "fd64::1", "left")
+        netlink.route("add", family=10, dst="fd64:0:1::/48", gateway=THERE6)
+        becomes(router, "fd64:0:1::1", "right")
+        assert way(router, "fd64:0:2::1") == "left"
+        netlink.route("del", family=10, dst="fd64:0:1::/48")
+        becomes(router, "fd64:0:1::1", "left")
+
+
+def introduce6(router: Served) -> None:
+    """As `introduce`, with solicitations that are answered."""
+    for port, mac, host, address, own, far, far_mac, there in (
+        ("left", LEFT, HOST, HERE6, "fd00:2::1", "right", RIGHT, (SERVER, THERE6)),
+        ("right", RIGHT, SERVER, THERE6, "fd00:1::1", "left", LEFT, (HOST, HERE6)),
+    ):
+        router.net.send(port, ethernet(host, mac, IPV6, ipv6(address, there[1])))
+        router.heard(**{far: 1})
+        answer = icmp6(there[1], own, advertisement(there[1], option(2, there[0]), 0x60))
+        router.net.send(far, ethernet(there[0], far_mac, IPV6, answer))
+        router.heard(**{far: 1})
+
+
+def test_the_chain_files_routes_come_first(tmp_path: Path) -> None:
+    with following(tmp_path, routes=[{"to": "10.64.0.0/16", "via": HERE}]) as (router, netlink):
+        becomes(router, "10.64.1.1", "left")
+        netlink.route("add", dst="10.64.0.0/16", gateway=THERE)
+        netlink.route("add", dst="10.65.0.0/16", gateway=THERE)
+        becomes(router, "10.65.1.1", "right")
+        assert way(router, "10.64.1.1") == "left"
+
+
+def test_equal_cost_paths_share_flows(tmp_path: Path) -> None:
+    with following(tmp_path) as (router, netlink):
+        netlink.route("add", dst="10.64.0.0/16", multipath=[{"gateway": HERE}, {"gateway": THERE}])
+        assert wait_for(lambda: {way(router, f"10.64.1.{host}") for host in range(16)} == {"left", "right"})
+        assert {way(router, "10.64.1.7") for _ in range(4)} in ({"left"}, {"right"}), "a flow takes one way"
+
+
+def test_routes_outlive_the_daemon(tmp_path: Path) -> None:
+    with following(tmp_path) as (router, netlink):
+        netlink.route("add", dst="10.64.0.0/16", gateway=HERE)
+        netlink.route("add", dst="10.65.0.0/16", gateway=HERE)
+        becomes(router, "10.65.1.1", "left")
+        router.process.kill()
+        assert way(router, "10.64.1.1") == "left"
+        netlink.route("replace", dst="10.64.0.0/16", gateway=THERE)
+        netlink.route("del", dst="10.65.0.0/16")
+        assert way(router, "10.64.1.1") == "left"
+        router.process.start()
+        becomes(router, "10.64.1.1", "right")
+        becomes(router, "10.65.1.1", None)
+
+
+# --- a routing daemon ------------------------------------------------------------------------------------------------
+
+FED = 50_000
+
+
+def fed_routes(count: int) -> Mapping[str, str]:
+    """Gateways by prefix: /24s, every other one to the left."""
+    return {
+        f"{20 + (number >> 16)}.{number >> 8 & 255}.{number & 255}.0": (HERE, THERE)[number & 1]
+        for number in range(count)
+    }
+
+
+class Bird:
+    """BIRD in the machine's namespace, with static routes that it exports to the kernel."""
+
+    def __init__(self, router: Served, folder: Path) -> None:
+        found = shutil.which("bird", path="/usr/sbin:/usr/local/sbin:/usr/bin")
+        assert found, "this needs BIRD: apt-get install bird2"
+        self._config, self._control = folder / "bird.conf", folder / "bird.ctl"
+        self._birdc = str(Path(found).with_name("birdc"))
+        self.configure({})
+        with entered(router.net.dut.name):
+            self._process = subprocess.Popen([found, "-f", "-c", str(self._config), "-s", str(self._control)])
+        assert wait_for(self._control.exists)
+
+    def __enter__(self) -> Bird:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+    def configure(self, routes: Mapping[str, str]) -> None:
+        lines = "".join(f"  route {prefix}/24 via {gateway};\n" for prefix, gateway in routes.items())
+        self._config.write_text(
+            "router id 10.7.1.1;\nprotocol device {}\n"
+            "protocol kernel { ipv4 { export all; import none; }; scan time 3600; }\n"
+            f"protocol static fed {{\n  ipv4;\n{lines}}}\n"
+        )
+
+    def feed(self, routes: Mapping[str, str]) -> None:
+        self.configure(routes)
+        subprocess.run([self._birdc, "-s", str(self._control), "configure"], check=True, capture_output=True)
+
+
+def test_a_routing_daemon_feeds_a_full_table(tmp_path: Path) -> None:
+    """While it does, packets of a flow go on; then every probe takes the right way, and again when half has gone."""
+    sample = random.Random(1)
+    follows = {"kernel-routes": {"table": "main", "size": FED}}
+    with following(tmp_path, **follows) as (router, netlink), Bird(router, tmp_path) as bird:
+        netlink.route("add", dst="10.64.0.0/16", gateway=HERE)
+        becomes(router, "10.64.1.1", "left")
+        routes = fed_routes(FED)
+        names = {HERE: "left", THERE: "right"}
+        last = [*routes][-1]
+        bird.feed(routes)
+        assert wait_for(lambda: passes(router) and way(router, last.replace(".0", ".1")) == names[routes[last]], 120)
+        probes = sample.sample([*routes], 150)
+        wrong = [prefix for prefix in probes if way(router, host_in(prefix)) != names[routes[prefix]]]
+        assert wait_for(lambda: settled(router, wrong, routes, names)), wrong
+        kept = dict([*routes.items()][: FED // 2])
+        bird.feed(kept)
+        assert wait_for(lambda: passes(router) and way(router, host_in(last)) is None, 120)
+        for prefix in probes:
+            expected = names[kept[prefix]] if prefix in kept else None
+            assert wait_for(lambda: way(router, host_in(prefix)) == expected), prefix  # noqa: B023
+
+
+def host_in(prefix: str) -> str:
+    return prefix.removesuffix(".0") + ".7"
+
+
+def passes(router: Served) -> bool:
+    """The flow that has nothing to do with what changes."""
+    assert way(router, "10.64.1.1") == "left"
+    return True
+
+
+def settled(router: Served, prefixes: list[str], routes: Mapping[str, str], names: Mapping[str, str]) -> bool:
+    return all(way(router, host_in(prefix)) == names[routes[prefix]] for prefix in prefixes)
