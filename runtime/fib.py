@@ -1,27 +1,13 @@
-"""Tables of schemas/fib in maps of the kernel: the map's memory as words, and how to wait for those who read it."""
+"""Tables of schemas/fib in maps of the kernel: how to wait for those who read them."""
 
 from __future__ import annotations
 
 import functools
-import mmap
-from typing import Literal
 
 from . import sys
-from .info import map_info
 from .uapi import MapType
 
 _ZERO = bytes(4)
-
-
-def words_of(map_fd: sys.AnyFd, kind: Literal["I", "Q"]) -> memoryview:
-    """The one value of an array with BPF_F_MMAPABLE, in its place: what is written here, programs see at once.
-
-    `kind` is the format of a word. The memory stays for as long as the view does.
-    """
-    number = map_fd if isinstance(map_fd, int) else map_fd.fileno()
-    size = map_info(map_fd).value_size
-    words: memoryview = memoryview(mmap.mmap(number, size))[:size].cast(kind)
-    return words
 
 
 def grace_period() -> None:

@@ -10,13 +10,11 @@ from itertools import cycle
 
 import pytest
 
+from bench.fib import table as fresh_table
 from bench.unit import compile_unit
 from runtime import sys as kernel
-from runtime.fib import grace_period, words_of
 from runtime.load import create_maps, load_object
 from schemas.fib.layout import NO_ROUTE, RANGES4_PER_ROUTE, RANGES6_PER_ROUTE, capacity
-from schemas.fib.table4 import Fib4
-from schemas.fib.table6 import Fib6
 from tests.rig.routes import Routes, crowded, edges, internet, longest_prefix
 
 pytestmark = pytest.mark.kernel
@@ -38,9 +36,7 @@ class Loaded:
         self.bits = bits
         version = 4 if bits == 32 else 6
         self.program = programs[f"find{version}"]
-        roots = words_of(self.maps[f"roots{version}"], "Q")
-        places = words_of(self.maps[f"ranges{version}"], "I" if bits == 32 else "Q")
-        self.table = (Fib4 if bits == 32 else Fib6)(roots, places, grace_period)
+        self.table = fresh_table(version, self.maps)
 
     def lookup(self, address: int, times: int = 1) -> int:
         frame = address.to_bytes(self.bits // 8, "big").ljust(SHORTEST_FRAME, b"\0")
@@ -132,9 +128,7 @@ def test_a_new_process_takes_a_table_over_while_it_is_read(bits: int) -> None:
     routes = internet(random_, 500, bits)
     with loaded(bits, 1000) as table:
         table.table.load(as_list(routes))
-        version = 4 if bits == 32 else 6
-        roots, places = table.maps[f"roots{version}"], table.maps[f"ranges{version}"]
-        successor = type(table.table)(words_of(roots, "Q"), words_of(places, "I" if bits == 32 else "Q"), grace_period)
+        successor = fresh_table(4 if bits == 32 else 6, table.maps)
         check(table, routes, random_, 50)
         later = internet(random_, 500, bits)
         successor.load(as_list(later))
