@@ -113,7 +113,7 @@ class Followed:
     tables: Mapping[int, Fib4 | Fib6]
     ports: Mapping[int, int]
     fixed: Mapping[Prefix, Ways]
-    unplaced: set[Prefix] = field(default_factory=set)
+    unplaced: dict[Prefix, Ways] = field(default_factory=dict)
     _ways: dict[Prefix, Ways] = field(default_factory=dict)
 
     def load(self, routes: Mapping[Prefix, Route | None]) -> None:
@@ -133,6 +133,7 @@ class Followed:
         entries: dict[int, list[FibRoute]] = {version: [] for version in self.tables}
         given_up: list[Ways] = []
         for prefix, route in routes.items():
+            self.unplaced.pop(prefix, None)
             if prefix in self.fixed or _VERSIONS[prefix[0]] not in entries:
                 continue
             before, ways = self._ways.pop(prefix, None), self._wanted(prefix, route)
@@ -146,6 +147,15 @@ class Followed:
                 table.update(entries[version])
         for ways in given_up:
             self.hops.release(ways)
+        if given_up and self.unplaced:
+            self._place_again()
+
+    def _place_again(self) -> None:
+        """Next hops have gone: perhaps there is room for those that had none."""
+        for prefix, ways in list(self.unplaced.items()):
+            index = self._hold(prefix, ways)
+            if index:
+                self.tables[_VERSIONS[prefix[0]]].update([(prefix[1], prefix[2], index)])
 
     def way(self, destination: Address) -> NextHopRecord | None:
         """The next hop, the first of several, that the longest prefix of an address has."""
@@ -161,9 +171,9 @@ class Followed:
         try:
             index = self.hops.hold(ways)
         except Full:
-            self.unplaced.add(prefix)
+            self.unplaced[prefix] = ways
             return NO_ROUTE
-        self.unplaced.discard(prefix)
+        self.unplaced.pop(prefix, None)
         self._ways[prefix] = ways
         return index
 

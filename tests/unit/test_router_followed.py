@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from ipaddress import ip_address, ip_network
+from socket import AF_INET, AF_INET6
+
+import pytest
+
+from runtime.kernel_routes import Prefix
+from runtime.routing.followed import LARGEST_GROUP, Followed, NextHops, Ways
+from runtime.rtnetlink import RTN_BLACKHOLE, RTN_PROHIBIT, RTN_UNICAST, RTN_UNREACHABLE, Hop, Route
+from schemas.fib.layout import RANGES4_PER_ROUTE, RANGES6_PER_ROUTE, ROOTS_SIZE, capacity
+from schemas.fib.table4 import Fib4
+from schemas.fib.table6 import Fib6
+from schemas.services.router import NEXTHOP, Kind, NextHopRecord
+
+LEFT, RIGHT, ELSEWHERE = 11, 12, 99
+PORTS = {LEFT: 0, RIGHT: 1}
+GATEWAY, OTHER = bytes((10, 7, 1, 2)), bytes((10, 7, 2, 2))
+
+
+class Memory:
+    """The maps of a router, and its tables on them; `graces` is how often lookups were waited for."""
+
+    def __init__(self, places: int = 64) -> None:
+        self.hops = memoryview(bytearray(places * NEXTHOP.size))
+        self.roots = {version: memoryview(bytearray(ROOTS_SIZE)).cast("Q") for version in (4, 6)}
+        self.ranges4 = memoryview(bytearray(4 * capacity(500, RANGES4_PER_ROUTE))).cast("I")
+        self.ranges6 = memoryview(bytearray(8 * capacity(500, RANGES6_PER_ROUTE))).cast("Q")
+        self.graces = 0
+
+    def grace(self) -> None:
+        self.graces += 1
+
+    def followed(self, fixed: dict[Prefix, Ways] | None = None, grace: Callable[[], None] | None = None) -> Followed:
+        waits = grace or self.grace
+        tables: dict[int, Fib4 | Fib6] = {
+            4: Fib4(self.roots[4], self.ranges4, waits),
+            6: Fib6(self.roots[6], self.ranges6, waits),
+        }
+        return Followed(NextHops(self.hops, waits), tables, PORTS, fixed or {})
+
+    def record(self, index: int) -> NextHopRecord:
+        return NextHopRecord.unpacked(bytes(self.hops[index * NEXTHOP.size : (index + 1) * NEXTHOP.size]))
+
+    def ways(self, address: str) -> Ways:
+        """What a packet meets: the next hop, or the members of the group."""
+        found = self.record(self.index(address))
+        if found.kind is not Kind.GROUP:
+            return (found,)
+        return tuple(self.record(index) for index in range(found.first, found.first + found.members))
+
+    def index(self, text: str) -> int:
+        """As fib4_lookup() finds it."""
+        address = int(ip_address(text))
+        root = self.roots[4][address >> 16]
+        found = 0
+        if root >> 16:
+            first, size = root >> 21, 1 << (root >> 16 & 31)
+            words = self.ranges4[first : first + size].tolist()
+            found = max(word for word in words if word >> 16 <= address & 0xFFFF) & 0xFFFF
+        return found or root & 0xFFFF
+
+
+def prefix(text: str) -> Prefix:
+    network = ip_network(text)
+    return (AF_INET if network.version == 4 else AF_INET6), int(network.network_address), network.prefixlen
+
+
+def route(text: str, *hops: Hop, kind: int = RTN_UNICAST) -> dict[Prefix, Route | None]:
+    family, address, length = prefix(text)
+    return {(family, address, length): Route(family, address, length, 0, kind, 4, 254, hops, special=False)}
+
+
+def via(gateway: bytes, ifindex: int = LEFT, weight: int = 1) -> Hop:
+    return Hop(ifindex, gateway, weight)
+
+
+def record(kind: Kind, port: int = 0, gateway: bytes = b"") -> NextHopRecord:
+    return NextHopRecord(kind, port, gateway=gateway.ljust(16, b"\0"))
+
+
+def test_routes_lead_to_what_the_kernel_has_for_them() -> None:
+    memory = Memory()
+    memory.followed().load(
+        route("10.64.0.0/16", via(GATEWAY))
+        | route("10.65.0.0/16", via(b"", RIGHT))
+        | route("10.66.0.0/16", kind=RTN_BLACKHOLE)
+        | route("10.67.0.0/16", kind=RTN_UNREACHABLE)
+        | route("10.68.0.0/16", kind=RTN_PROHIBIT)
+    )
+    assert memory.ways("10.64.0.1") == (record(Kind.VIA, 0, GATEWAY),)
+    assert memory.ways("10.65.0.1") == (record(Kind.CONNECTED, 1),)
+    kinds = [memory.ways(f"10.{number}.0.1")[0].kind for number in (66, 67, 68, 69)]
+    assert kinds == [Kind.BLACKHOLE, Kind.UNREACHABLE, Kind.PROHIBIT, Kind.NONE]
+
+
+@pytest.mark.parametrize(
+    "hops",
+    [(), (via(GATEWAY, ELSEWHERE),), (via(bytes(15) + b"\1"),)],
+    ids=["dead", "a device that is no port", "an IPv6 gateway"],
+)
+def test_what_cannot_be_followed_is_unreachable_and_not_sent_another_way(hops: tuple[Hop, ...]) -> None:
+    memory = Memory()
+    memory.followed().load(route("0.0.0.0/0", via(GATEWAY)) | route("10.64.0.0/16", *hops))
+    assert memory.ways("10.64.0.1")[0].kind is Kind.UNREACHABLE
+    assert memory.ways("10.65.0.1")[0].kind is Kind.VIA
+
+
+def test_of_several_ways_those_that_can_be_followed_are_taken() -> None:
+    memory = Memory()
+    memory.followed().load(route("10.64.0.0/16", via(GATEWAY), via(OTHER, RIGHT), via(GATEWAY, ELSEWHERE)))
+    assert memory.ways("10.64.0.1") == (record(Kind.VIA, 0, GATEWAY), record(Kind.VIA, 1, OTHER))
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"), [((1, 1), (1, 1)), ((2, 4), (1, 2)), ((10, 30, 20), (1, 3, 2)), ((1, 255), (1, 253))]
+)
+def test_weights_are_shares_of_a_group(weights: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    memory = Memory(1024)
+    gateways = [bytes((10, 7, 1, number)) for number in range(2, 2 + len(weights))]
+    hops = [via(gateway, weight=weight) for gateway, weight in zip(gateways, weights, strict=True)]
+    memory.followed().load(route("10.64.0.0/16", *hops))
+    found = memory.ways("10.64.0.1")
+    assert tuple(found.count(record(Kind.VIA, 0, gateway)) for gateway in gateways) == expected
+    assert len(found) <= LARGEST_GROUP
+
+
+def test_groups_and_link_local_prefixes_are_not_routed() -> None:
+    memory = Memory()
+    followed = memory.followed()
+    followed.load(route("224.1.0.0/16", via(GATEWAY)) | route("fe80::/64", via(b"")) | route("ff02::/16", via(b"")))
+    assert not any(memory.hops)
+    assert memory.index("224.1.0.1") == 0
+
+
+def test_routes_of_the_chain_file_come_first() -> None:
+    memory = Memory()
+    fixed: dict[Prefix, Ways] = {prefix("10.64.0.0/16"): (record(Kind.CONNECTED, 1),)}
+    followed = memory.followed(fixed)
+    followed.load(route("10.64.0.0/16", via(GATEWAY)))
+    assert memory.ways("10.64.0.1") == (record(Kind.CONNECTED, 1),)
+    followed.update(route("10.64.0.0/16", via(OTHER)))
+    followed.update({prefix("10.64.0.0/16"): None})
+    assert memory.ways("10.64.0.1") == (record(Kind.CONNECTED, 1),)
+
+
+def test_equal_ways_have_one_place_which_is_used_again_after_a_grace_period() -> None:
+    memory = Memory(4)
+    followed = memory.followed()
+    followed.load({})
+    followed.update(route("10.64.0.0/16", via(GATEWAY)) | route("10.65.0.0/16", via(GATEWAY)))
+    assert memory.index("10.64.0.1") == memory.index("10.65.0.1")
+    followed.update({prefix("10.64.0.0/16"): None})
+    assert memory.ways("10.65.0.1") == (record(Kind.VIA, 0, GATEWAY),)
+    followed.update(route("10.65.0.0/16", via(OTHER)))
+    followed.update(route("10.66.0.0/16", kind=RTN_BLACKHOLE))
+    assert memory.graces == 0, "three places are enough for three next hops"
+    followed.update(route("10.67.0.0/16", kind=RTN_PROHIBIT))
+    assert memory.graces == 1
+    assert [memory.ways(f"10.{number}.0.1")[0].kind for number in (65, 66, 67)] == [
+        Kind.VIA,
+        Kind.BLACKHOLE,
+        Kind.PROHIBIT,
+    ]
+
+
+def test_where_next_hops_do_not_fit_the_covering_prefix_holds_until_they_do() -> None:
+    memory = Memory(4)
+    followed = memory.followed()
+    followed.load({})
+    followed.update(route("10.0.0.0/8", via(GATEWAY)) | route("10.64.0.0/16", kind=RTN_BLACKHOLE))
+    followed.update(route("10.65.0.0/16", kind=RTN_PROHIBIT))
+    followed.update(route("10.66.0.0/16", via(OTHER)))
+    assert set(followed.unplaced) == {prefix("10.66.0.0/16")}
+    assert memory.ways("10.66.0.1") == (record(Kind.VIA, 0, GATEWAY),)
+    followed.update({prefix("10.65.0.0/16"): None})
+    assert not followed.unplaced
+    assert memory.ways("10.66.0.1") == (record(Kind.VIA, 0, OTHER),)
+
+
+def test_a_route_that_is_gone_needs_no_place_any_more() -> None:
+    memory = Memory(2)
+    followed = memory.followed()
+    followed.load({})
+    followed.update(route("10.64.0.0/16", via(GATEWAY)))
+    followed.update(route("10.65.0.0/16", via(OTHER)))
+    assert followed.unplaced
+    followed.update({prefix("10.65.0.0/16"): None})
+    assert not followed.unplaced
+
+
+def test_what_another_process_left_forwards_until_it_is_replaced() -> None:
+    """Every next hop that the old table leads to keeps its place until the new one is there and lookups have ended."""
+    memory = Memory()
+    memory.followed().load(route("10.64.0.0/16", via(GATEWAY)) | route("10.65.0.0/16", via(OTHER)))
+    before = {number: memory.ways(f"10.{number}.0.1") for number in (64, 65)}
+    waited = []
+
+    def grace() -> None:
+        assert memory.ways("10.64.0.1") == (record(Kind.PROHIBIT),), "the new table is there already"
+        waited.append(1)
+
+    successor = memory.followed(grace=grace)
+    assert {number: memory.ways(f"10.{number}.0.1") for number in (64, 65)} == before
+    successor.load(route("10.64.0.0/16", kind=RTN_PROHIBIT))
+    assert waited
+    assert memory.ways("10.64.0.1") == (record(Kind.PROHIBIT),)
+    assert memory.index("10.65.0.1") == 0
+    assert sum(any(memory.hops[at : at + NEXTHOP.size]) for at in range(0, len(memory.hops), NEXTHOP.size)) == 1
+
+
+def test_the_way_of_the_routers_own_packets_is_that_of_the_longest_prefix() -> None:
+    memory = Memory()
+    followed = memory.followed()
+    followed.load(route("0.0.0.0/0", via(GATEWAY)) | route("10.64.0.0/16", via(OTHER, RIGHT)))
+    assert followed.way(ip_address("10.64.0.1")) == record(Kind.VIA, 1, OTHER)
+    assert followed.way(ip_address("10.65.0.1")) == record(Kind.VIA, 0, GATEWAY)
+    assert followed.way(ip_address("fd00::1")) is None
+
+
+def test_after_many_changes_every_address_has_its_way_and_no_place_is_lost() -> None:
+    random_ = random.Random(1)
+    memory = Memory(64)
+    followed = memory.followed()
+    followed.load({})
+    prefixes = [f"10.{number}.0.0/16" for number in range(64, 80)]
+    now: dict[str, Hop | None] = {}
+    for _ in range(500):
+        changes: dict[Prefix, Route | None] = {}
+        for text in random_.sample(prefixes, 3):
+            now[text] = random_.choice((None, via(bytes((10, 7, 1, random_.randrange(2, 30))))))
+            hop = now[text]
+            changes |= route(text, hop) if hop else {prefix(text): None}
+        followed.update(changes)
+        for text, hop in now.items():
+            expected = record(Kind.VIA, 0, hop.gateway) if hop else record(Kind.NONE)
+            assert memory.ways(text.replace(".0.0/16", ".1.1")) == (expected,)
+    followed.update({prefix(text): None for text in prefixes})
+    followed.hops.hold(tuple(record(Kind.VIA, 0, bytes((1, 1, 1, number))) for number in range(31)))
