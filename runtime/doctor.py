@@ -34,7 +34,7 @@ WANTED_ANYWHERE = (
 )
 """What is probed where no chain says what it needs."""
 
-SILENT = frozenset({"H105", "H106", "H107", "H110", "H112"})
+SILENT = frozenset({"H105", "H106", "H107", "H110", "H112", "H114"})
 """Findings that mean frames which vanish without a trace: `apply` tells them as well."""
 
 _MOST_MTU_OF_NATIVE_VETH = 3498
@@ -85,7 +85,7 @@ def examine_devices(manifest: Manifest) -> tuple[Diagnostic, ...]:
     """What stands against a chain in the devices of its interfaces, in the order of the interfaces."""
     findings: list[Diagnostic] = []
     ports: list[Port] = []
-    for interface in manifest.interfaces:
+    for interface in _whole_devices(manifest):
         try:
             device = read_netdev(interface.device, interface.netns)
             far = read_far_end(device) if device else None
@@ -99,6 +99,17 @@ def examine_devices(manifest: Manifest) -> tuple[Diagnostic, ...]:
     for port in ports:
         findings += judge(port, manifest)
     return (*findings, *unequal_mtus(ports, manifest))
+
+
+def _whole_devices(manifest: Manifest) -> Iterator[InterfaceRecord]:
+    """Interfaces that are a VLAN share the device of another one, and its state."""
+    return (interface for interface in manifest.interfaces if interface.vlan is None)
+
+
+def _shares(interface: InterfaceRecord, manifest: Manifest) -> list[str]:
+    """Names of the interfaces that are VLANs of this one's device."""
+    place = interface.device, interface.netns
+    return [each.name for each in manifest.interfaces if each.vlan is not None and (each.device, each.netns) == place]
 
 
 def silent_losses(manifest: Manifest) -> tuple[Diagnostic, ...]:
@@ -175,7 +186,7 @@ def judge(port: Port, manifest: Manifest) -> Iterator[Diagnostic]:
         yield from _target(port)
     yield from _stack_behind(port)
     yield from _merging(port)
-    yield from _vlan_tags(port)
+    yield from _vlan_tags(port, _shares(port.interface, manifest))
     if _forwards(port, manifest):
         yield from _promiscuity(port)
 
@@ -262,21 +273,26 @@ def _merging(port: Port) -> Iterator[Diagnostic]:
         yield _finding("H108", port, what, _ethtool(port.device, " ".join(f"{short} off" for short in on)))
 
 
-def _vlan_tags(port: Port) -> Iterator[Diagnostic]:
+def _vlan_tags(port: Port, vlans: list[str]) -> Iterator[Diagnostic]:
     """A tag that the hardware, or the stack behind a veth, keeps beside the frame is not in what XDP sees."""
     device, far = port.device, port.far
     if port.is_veth and far and "tx-vlan-hw-insert" in far.offloads:
-        what = f"gets VLAN tags beside the frame from {_called(far)}: XDP does not see them"
-        yield _finding("H111", port, what, _ethtool(far, "txvlan off"), severity=Severity.WARNING)
+        what, mend = f"gets VLAN tags beside the frame from {_called(far)}", _ethtool(far, "txvlan off")
     elif not port.is_veth and "rx-vlan-hw-parse" in device.offloads:
-        what = "takes VLAN tags out of frames: XDP does not see them"
-        yield _finding("H111", port, what, _ethtool(device, "rxvlan off"), severity=Severity.WARNING)
+        what, mend = "takes VLAN tags out of frames", _ethtool(device, "rxvlan off")
+    else:
+        return
+    if vlans:
+        yield _finding("H114", port, f"{what}, by which {_listed(vlans)} are told apart", mend)
+    else:
+        yield _finding("H111", port, f"{what}: XDP does not see them", mend, severity=Severity.WARNING)
 
 
 def _forwards(port: Port, manifest: Manifest) -> bool:
     """Whether frames for other stations come in here: a port that is addressed itself has its MAC in programs."""
     addressed = {symbol.device for symbol in manifest.host_symbols if symbol.fact is HostFact.MAC}
-    return port.interface.name not in addressed and len(manifest.interfaces) > 1
+    used = _shares(port.interface, manifest) or [port.interface.name]
+    return len(manifest.interfaces) > 1 and any(name not in addressed for name in used)
 
 
 def _promiscuity(port: Port) -> Iterator[Diagnostic]:
@@ -316,6 +332,10 @@ def _finding(
 
 def _called(device: Netdev) -> str:
     return f"`{device.name}`{f' in `{device.netns}`' if device.netns else ''}"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _ip_link(device: Netdev, change: str) -> str:

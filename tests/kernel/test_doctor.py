@@ -235,6 +235,43 @@ def test_a_far_end_in_a_namespace_without_a_name(ward: Ward) -> None:
         assert [each.code for each in ward.findings(chain)] == ["H101", "H113"]
 
 
+def test_devices_that_are_down(ward: Ward) -> None:
+    ward.plug("p1", up=False)
+    chain = ward.machine.compiled(on("p1", "p1x", mode="tc"))
+    far = ward.far.name
+    for what, command in (
+        ("is down", "ip link set dev p1 up"),
+        (f"has no carrier: its far end `to-p1` in `{far}` is down", f"ip -n {far} link set dev to-p1 up"),
+    ):
+        _, *found = ward.findings(chain)
+        code = "H102" if what == "is down" else "H103"
+        assert [render([each], {}) for each in found] == [text("error", code, "p1", what, command)]
+        ward.run(command)
+    ward.settle("p1")
+    assert len(ward.findings(chain)) == 1
+
+
+def test_mtus(ward: Ward) -> None:
+    for port in ("p1", "p2"):
+        ward.plug(port)
+        ward.run(f"ip netns exec {ward.far.name} ethtool -K to-{port} gro on tx off txvlan off")
+    far = ward.far.name
+    chain = ward.machine.compiled(on("p1", "p2"))
+    ward.run(f"ip link set dev p1 mtu 4000; ip -n {far} link set dev to-p1 mtu 9000")
+    (refused,) = ward.machine.refused(chain)
+    assert refused.code == "A104"
+    too_large = "native XDP on a veth takes 3498 at most"
+    at_far_end = f"has an MTU of 9000, at its far end `to-p1` in `{far}`: {too_large}"
+    longer = "has MTU 1500, `p1` has 4000: longer frames vanish on the way to it"
+    ward.mends(
+        chain,
+        text("error", "H109", "p1", f"has an MTU of 4000: {too_large}", "ip link set dev p1 mtu 3498"),
+        text("error", "H109", "p1", at_far_end, f"ip -n {far} link set dev to-p1 mtu 3498"),
+        text("warning", "H110", "p2", longer, "ip link set dev p2 mtu 4000"),
+    )
+    ward.machine.apply(chain)
+
+
 def test_a_device_that_is_no_veth(ward: Ward) -> None:
     """macvlan: no native XDP, no target for it, and nothing but its own address comes in."""
     ward.plug("p1")
@@ -262,6 +299,22 @@ def test_a_device_that_is_no_veth(ward: Ward) -> None:
     ward.run(found[0].help)
     assert [each.code for each in ward.findings(generic)] == ["H101"]
     assert [each.code for each in ward.findings(tc)] == ["H101"]
+
+
+def test_vlans_of_a_device_whose_tags_are_not_seen(ward: Ward) -> None:
+    """One finding for the device, whoever shares it."""
+    for port in ("p1", "p2"):
+        ward.plug(port)
+        ward.run(f"ip netns exec {ward.far.name} ethtool -K to-{port} gro on tx off")
+    chain = on("p2", "red", "green")
+    chain["interfaces"] |= {name: {"device": "p1", "vlan": vlan} for name, vlan in (("red", 10), ("green", 20))}
+    first, second = ward.findings(ward.machine.compiled(chain))
+    assert render([first], {}) == vlan_tags(ward, "p2")
+    far = ward.far.name
+    what = f"gets VLAN tags beside the frame from `to-p1` in `{far}`, by which `red`, `green` are told apart"
+    assert render([second], {}) == text("error", "H114", "p1", what, f"ip netns exec {far} ethtool -K to-p1 txvlan off")
+    ward.run(second.help)
+    assert ward.findings(ward.machine.compiled(chain)) == (first,)
 
 
 def test_hardware_that_joins_frames_and_takes_tags_out() -> None:
