@@ -17,7 +17,7 @@ from . import sys
 from .control import ControlPlane, Packet, Port
 from .control_maps import ControlMap, Layout, service_map
 from .devices import find_device, has_carrier
-from .downcalls import Downcalls
+from .downcalls import Downcalls, Way
 from .home import name_of
 from .log import Log
 from .pin import GenerationPins, Record
@@ -49,7 +49,7 @@ class ServicePlace:
         self.record = record
         self.ports: dict[str, Port] = dict(_ports(control.manifest, record))
         self.in_order: list[Port] = list(self.ports.values())
-        self._ways: dict[str, Callable[[bytes], bool]] = {}
+        self._ways: dict[str, Way] = {}
         self._control = control
         self.refresh()
 
@@ -68,24 +68,25 @@ class ServicePlace:
         record = service_map(self._control.manifest, self.service, name)
         return ControlMap(self._control.open(record), record, key, value)
 
-    def send(self, port: str, frame: bytes) -> bool:
-        way = self._ways.get(port) or self._way(port)
-        return way(frame)
+    def out_of(self, port: str) -> Way:
+        """The way out of a port, worked out once. Raises LookupError where it leads nowhere."""
+        way = self._ways.get(port)
+        if way is None:
+            way = self._ways[port] = self._way(self.ports[port])
+        return way
 
-    def _way(self, name: str) -> Callable[[bytes], bool]:
-        """How frames get out of a port, worked out once. Raises LookupError where it leads nowhere."""
-        port = self.ports[name]
+    def _way(self, port: Port) -> Way:
         service, _, peer = port.peer.partition(".")
         if port.interface:
-            self._ways[name] = self._control.down.out_of(port.interface)
-        elif peer:
-            self._ways[name] = self._control.down.into(service, peer)
-        else:
-            raise LookupError(f"`{self.service}.{name}` leads to {port.peer or 'nothing'}, where nothing is sent to")
-        return self._ways[name]
+            return self._control.down.out_of(port.interface)
+        if peer:
+            return self.into(service, peer, None)
+        where = port.peer or "nothing"
+        raise LookupError(f"`{self.service}.{port.name}` leads to {where}, where nothing is sent to")
 
-    def inject(self, service: str, port: str, frame: bytes, hook: Hook | None) -> bool:
-        return self._control.down.into(service, port, hook)(frame)
+    def into(self, service: str, port: str, hook: Hook | None) -> Way:
+        """The way into a port of the chain. Raises LookupError where there is none."""
+        return self._control.down.into(service, port, hook)
 
 
 def _ports(manifest: Manifest, service: ServiceRecord) -> Iterator[tuple[str, Port]]:

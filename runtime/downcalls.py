@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from schemas.diagnostic import LoadFailed
 from schemas.manifest import Hook, InternalLinkRecord, Manifest
 from schemas.slow_path import INJECT_LINK, LABEL, LABEL_ETHERTYPE, LABEL_HEADER, LABEL_MAGIC
 
+from . import sys
 from .netns import entered
 from .veth import veth_pair
 
@@ -35,22 +38,40 @@ class FrameSocket:
     netns: str | None
     unsent: int = 0
     _socket: socket.socket | None = None
+    _batch: sys.MessageBatch = field(default_factory=sys.MessageBatch)
 
     def send(self, frame: bytes) -> bool:
         """Whether the device has taken the frame. Raises OSError for what is wrong beside the device and the frame."""
+        taken = self._taken(lambda opened: opened.send(frame) and 1)
+        self.unsent += 1 - taken
+        return bool(taken)
+
+    def send_many(self, frames: Sequence[bytes]) -> int:
+        """How many frames the device has taken, with one system call for many; the rest are not sent."""
+        sent = 0
+        while sent < len(frames):
+            batch = frames[sent : sent + sys.MessageBatch.LIMIT]
+            taken = self._taken(lambda opened, batch=batch: self._batch.send(opened.fileno(), batch))  # type: ignore[misc]
+            if not taken:
+                break
+            sent += taken
+        self.unsent += len(frames) - sent
+        return sent
+
+    def _taken(self, send: Callable[[socket.socket], int]) -> int:
+        """How much was taken; where the device is another one by now, by a socket that is opened anew."""
         for _ in range(2):
             try:
-                (self._socket or self._open()).send(frame)
+                return send(self._socket or self._open())
+            except LoadFailed:  # its namespace has gone
+                break
             except OSError as error:
                 if error.errno in _NOT_TAKEN:
                     break
                 if error.errno not in _GONE:
                     raise
                 self.close()
-            else:
-                return True
-        self.unsent += 1
-        return False
+        return 0
 
     def _open(self) -> socket.socket:
         with entered(self.netns):
@@ -71,6 +92,13 @@ class FrameSocket:
         self._socket = None
 
 
+class Way(Protocol):
+    """One way down: out of an interface, or into a port."""
+
+    def send(self, frame: bytes) -> bool: ...
+    def send_many(self, frames: Sequence[bytes]) -> int: ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Entrance:
     """The way to one port's program: which link, and the label that names the port there, before or behind a frame."""
@@ -81,6 +109,9 @@ class _Entrance:
 
     def send(self, frame: bytes) -> bool:
         return self.socket.send(self.header + frame + self.trailer)
+
+    def send_many(self, frames: Sequence[bytes]) -> int:
+        return self.socket.send_many([frame + self.trailer for frame in frames])
 
 
 @dataclass(slots=True)
@@ -121,21 +152,21 @@ class Downcalls:
 
     def inject(self, service: str, port: str, frame: bytes, hook: Hook | None = None) -> bool:
         """Into a port, as if the frame had arrived there. Raises LookupError as `into` does."""
-        return self.into(service, port, hook)(frame)
+        return self.into(service, port, hook).send(frame)
 
-    def out_of(self, interface: str) -> Callable[[bytes], bool]:
-        """`send` for one interface."""
-        return self._interfaces[interface].send
+    def out_of(self, interface: str) -> Way:
+        """The way out of an interface."""
+        return self._interfaces[interface]
 
-    def into(self, service: str, port: str, hook: Hook | None = None) -> Callable[[bytes], bool]:
-        """`inject` for one port: at `hook`, or at the one that the port has, XDP first.
+    def into(self, service: str, port: str, hook: Hook | None = None) -> Way:
+        """The way into a port: at `hook`, or at the one that the port has, XDP first.
 
         Raises LookupError where packets can never arrive at that port, or the chain has no way in.
         """
         for at in (hook,) if hook else Hook:
             entrance = self._entrances.get((service, port, at))
             if entrance:
-                return entrance.send
+                return entrance
         raise LookupError(f"there is no way into `{service}.{port}`{f' at the {hook} hook' if hook else ''}")
 
     @property

@@ -16,6 +16,7 @@ from schemas.manifest import Hook
 
 from .control import ControlPlane, Packet, Port
 from .control_maps import ControlMap, Layout
+from .downcalls import Way
 from .log import Log
 
 FIRST_PAUSE_SECONDS = 0.1
@@ -44,8 +45,8 @@ class Place(Protocol):
     @property
     def ports(self) -> Mapping[str, Port]: ...
     def open_map(self, name: str, key: Layout | None, value: Layout | None) -> ControlMap: ...
-    def send(self, port: str, frame: bytes) -> bool: ...
-    def inject(self, service: str, port: str, frame: bytes, hook: Hook | None) -> bool: ...
+    def out_of(self, port: str) -> Way: ...
+    def into(self, service: str, port: str, hook: Hook | None) -> Way: ...
 
 
 class _Handle:
@@ -96,12 +97,20 @@ class InstanceContext:
         return opened
 
     def send(self, port: Port | str, frame: bytes) -> bool:
-        return self._place.send(port if isinstance(port, str) else port.name, frame)
+        return self._place.out_of(_name(port)).send(frame)
+
+    def send_many(self, port: Port | str, frames: Sequence[bytes]) -> int:
+        return self._place.out_of(_name(port)).send_many(frames)
 
     def inject(self, port: Port | str, frame: bytes, hook: Hook | None = None) -> bool:
-        name = port.name if isinstance(port, Port) else port
-        service, _, port_name = name.rpartition(".")
-        return self._place.inject(service or self.service, port_name, frame, hook)
+        return self._into(port, hook).send(frame)
+
+    def inject_many(self, port: Port | str, frames: Sequence[bytes], hook: Hook | None = None) -> int:
+        return self._into(port, hook).send_many(frames)
+
+    def _into(self, port: Port | str, hook: Hook | None) -> Way:
+        service, _, name = _name(port).rpartition(".")
+        return self._place.into(service or self.service, name, hook)
 
     def after(self, seconds: float, call: Callable[[], object]) -> _Handle:
         def fire() -> None:
@@ -147,6 +156,10 @@ class InstanceContext:
         for opened in self.opened:
             opened.close()
         self.opened = []
+
+
+def _name(port: Port | str) -> str:
+    return port.name if isinstance(port, Port) else port
 
 
 @dataclass(slots=True)

@@ -768,6 +768,37 @@ def obj_get_info_by_fd(fd: AnyFd, size: int, arrays: Sequence[InfoArray] = ()) -
     return (info.read(), *(content.read() for content in contents))
 
 
+# --- frames ---------------------------------------------------------------------------------------------------------
+
+
+class MessageBatch:
+    """Memory for sendmmsg(2): up to `LIMIT` messages with one call."""
+
+    LIMIT = 64
+
+    def __init__(self) -> None:
+        self._vectors = (ctypes.c_uint64 * (2 * self.LIMIT))()  # struct iovec: base, length
+        first = ctypes.addressof(self._vectors)
+        # struct mmsghdr: name, its length, vectors, their number, control, its length, flags, bytes sent.
+        headers = [word for n in range(self.LIMIT) for word in (0, 0, first + 16 * n, 1, 0, 0, 0, 0)]
+        self._headers = (ctypes.c_uint64 * len(headers))(*headers)
+
+    def send(self, fd: int, messages: Sequence[bytes]) -> int:
+        """How many of up to `LIMIT` messages were taken, from the first one on. Raises `SyscallFailed` if none was."""
+        joined = b"".join(messages)
+        at = ctypes.cast(ctypes.c_char_p(joined), ctypes.c_void_p).value or 0
+        words: list[ctypes.c_uint64 | int] = []
+        for message in messages:
+            words += (at, len(message))
+            at += len(message)
+        self._vectors[: len(words)] = words
+        headers = ctypes.byref(self._headers)
+        taken: int = _libc().sendmmsg(ctypes.c_int(fd), headers, ctypes.c_uint(len(messages)), ctypes.c_int(0))
+        if taken < 0:
+            raise SyscallFailed(ctypes.get_errno(), "sendmmsg")
+        return taken
+
+
 # --- namespaces and mounts ------------------------------------------------------------------------------------------
 
 CLONE_NEWNET = 0x40000000

@@ -91,6 +91,21 @@ def test_what_no_control_plane_sent_goes_nowhere(mode: Mode, tmp_path: Path) -> 
         down.close()
 
 
+def test_many_at_once_keep_their_order(mode: Mode, tmp_path: Path) -> None:
+    frames = [frame(CALM, number, 60 + number, PLAIN) for number in range(100)]
+    with probe.installed(), network("p1", "p2") as net, running(net.dut, three_probes(mode), tmp_path) as compiled:
+        down = Downcalls(compiled.manifest, net.dut.name)
+        ways = (("p2", down.out_of("p2")), ("p2", down.into("middle", "outside")), ("p1", down.into("last", "inside")))
+        for port, way in ways:
+            assert way.send_many(frames) == len(frames)
+            assert net.arrivals(**{port: len(frames)}) == {port: frames}
+        too_long = [frames[0], bytes(4000), frames[1]]
+        assert down.out_of("p1").send_many(too_long) == 1
+        assert down.unsent == 2
+        assert down.out_of("p1").send_many([]) == 0
+        down.close()
+
+
 def test_frames_leave_by_interfaces(mode: Mode, tmp_path: Path) -> None:
     frames = [frame(CALM, 0, length, PLAIN) for length in (14 + 2, 60, 1514)] + [frame(CALM, 0, 1518, PLAIN, TAG)]
     with probe.installed(), network("p1", "p2") as net, running(net.dut, three_probes(mode), tmp_path) as compiled:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import socket
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +22,22 @@ LEFT = Port("left", 0, "interface wan")
 PACKET = Packet(LEFT, "unknown", bytes(60), 0, 0, 60, Hook.XDP)
 
 
+@dataclass
+class FakeWay:
+    """Remembers what is sent."""
+
+    sent: list[tuple[str, ...]]
+    name: tuple[str, ...]
+
+    def send(self, frame: bytes) -> bool:
+        self.sent.append(self.name)
+        return True
+
+    def send_many(self, frames: Sequence[bytes]) -> int:
+        self.sent += [self.name] * len(frames)
+        return len(frames)
+
+
 class FakePlace:
     """A service in a generation that sends nowhere and has no maps."""
 
@@ -34,13 +51,11 @@ class FakePlace:
     def open_map(self, name: str, key: Layout | None, value: Layout | None) -> ControlMap:
         raise LookupError(name)
 
-    def send(self, port: str, frame: bytes) -> bool:
-        self.sent.append(("out", port))
-        return True
+    def out_of(self, port: str) -> FakeWay:
+        return FakeWay(self.sent, ("out", port))
 
-    def inject(self, service: str, port: str, frame: bytes, hook: Hook | None) -> bool:
-        self.sent.append(("in", service, port))
-        return True
+    def into(self, service: str, port: str, hook: Hook | None) -> FakeWay:
+        return FakeWay(self.sent, ("in", service, port))
 
 
 def instance(place: FakePlace, log: io.StringIO | None = None, **functions: Any) -> Instance:
@@ -79,6 +94,10 @@ def test_ways_down_are_named_as_people_do() -> None:
         context.inject(LEFT, b"")
         context.inject("guard.outside", b"")
         assert place.sent == [("out", "left"), ("out", "left"), ("in", "gw", "left"), ("in", "guard", "outside")]
+        place.sent.clear()
+        assert context.send_many(LEFT, [b""] * 2) == 2
+        assert context.inject_many("guard.outside", [b""]) == 1
+        assert place.sent == [("out", "left"), ("out", "left"), ("in", "guard", "outside")]
         made.stop()
 
     run(test)
