@@ -16,7 +16,7 @@ from schemas.slow_path import RECORD
 from . import sys
 from .control import ControlPlane, Packet, Port
 from .control_maps import ControlMap, Layout, service_map
-from .devices import find_device, has_carrier
+from .devices import DeviceSocket
 from .downcalls import Downcalls, Way
 from .home import name_of
 from .log import Log
@@ -127,6 +127,7 @@ class ChainControl:
         self._next: asyncio.Handle | None = None
         self._heard = 0.0
         self._interfaces = {interface.name: interface for interface in self.manifest.interfaces}
+        self._askers: dict[str | None, DeviceSocket] = {}
         self.down = Downcalls(self.manifest, self.home)
         self.places = {service.name: ServicePlace(self, service) for service in needs_daemon(self.manifest)}
         self._tables = [self._table(service) for service in self.manifest.services]
@@ -162,10 +163,11 @@ class ChainControl:
         if interface is None:
             return port
         netns = interface.netns or self.home
-        found = find_device(interface.device, netns)
+        asker = self._askers.setdefault(netns, DeviceSocket(netns))
+        found = asker.find(interface.device)
         if found is None:
             return replace(port, device=interface.device, netns=netns, ifindex=0, up=False)
-        up = has_carrier(interface.device, netns)
+        up = asker.has_carrier(interface.device)
         return replace(port, device=found.name, netns=netns, ifindex=found.ifindex, mac=found.mac, mtu=found.mtu, up=up)
 
     def _table(self, service: ServiceRecord) -> tuple[list[Port], dict[int, str]]:
@@ -174,7 +176,9 @@ class ChainControl:
         return (place.in_order if place else []), dict(service.slow_path_reasons)
 
     def look_at_links(self) -> None:
-        """Tells control planes what has changed with their interfaces."""
+        """Tells control planes what has changed with their interfaces; lets go of namespaces that have been removed."""
+        if not all(asker.is_there for asker in self._askers.values()):
+            self.down.close()
         for name, place in self.places.items():
             for port in place.refresh():
                 self.instances[name].link_changed(port)
@@ -229,6 +233,8 @@ class ChainControl:
             self._ring.close()
         self._ring = None
         self.down.close()
+        for asker in self._askers.values():
+            asker.close()
 
     def stop(self) -> None:
         """Ends all of it."""

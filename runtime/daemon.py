@@ -131,6 +131,7 @@ class Daemon:
 
     def _leave(self, chain: str) -> None:
         del self._seen[chain]
+        self._unseen.pop(chain, None)
         control = self._running.pop(chain, None)
         if control:
             control.stop()

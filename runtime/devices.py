@@ -38,35 +38,83 @@ class Device:
     mtu: int
 
 
-def find_device(name: str, netns: str | None = None) -> Device | None:
-    """The device, or None where there is none of this name (or no such namespace)."""
-    if netns is not None and not (NETNS_DIRECTORY / netns).exists():
-        return None
-    with entered(netns):
+class DeviceSocket:
+    """Asks for the devices of one namespace, again and again, without entering it each time."""
+
+    def __init__(self, netns: str | None) -> None:
+        self.netns = netns
+        self._asker: socket.socket | None = None
+        self._inode: int | None = None
+
+    def find(self, name: str) -> Device | None:
+        """The device, or None where there is none of this name (or no such namespace)."""
+        asker = self._opened()
+        if asker is None:
+            return None
         try:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
-                ifindex = _ask(asker, _SIOCGIFINDEX, name)
-                address = _ask(asker, _SIOCGIFHWADDR, name)
-                mtu = _ask(asker, _SIOCGIFMTU, name)
+            ifindex = _ask(asker, _SIOCGIFINDEX, name)
+            address = _ask(asker, _SIOCGIFHWADDR, name)
+            mtu = _ask(asker, _SIOCGIFMTU, name)
         except OSError as error:
             if error.errno == errno.ENODEV:
                 return None
             raise
-    return Device(name, netns, _u32(ifindex), address[_MAC_AT : _MAC_AT + 6], _u32(mtu))
+        return Device(name, self.netns, _u32(ifindex), address[_MAC_AT : _MAC_AT + 6], _u32(mtu))
 
-
-def has_carrier(name: str, netns: str | None = None) -> bool:
-    """Whether the device is up and its far end is too; False where there is none."""
-    if netns is not None and not (NETNS_DIRECTORY / netns).exists():
-        return False
-    with entered(netns), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+    def has_carrier(self, name: str) -> bool:
+        """Whether the device is up and its far end is too; False where there is none."""
+        asker = self._opened()
+        if asker is None:
+            return False
         try:
             flags = int.from_bytes(_ask(asker, _SIOCGIFFLAGS, name)[:2], "little")
         except OSError as error:
             if error.errno == errno.ENODEV:
                 return False
             raise
-    return bool(flags & _IFF_UP and flags & _IFF_RUNNING)
+        return bool(flags & _IFF_UP and flags & _IFF_RUNNING)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the namespace still is the one that was asked last; a socket alone would keep a dead one alive."""
+        return self._asker is not None and self._inode == self._now()
+
+    def _opened(self) -> socket.socket | None:
+        if self.is_there:
+            return self._asker
+        self.close()
+        self._inode = self._now()
+        if self.netns is not None and self._inode is None:
+            return None
+        with entered(self.netns):
+            self._asker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        return self._asker
+
+    def _now(self) -> int | None:
+        """The inode of the namespace; None where there is none, or it is the thread's own."""
+        if self.netns is None:
+            return None
+        try:
+            return (NETNS_DIRECTORY / self.netns).stat().st_ino
+        except FileNotFoundError:
+            return None
+
+    def close(self) -> None:
+        if self._asker:
+            self._asker.close()
+        self._asker = None
+
+    def __enter__(self) -> DeviceSocket:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def find_device(name: str, netns: str | None = None) -> Device | None:
+    """The device, or None where there is none of this name (or no such namespace)."""
+    with DeviceSocket(netns) as asker:
+        return asker.find(name)
 
 
 def link_speed(name: str, netns: str | None = None) -> int | None:
