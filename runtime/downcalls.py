@@ -111,7 +111,8 @@ class _Entrance:
         return self.socket.send(self.header + frame + self.trailer)
 
     def send_many(self, frames: Sequence[bytes]) -> int:
-        return self.socket.send_many([frame + self.trailer for frame in frames])
+        header, trailer = self.header, self.trailer
+        return self.socket.send_many([header + frame + trailer for frame in frames])
 
 
 @dataclass(slots=True)
