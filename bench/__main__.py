@@ -16,7 +16,7 @@ from .rig import take_one_cpu
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parent.parent / "docs"
 
-_QUICK, _FULL = Effort(seconds=6, epochs=4), Effort(seconds=60, epochs=8)
+_QUICK, _FULL = Effort(seconds=5, epochs=4), Effort(seconds=60, epochs=8)
 _QUICK_COSTS, _COSTS = 1, 7
 """Rounds of compiling and injecting."""
 
