@@ -205,8 +205,7 @@ def locked(root: Path, on_wait: Callable[[], None] | None = None) -> Iterator[No
     home = root / "bpfchain"
     deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
     while True:
-        _make_home(home)
-        with _opened(home) as directory:
+        with _opened_home(home) as directory:
             _lock(directory, deadline, on_wait)
             if _is_still(home, directory):
                 try:
@@ -215,6 +214,22 @@ def locked(root: Path, on_wait: Callable[[], None] | None = None) -> Iterator[No
                     with contextlib.suppress(OSError):  # not empty: chains run
                         home.rmdir()
                 return
+
+
+@contextlib.contextmanager
+def _opened_home(home: Path) -> Iterator[int]:
+    """The directory of all chains, made if it is not there: also if whoever had the lock before removes it just now."""
+    while True:
+        try:
+            _make_home(home)
+            directory = _open(home)
+        except FileNotFoundError:
+            continue
+        try:
+            yield directory
+        finally:
+            os.close(directory)
+        return
 
 
 def _make_home(home: Path) -> None:
@@ -232,6 +247,7 @@ def _make_home(home: Path) -> None:
         notes = ("it would hold everything that forwards packets",)
         raise LoadFailed(Diagnostic("A130", message, notes=notes, help=f"remove it, or `{doubt.mend} {home}`"))
     if not os.access(home, os.R_OK | os.W_OK | os.X_OK):
+        home.stat()  # where it is gone, that is the reason
         raise not_writable(home)
 
 
@@ -242,9 +258,13 @@ def not_writable(home: Path) -> LoadFailed:
     return LoadFailed(Diagnostic("A131", message, help=help_text))
 
 
+def _open(directory: Path) -> int:
+    return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
 @contextlib.contextmanager
 def _opened(directory: Path) -> Iterator[int]:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = _open(directory)
     try:
         yield descriptor
     finally:

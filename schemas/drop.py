@@ -30,6 +30,7 @@ DROP_REASONS = {
     40: "vlan",
     41: "no-headroom",
     42: "port-state",
+    43: "storm",
 }
 """Every reason of this tree. A service outside it counts its own from 48 on (DROP_SERVICE_FIRST)."""
 

@@ -34,6 +34,7 @@ enum drop_reason {
 	DROP_VLAN = 40,                /* VLAN that the port is no member of, or no VLAN for an untagged frame */
 	DROP_NO_HEADROOM = 41,         /* no room in front of the frame for a VLAN tag */
 	DROP_PORT_STATE = 42,          /* the spanning tree does not let frames in or out of the port now */
+	DROP_STORM = 43,               /* more frames to be flooded than the port's limit for their sort */
 	DROP_SERVICE_FIRST = 48,       /* first number for services outside this tree */
 	DROP_REASON_LIMIT = 64,
 };

@@ -27,6 +27,7 @@ class BridgeModel:
     aging: float = 300.0
     static: Mapping[bytes, str] = field(default_factory=dict)
     stations: dict[bytes, Station] = field(default_factory=dict)
+    bursts: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def receive(self, port: str, frame: bytes, now: float = 0.0) -> str:
         """`out PORT`, `flood` or `drop REASON`, for a frame that comes in by `port` at second `now`."""
@@ -38,8 +39,18 @@ class BridgeModel:
         self._learn(source, port, now)
         out = None if _is_group(destination) else self._lookup(destination, now)
         if out is None:
-            return "flood"
+            return self._flood(port, destination)
         return "drop same-port" if out == port else f"out {out}"
+
+    def _flood(self, port: str, destination: bytes) -> str:
+        """`bursts` are the frames of a sort that a port's limit still lets pass at once."""
+        group = "broadcast" if destination == bytes([255] * 6) else "multicast"
+        sort = port, group if _is_group(destination) else "unknown"
+        if self.bursts.get(sort, 1) == 0:
+            return "drop storm"
+        if sort in self.bursts:
+            self.bursts[sort] -= 1
+        return "flood"
 
     def _learn(self, source: bytes, port: str, now: float) -> None:
         """7.8: only a source teaches, and nothing that contradicts a static entry."""

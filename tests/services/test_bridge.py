@@ -199,7 +199,23 @@ VLANS = Scene(
 )
 """Frames that stay as they are, as far as a test run shows them; tests/services/test_bridge_vlans.py has the others."""
 
-SCENES = (LEARNING, RESERVED, FRAMES, STATIC, TWO_PORTS, VLANS)
+STORMS = Scene(
+    "storms",
+    {"kind": "bridge", "ports": {"p1": {"storm": {"broadcast": "1/s", "unknown": 1}}, "p2": {}}},
+    ("p1", "p2"),
+    lambda: BridgeModel(("p1", "p2"), bursts={("p1", "broadcast"): 1, ("p1", "unknown"): 1}),
+    [
+        row("the first broadcast", "p1", A, BROADCAST, FLOOD),
+        row("the second", "p1", A, BROADCAST, "drop storm"),
+        row("unknown stations have a limit of their own", "p1", A, B, FLOOD),
+        row("which is reached", "p1", A, B, "drop storm"),
+        row("there is none for multicast", "p1", A, "01:00:5e:00:00:fb", FLOOD),
+        row("nor on another port", "p2", B, BROADCAST, FLOOD),
+        row("nor for a known station", "p1", A, B, "out p2"),
+    ],
+)
+
+SCENES = (LEARNING, RESERVED, FRAMES, STATIC, TWO_PORTS, VLANS, STORMS)
 
 every_hook = pytest.mark.parametrize("hook", list(Hook), ids=str)
 
@@ -385,3 +401,30 @@ def test_cpus_that_learn_at_the_same_time_leave_whole_entries(tmp_path: Path) ->
         found = list(entries(fdb, bench.table("tested__fdb", SET_SIZE)))
     assert len(found) == 8 << fdb.set_bits
     assert {(station, PORTS.index(homes[station])) for station, _ in found} == set(found)
+
+
+STORM = {"kind": "bridge", "ports": {"p1": {"storm": {"broadcast": "50/s", "unknown": "20/s"}}, "p2": {}, "p3": {}}}
+
+
+@pytest.mark.kernel
+@every_hook
+def test_a_storm_is_cut(hook: Hook, tmp_path: Path) -> None:
+    """A tenth of a second's worth passes at once, then as many as the rate; other sorts and ports are not affected."""
+    with Bench(STORM, ("p1", "p2", "p3"), hook, tmp_path) as bench:
+        bench.receive("p2", ethernet(B, BROADCAST))
+        started = time.monotonic()
+        verdicts = {
+            destination: [bench.receive("p1", ethernet(A, destination)).verdict for _ in range(200)]
+            for destination in (BROADCAST, "01:00:5e:00:00:fb", C, B)
+        }
+        seconds = time.monotonic() - started
+        for destination, rate in ((BROADCAST, 50), (C, 20)):
+            passed = verdicts[destination].count(FLOOD)
+            assert rate // 10 <= passed <= rate // 10 + 1 + rate * (seconds + 0.02), destination
+            assert verdicts[destination].count("drop storm") == 200 - passed
+        assert set(verdicts["01:00:5e:00:00:fb"]) == {FLOOD}, "multicast has no limit here"
+        assert set(verdicts[B]) == {"out p2"}, "a station that is known"
+        assert {bench.receive("p3", ethernet(D, BROADCAST)).verdict for _ in range(100)} == {FLOOD}
+        assert bench.receive("p3", ethernet(D, A)).verdict == "out p1", "who is limited is learned all the same"
+        time.sleep(0.25)
+        assert bench.receive("p1", ethernet(A, BROADCAST)).verdict == FLOOD, "the bucket fills again"

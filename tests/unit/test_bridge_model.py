@@ -116,6 +116,15 @@ def test_without_vlans_the_program_knows_nothing_of_them() -> None:
     assert not any(slot.program for slot in ir.device_slots)
 
 
+def test_storm_limits() -> None:
+    found = model("{storm: {broadcast: 1000/s, unknown: 5}}").storms
+    assert {sort: (limit.rate, limit.burst) for sort, limit in found["p1"].items()} == {
+        "broadcast": (1000, 100),
+        "unknown": (5, 1),
+    }
+    assert found.keys() == {"p1"}
+
+
 ERRORS = {
     "C411": (
         {"fdb": "{aging: 1500ms}"},
@@ -292,6 +301,30 @@ ERRORS = {
             "6 |     fdb: {static: [{mac: 02:00:00:00:00:01, port: p1}]}\n"
             "  |                    ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ which VLAN?\n"
             "  = help: add a `vlan`\n"
+        ),
+    ),
+    "C426 word": (
+        {"p1": "{storm: {broadcast: fast}}"},
+        (
+            "error[C426]: `fast` is no rate of frames\n"
+            " --> edge.yaml:8:31\n"
+            "  |\n"
+            "8 |       p1: {storm: {broadcast: fast}}\n"
+            "  |                               ^^^^\n"
+            "  = note: 1 to 100,000,000 frames a second\n"
+            "  = help: for example `1000/s`\n"
+        ),
+    ),
+    "C426 zero": (
+        {"p1": "{storm: {unknown: 0/s}}"},
+        (
+            "error[C426]: `0/s` is no rate of frames\n"
+            " --> edge.yaml:8:29\n"
+            "  |\n"
+            "8 |       p1: {storm: {unknown: 0/s}}\n"
+            "  |                             ^^^\n"
+            "  = note: 1 to 100,000,000 frames a second\n"
+            "  = help: for example `1000/s`\n"
         ),
     ),
     "C421": (

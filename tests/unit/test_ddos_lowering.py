@@ -8,12 +8,12 @@ import struct
 
 import pytest
 
+from compiler.bucket import coarse_clock
 from compiler.ir import Inlined, InMap, LoweredPort, MapDef
 from compiler.lower import lower
 from compiler.resolve import resolve
 from compiler.services.ddos import SERVICE
-from compiler.services.ddos.lowering import INLINED_ADDRESSES, coarse_clock
-from compiler.services.ddos.model import Rate
+from compiler.services.ddos.lowering import INLINED_ADDRESSES
 from compiler.services.ddos.near import HASH, neighbourhood, sparse
 from compiler.source import read
 from compiler.verify import verify
@@ -173,9 +173,7 @@ def test_rate() -> None:
     port = lowered("rate: {per-source: 1000, burst: 500, size: 2048}")
     assert fields(port) == {
         "out": "1",
-        "rate_interval": "16000000ULL",  # 1 ms in sixteenths of a nanosecond
-        "rate_tolerance": f"{499 * 16000000}ULL",
-        "rate_coarse": "true",
+        "rate": f"{{16000000ULL, {499 * 16000000}ULL, true}}",  # 1 ms in sixteenths of a nanosecond
         "rate_set_bits": "9",
     }
     buckets = maps(port)
@@ -199,7 +197,7 @@ def test_buckets_are_not_adopted_by_another_number_of_sets() -> None:
     ("per_source", "burst", "coarse"), [(10000, 2000, True), (10000, 400, True), (10000, 399, False), (1, 1, True)]
 )
 def test_clock(per_source: int, burst: int, coarse: bool) -> None:
-    assert coarse_clock(Rate(per_source, burst, 65536, HERE)) is coarse
+    assert coarse_clock(per_source, burst) is coarse
 
 
 def test_hooks_share_the_maps() -> None:

@@ -6,6 +6,7 @@
 #ifndef BPFCHAIN_BRIDGE_H
 #define BPFCHAIN_BRIDGE_H
 
+#include "bucket.h"
 #include "helpers.h"
 #include "packet.h"
 #include "verdict.h"
@@ -60,6 +61,14 @@ enum bridge_upcall {
 	BRIDGE_BPDU = 0,
 };
 
+/* Sorts of frames that are flooded, each with a limit of its own on every port. */
+enum storm_sort {
+	STORM_BROADCAST,
+	STORM_MULTICAST,
+	STORM_UNKNOWN, /* to one station, whose port is not known */
+	STORM_SORTS,
+};
+
 struct bridge_config {
 	__u32 port;
 	__u32 aging_s;
@@ -76,8 +85,13 @@ struct bridge_config {
 	enum vlan_form (*vlan_egress)(__u32 port, __u32 vid);
 	void *states;     /* NULL: no spanning tree, every port forwards */
 	bool bpdu_filter; /* BPDUs end here unheard */
+	void *storm;      /* buckets: STORM_SORTS for each port; an interval of 0 is no limit */
+	struct bucket_rate storm_broadcast;
+	struct bucket_rate storm_multicast;
+	struct bucket_rate storm_unknown;
 };
 
+static const __u64 BROADCAST_MAC = 0xffffffffffffULL;
 static const __u64 FDB_GOLDEN_RATIO = 0x9e3779b97f4a7c15ULL; /* 2^64 divided by it */
 
 /*
@@ -339,8 +353,23 @@ static __always_inline bool bridge_transmit(struct packet *pkt, const struct bri
 	return bridge_leave(pkt, cfg, port) == PARSED;
 }
 
-static __always_inline __u32 bridge_flood(struct packet *pkt, const struct bridge_config *cfg)
+static __always_inline bool bridge_storms(const struct bridge_config *cfg, const struct bucket_rate *rate,
+					  enum storm_sort sort)
 {
+	const __u32 index = cfg->port * STORM_SORTS + sort;
+	__u64 *bucket;
+
+	if (!rate->interval)
+		return false;
+	bucket = bpf_map_lookup_elem(cfg->storm, &index);
+	return bucket && !bucket_take(bucket, rate, bucket_now(rate));
+}
+
+static __always_inline __u32 bridge_flood(struct packet *pkt, const struct bridge_config *cfg,
+					  const struct bucket_rate *rate, enum storm_sort sort)
+{
+	if (bridge_storms(cfg, rate, sort))
+		return drop(DROP_STORM);
 	if (cfg->vlan_aware && !pkt->in_skb && !pkt->tagged && !vlan_push(pkt))
 		return drop(DROP_NO_HEADROOM);
 	return VERDICT_FLOOD;
@@ -372,14 +401,16 @@ static __always_inline __u32 bridge_receive(struct packet *pkt, const struct bri
 		bridge_learn(cfg, source, now);
 	if (state != PORT_FORWARDING)
 		return drop(DROP_PORT_STATE);
+	if (destination == BROADCAST_MAC)
+		return bridge_flood(pkt, cfg, &cfg->storm_broadcast, STORM_BROADCAST);
 	if (is_group_mac(destination))
-		return bridge_flood(pkt, cfg);
+		return bridge_flood(pkt, cfg, &cfg->storm_multicast, STORM_MULTICAST);
 	destination = fdb_key(pkt, cfg, destination);
 	port = cfg->static_port ? cfg->static_port(destination) : NO_STATIC_PORT;
 	if (port == NO_STATIC_PORT)
 		port = bridge_lookup(cfg, destination, now);
 	if (port == VERDICT_FLOOD)
-		return bridge_flood(pkt, cfg);
+		return bridge_flood(pkt, cfg, &cfg->storm_unknown, STORM_UNKNOWN);
 	if (unlikely(port == cfg->port))
 		return drop(DROP_SAME_PORT);
 	if (bridge_state(cfg, states, port) != PORT_FORWARDING)

@@ -7,6 +7,7 @@ from importlib.resources import files
 
 from schemas.manifest import Hook, HostFact, Role, Scope
 
+from ...bucket import bucket_rate
 from ...ir import Constant, GeneratedFunction, HostBound, Inlined, LoweredPort, MapDef
 from ...lower import c_name, port_name
 from ...model import Port, ServiceInstance
@@ -14,6 +15,7 @@ from ...templates import environment
 from . import stp
 from .fdb import MAC_BITS, SET_SIZE, Fdb
 from .model import BridgeModel, StaticEntry
+from .storm import SORTS
 
 BPF_F_MMAPABLE = 1 << 10
 PORT_STATES_SIZE = 256  # struct port_states
@@ -29,9 +31,10 @@ def lower(instance: ServiceInstance, port: Port, hook: Hook) -> LoweredPort:
             *_constants(instance, port, model),
             *_vlan_constants(port, model),
             *_stp_constants(port, model),
+            *_storm_constants(port, model),
             *(_static_constant(instance, entry) for entry in model.static),
         ),
-        maps=(_fdb(instance, model), *_states(instance, model)),
+        maps=(_fdb(instance, model), *_states(instance, model), *_storm_buckets(instance, port, model)),
         functions=tuple(_functions(instance, port, model)),
         transmits=bool(model.vlans or model.stp),
     )
@@ -111,6 +114,34 @@ def _states(instance: ServiceInstance, model: BridgeModel) -> Iterator[MapDef]:
             field="states",
             service=instance.name,
         )
+
+
+def _storm_constants(port: Port, model: BridgeModel) -> Iterator[Constant]:
+    for sort, limit in model.storms.get(port.name, {}).items():
+        home = Inlined(f"storm_{sort}", bucket_rate(limit.rate, limit.burst, coarse=True))
+        yield Constant(f"{port}.storm.{sort}", f"{limit.rate}/s", "1/16 ns between frames, and ahead", home, limit.span)
+
+
+def _storm_buckets(instance: ServiceInstance, port: Port, model: BridgeModel) -> Iterator[MapDef]:
+    """A bucket for each port and sort; only for programs that have a limit."""
+    if port.name not in model.storms:
+        return
+    first = next(limit for limits in model.storms.values() for limit in limits.values())
+    yield MapDef(
+        name=f"{c_name(instance.name)}__storm",
+        type="BPF_MAP_TYPE_ARRAY",
+        key_type="__u32",
+        key_size=4,
+        value_type="__u64",
+        value_size=8,
+        max_entries=len(instance.ports) * len(SORTS),
+        scope=Scope.SERVICE,
+        role=Role.SCRATCH,
+        layout="buckets/1",
+        span=first.span,
+        field="storm",
+        service=instance.name,
+    )
 
 
 def _static_constant(instance: ServiceInstance, entry: StaticEntry) -> Constant:

@@ -11,6 +11,7 @@ from schemas.diagnostic import Span
 from ...addresses import parse_duration, parse_mac
 from ...model import Port
 from ...source import Report, Value
+from .storm import StormLimit, resolve_storms
 from .stp import Stp, resolve_stp
 from .vlans import PortVlans, parse_vlan, resolve_vlans
 
@@ -54,10 +55,11 @@ class BridgeModel:
     static: tuple[StaticEntry, ...]
     vlans: Mapping[str, PortVlans]
     stp: Stp | None
+    storms: Mapping[str, Mapping[str, StormLimit]]
 
 
 def resolve(value: Value, ports: tuple[Port, ...], report: Report) -> BridgeModel:
-    """The model of one bridge. Reports C214 (no MAC, no duration), C411 to C425."""
+    """The model of one bridge. Reports C214 (no MAC, no duration), C411 to C426."""
     vlans = resolve_vlans(value, ports, report)
     aging, size = value.get("fdb", "aging"), value.get("fdb", "size")
     return BridgeModel(
@@ -68,6 +70,7 @@ def resolve(value: Value, ports: tuple[Port, ...], report: Report) -> BridgeMode
         static=_static(value, ports, vlans, report),
         vlans=vlans,
         stp=resolve_stp(value, ports, report),
+        storms=resolve_storms(value, ports, report),
     )
 
 

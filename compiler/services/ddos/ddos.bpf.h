@@ -9,6 +9,7 @@
 #ifndef BPFCHAIN_DDOS_H
 #define BPFCHAIN_DDOS_H
 
+#include "bucket.h"
 #include "counters.h"
 #include "helpers.h"
 #include "packet.h"
@@ -19,11 +20,8 @@
 #define DDOS_SET_HASH 0x9e3779b97f4a7c15ULL /* 2^64 divided by the golden ratio */
 
 enum {
-	/* Tries at moving a bucket that other CPUs move too; each one that fails has let another packet through. */
-	DDOS_RATE_ATTEMPTS = 8,
 	DDOS_WAYS = 4,
 	DDOS_NEAR_SLOTS = 1 << 16,
-	DDOS_TIME_SHIFT = 4, /* buckets keep time in sixteenths of a nanosecond: exact to 0.1 % up to 10 Mpps */
 };
 
 struct ddos_config {
@@ -50,14 +48,11 @@ struct ddos_config {
 	void *near_destinations4;
 	void *near_destinations6;
 
-	/* Buckets of IPv4 addresses and of IPv6 /64s, arrays of struct ddos_set; times in units of 1 ns >>
-	 * DDOS_TIME_SHIFT. */
+	/* Buckets of IPv4 addresses and of IPv6 /64s: arrays of struct ddos_set. */
 	void *buckets4;
 	void *buckets6;
-	__u32 rate_set_bits;  /* the arrays have 2^rate_set_bits sets */
-	__u64 rate_interval;  /* between two packets at the full rate */
-	__u64 rate_tolerance; /* how far a burst may run ahead: (burst - 1) intervals */
-	bool rate_coarse;     /* the clock that ticks with the kernel is fine enough */
+	__u32 rate_set_bits; /* the arrays have 2^rate_set_bits sets */
+	struct bucket_rate rate;
 };
 
 struct ddos_prefix4 {
@@ -79,10 +74,7 @@ struct ddos_near {
 	__u64 words[DDOS_NEAR_SLOTS / 64];
 };
 
-/*
- * A source's bucket. `due` is when its next packet would come if it kept exactly to its rate, and all there is to know:
- * a bucket whose `due` has passed is full, the same as none.
- */
+/* A source's bucket (bucket.h): one whose `due` has passed is full, the same as none. */
 struct ddos_bucket {
 	__u64 source;
 	__u64 due;
@@ -159,27 +151,6 @@ static __always_inline __u64 ddos_low(const struct in6_addr *address)
 }
 
 /*
- * The generic cell rate algorithm (ITU-T I.371), a token bucket in one word. It is exact: the bucket is shared by all
- * CPUs and moved by compare-and-swap, so that a source never gets more than its rate and burst.
- */
-static __always_inline bool ddos_take_token(const struct ddos_config *cfg, struct ddos_bucket *bucket, __u64 now)
-{
-	for (int attempt = 0; attempt < DDOS_RATE_ATTEMPTS; attempt++) {
-		__u64 seen = *(volatile __u64 *)&bucket->due;
-		__u64 due = (__s64)(seen - now) > 0 ? seen : now;
-
-		/* Further ahead than this rate can get: the bucket was filled under another rate, before a reload. */
-		if (due - now > cfg->rate_tolerance + cfg->rate_interval)
-			due = now + cfg->rate_tolerance + cfg->rate_interval;
-		if (due - now > cfg->rate_tolerance)
-			return false;
-		if (__sync_val_compare_and_swap(&bucket->due, seen, due + cfg->rate_interval) == seen)
-			return true;
-	}
-	return false;
-}
-
-/*
  * The bucket of `source`: its own, or else the one longest due, which changes hands. Mostly that one is full and
  * nothing is lost; if not, more sources send than are remembered, and the one that it belonged to gets a new start too.
  * NULL if another CPU was faster at giving it away.
@@ -209,7 +180,7 @@ static __always_inline struct ddos_bucket *ddos_bucket_of(struct ddos_set *set, 
 
 static __always_inline bool ddos_too_fast(const struct ddos_config *cfg, void *buckets, __u64 source)
 {
-	__u64 now = (cfg->rate_coarse ? bpf_ktime_get_coarse_ns() : bpf_ktime_get_ns()) << DDOS_TIME_SHIFT;
+	__u64 now = bucket_now(&cfg->rate);
 	__u32 index = (source ^ source >> 32) * DDOS_SET_HASH >> (64 - cfg->rate_set_bits);
 	struct ddos_set *set = bpf_map_lookup_elem(buckets, &index);
 	struct ddos_bucket *bucket;
@@ -219,7 +190,7 @@ static __always_inline bool ddos_too_fast(const struct ddos_config *cfg, void *b
 	bucket = ddos_bucket_of(set, source, now);
 	if (!bucket)
 		return false; /* rather let one pass than cut off a source that did nothing */
-	return !ddos_take_token(cfg, bucket, now);
+	return !bucket_take(&bucket->due, &cfg->rate, now);
 }
 
 static __always_inline bool ddos_filters_ports(const struct ddos_config *cfg)

@@ -10,6 +10,7 @@ from schemas.counters import COUNTER_SIZE
 from schemas.diagnostic import Span
 from schemas.manifest import Hook, Role, Scope
 
+from ...bucket import bucket_rate, coarse_clock
 from ...ir import Constant, GeneratedFunction, Inlined, InMap, LoweredPort, MapDef
 from ...model import Port, ServiceInstance
 from .lists import address_function, port_function, protocol_function
@@ -24,12 +25,8 @@ packet that is on the list costs 30 ns in code and 77 ns in a trie of 256, but c
 for 256 entries, 2 s for 1,000, 88 s for 5,000, against 0.1 s for a trie, whose list also changes without a compilation.
 """
 
-NS_PER_SECOND = 1_000_000_000
-TIME_SHIFT = 4  # DDOS_TIME_SHIFT in ddos.bpf.h
 WAYS = 4  # DDOS_WAYS
 SET_SIZE = 64  # sizeof(struct ddos_set)
-COARSE_TICK_NS = 10_000_000
-"""Longest step of the coarse clock: a tick, with CONFIG_HZ=100."""
 BPF_F_NO_PREALLOC = 1  # an LPM trie cannot be made without it (trie_alloc(), kernel/bpf/lpm_trie.c)
 
 _Entry = BlockedPrefix | BlockedProtocol | BlockedPorts
@@ -232,24 +229,14 @@ def _trie_key(entry: BlockedPrefix) -> bytes:
 
 
 def _rate_constants(instance: ServiceInstance, rate: Rate) -> Iterator[Constant]:
-    interval = (NS_PER_SECOND << TIME_SHIFT) // rate.per_source
-    path = f"{instance.name}.rate"
+    path, coarse = f"{instance.name}.rate", coarse_clock(rate.per_source, rate.burst)
+    literal = bucket_rate(rate.per_source, rate.burst, coarse=coarse)
     inlined = [
-        ("per-source", f"{rate.per_source}/s", "1/16 ns between packets", "rate_interval", f"{interval}ULL"),
-        ("burst", str(rate.burst), "1/16 ns ahead", "rate_tolerance", f"{(rate.burst - 1) * interval}ULL"),
-        ("burst", str(rate.burst), "clock of ticks", "rate_coarse", "true" if coarse_clock(rate) else "false"),
+        ("per-source", f"{rate.per_source}/s, {rate.burst} at once", "times in 1/16 ns", "rate", literal),
         ("size", str(rate.size), "log2 of the sets of buckets", "rate_set_bits", str(_set_bits(rate))),
     ]
     for key, value, meaning, name, literal in inlined:
         yield Constant(f"{path}.{key}", value, meaning, Inlined(name, literal), rate.span)
-
-
-def coarse_clock(rate: Rate) -> bool:
-    """Whether a clock that stands still between ticks will do: a tick brings at most a quarter of a burst.
-
-    bpf_ktime_get_coarse_ns() takes 6 ns, bpf_ktime_get_ns() 32 (measured).
-    """
-    return rate.per_source * COARSE_TICK_NS * 4 <= rate.burst * NS_PER_SECOND
 
 
 def _set_bits(rate: Rate) -> int:
