@@ -21,17 +21,20 @@ class Station:
 
 @dataclass(slots=True)
 class BridgeModel:
-    """One bridge. Its table has room for everybody; `static` maps MAC addresses to ports."""
+    """One bridge. Its table has room for everybody; `closed`: its ports discard. `static` maps MAC addresses to ports."""
 
     ports: Sequence[str]
     aging: float = 300.0
     static: Mapping[bytes, str] = field(default_factory=dict)
     stations: dict[bytes, Station] = field(default_factory=dict)
     bursts: dict[tuple[str, str], int] = field(default_factory=dict)
+    closed: bool = False
 
     def receive(self, port: str, frame: bytes, now: float = 0.0) -> str:
         """`out PORT`, `flood` or `drop REASON`, for a frame that comes in by `port` at second `now`."""
         destination, source = frame[0:6], frame[6:12]
+        if self.closed:
+            return "drop port-state"
         if _is_group(source) or not any(source):
             return "drop invalid-source"
         if _is_reserved(destination):

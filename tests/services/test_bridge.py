@@ -215,7 +215,19 @@ STORMS = Scene(
     ],
 )
 
-SCENES = (LEARNING, RESERVED, FRAMES, STATIC, TWO_PORTS, VLANS, STORMS)
+CLOSED = Scene(
+    "closed",
+    {**bridge(ports=("left", "right")), "stp": {}},
+    ("left", "right"),
+    partial(BridgeModel, ("left", "right"), closed=True),
+    [
+        row("before the spanning tree has opened a port", "left", A, BROADCAST, "drop port-state"),
+        row("nothing is learned", "right", B, A, "drop port-state"),
+        row("not even what is invalid is looked at", "left", BROADCAST, A, "drop port-state"),
+    ],
+)
+
+SCENES = (LEARNING, RESERVED, FRAMES, STATIC, TWO_PORTS, VLANS, STORMS, CLOSED)
 
 every_hook = pytest.mark.parametrize("hook", list(Hook), ids=str)
 
