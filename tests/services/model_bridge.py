@@ -21,7 +21,10 @@ class Station:
 
 @dataclass(slots=True)
 class BridgeModel:
-    """One bridge. Its table has room for everybody; `closed`: its ports discard. `static` maps MAC addresses to ports."""
+    """One bridge. Its table has room for everybody; `static` maps MAC addresses to ports.
+
+    `closed`: it has a spanning tree that has not opened any port.
+    """
 
     ports: Sequence[str]
     aging: float = 300.0
@@ -34,7 +37,7 @@ class BridgeModel:
         """`out PORT`, `flood` or `drop REASON`, for a frame that comes in by `port` at second `now`."""
         destination, source = frame[0:6], frame[6:12]
         if self.closed:
-            return "drop port-state"
+            return "slow-path bpdu" if destination == RESERVED + bytes([BPDU_LAST_BYTE]) else "drop port-state"
         if _is_group(source) or not any(source):
             return "drop invalid-source"
         if _is_reserved(destination):

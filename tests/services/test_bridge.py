@@ -223,6 +223,7 @@ CLOSED = Scene(
     [
         row("before the spanning tree has opened a port", "left", A, BROADCAST, "drop port-state"),
         row("nothing is learned", "right", B, A, "drop port-state"),
+        row("only BPDUs are heard", "left", A, "01:80:c2:00:00:00", "slow-path bpdu"),
         row("not even what is invalid is looked at", "left", BROADCAST, A, "drop port-state"),
     ],
 )
