@@ -219,6 +219,12 @@ def test_a_taken_hook_is_refused_though_the_program_there_cannot_be_looked_at(us
         f"  = help: take it off with the tool that put it there, or have it replaced: "
         f"`bpfchain apply --replace p1={prog_id}`\n"
     )
+    replaced = user.run("apply", other, "--replace", f"p1={prog_id}")
+    assert (replaced.returncode, replaced.stderr) == (
+        1,
+        "error[A108]: `take over p1 (native)` failed: BPF_PROG_GET_FD_BY_ID: Operation not permitted (EPERM)\n",
+    )
+    assert chains(user.bpffs) == ()
 
 
 def test_everything_that_is_kept_is_closed_to_others(machine: Host) -> None:
