@@ -34,8 +34,8 @@ class Unreachable(IntEnum):
 ERRORS = {Type.UNREACHABLE, Type.QUENCH, Type.REDIRECT, Type.EXPIRED, Type.PARAMETER_PROBLEM}
 ERROR_BYTES = 576
 """As much of the packet is quoted as makes the error no longer (RFC 1812 4.3.2.3)."""
-PRECEDENCE = 0xC0
-"""Type of service of an error: internetwork control (RFC 1812 4.3.2.5)."""
+_PRECEDENCE, _TOS = 0xC0, 0x1E
+"""An error has the type of service of what it is about, and a precedence of its own (RFC 1812 4.3.2.5)."""
 _HEADER = 8
 _NO_HOSTS = [IPv4Network(prefix) for prefix in ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3")]
 
@@ -53,7 +53,8 @@ def error(about: bytes, source: IPv4Address, kind: Type, code: int = 0, detail: 
     """The error that quotes packet `about`; `detail` is the message's second word: a pointer, or the next MTU."""
     sender = IPv4Address(about[12:16])
     quoted = about[: min(int.from_bytes(about[2:4], "big"), ERROR_BYTES - IPV4_HEADER - _HEADER)]
-    return Ipv4(source, sender, ICMP, _summed(kind, code, detail.to_bytes(4, "big") + quoted), ttl=ttl, tos=PRECEDENCE)
+    message = _summed(kind, code, detail.to_bytes(4, "big") + quoted)
+    return Ipv4(source, sender, ICMP, message, ttl=ttl, tos=_PRECEDENCE | about[1] & _TOS)
 
 
 def echo_reply(request: Ipv4, source: IPv4Address, ttl: int = 64) -> Ipv4 | None:

@@ -77,8 +77,10 @@ def error(about: bytes, source: IPv6Address, kind: Type, code: int = 0, detail: 
 
 def echo_reply(request: Ipv6, source: IPv6Address, hop_limit: int = 64) -> Ipv6 | None:
     """The answer to an echo request (RFC 4443 4.2); None for what is none, or has a wrong checksum."""
-    message = request.payload
-    if request.protocol != ICMPV6 or len(message) < _HEADER or message[0] != ECHO_REQUEST or not _is_sound(request):
+    protocol, message, later = request.transport()
+    if protocol != ICMPV6 or later or len(message) < _HEADER or message[0] != ECHO_REQUEST:
+        return None
+    if not _is_sound(request, message):
         return None
     return _packet(source, request.source, bytes((Type.ECHO_REPLY, 0, 0, 0)) + message[4:], hop_limit)
 
@@ -102,7 +104,7 @@ def read_discovery(packet: Ipv6) -> Discovery:
     kind, target = message[0], IPv6Address(message[8:24])
     if kind not in (Type.SOLICITATION, Type.ADVERTISEMENT) or message[1] != 0 or target.is_multicast:
         raise ValueError("neither solicitation nor advertisement")
-    if not _is_sound(packet):
+    if not _is_sound(packet, message):
         raise ValueError("checksum")
     mac = _mac_option(message[_MESSAGE:], _SOURCE_OPTION if kind == Type.SOLICITATION else _TARGET_OPTION)
     probe = kind == Type.SOLICITATION and packet.source == UNSPECIFIED
@@ -152,8 +154,8 @@ def link_local(mac: bytes) -> IPv6Address:
     return IPv6Address(b"\xfe\x80" + bytes(6) + bytes((mac[0] ^ 2,)) + mac[1:3] + b"\xff\xfe" + mac[3:])
 
 
-def _is_sound(packet: Ipv6) -> bool:
-    return transport_checksum(packet.source, packet.destination, ICMPV6, packet.payload) == 0
+def _is_sound(packet: Ipv6, message: bytes) -> bool:
+    return transport_checksum(packet.source, packet.destination, ICMPV6, message) == 0
 
 
 def _packet(source: IPv6Address, destination: IPv6Address, message: bytes, hop_limit: int) -> Ipv6:

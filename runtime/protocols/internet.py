@@ -12,7 +12,10 @@ HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION_OPTIONS = 0, 43, 44, 60
 IPV4_HEADER, IPV6_HEADER = 20, 40  # bytes, without options or extension headers
 IPV6_LEAST_MTU = 1280
 
-_DONT_FRAGMENT, _MORE_FRAGMENTS, _OFFSET = 0x4000, 0x2000, 0x1FFF
+DONT_FRAGMENT = 0x4000  # of the field of flags and offset
+_MORE_FRAGMENTS, _OFFSET = 0x2000, 0x1FFF
+_EXTENSIONS = (HOP_BY_HOP, ROUTING, DESTINATION_OPTIONS, FRAGMENT)
+_NEXT_HEADER_AT = 6
 _FIXED4 = struct.Struct("!BBHHHBBH4s4s")
 _FIXED6 = struct.Struct("!IHBB16s16s")
 
@@ -42,7 +45,7 @@ class Ipv4:
 
     @property
     def dont_fragment(self) -> bool:
-        return bool(self.fragment & _DONT_FRAGMENT)
+        return bool(self.fragment & DONT_FRAGMENT)
 
     @property
     def is_fragment(self) -> bool:
@@ -134,15 +137,28 @@ class Ipv6:
 
     def transport(self) -> tuple[int, bytes, bool]:
         """Behind the extension headers: protocol, payload, and whether it is a later fragment, which has no header."""
-        protocol, payload = self.protocol, self.payload
-        while protocol in (HOP_BY_HOP, ROUTING, DESTINATION_OPTIONS, FRAGMENT) and len(payload) >= 8:
-            if protocol == FRAGMENT:
-                if int.from_bytes(payload[2:4], "big") & 0xFFF8:
-                    return payload[0], payload[8:], True
-                protocol, payload = payload[0], payload[8:]
+        named_at, at, later = self._walk()
+        return self._byte(named_at), self.payload[at - IPV6_HEADER :], later
+
+    def named_at(self) -> int:
+        """Where in the packet the number of the protocol stands that `transport` gives."""
+        return self._walk()[0]
+
+    def _byte(self, at: int) -> int:
+        return self.protocol if at == _NEXT_HEADER_AT else self.payload[at - IPV6_HEADER]
+
+    def _walk(self) -> tuple[int, int, bool]:
+        """Steps over extension headers: where the next one's number stands, where it begins, whether it is not here."""
+        named_at, at = _NEXT_HEADER_AT, IPV6_HEADER
+        while self._byte(named_at) in _EXTENSIONS and len(self.payload) >= at - IPV6_HEADER + 8:
+            header = self.payload[at - IPV6_HEADER :]
+            if self._byte(named_at) == FRAGMENT:
+                if int.from_bytes(header[2:4], "big") & 0xFFF8:
+                    return at, at + 8, True
+                named_at, at = at, at + 8
             else:
-                protocol, payload = payload[0], payload[8 + 8 * payload[1] :]
-        return protocol, payload, False
+                named_at, at = at, at + 8 + 8 * header[1]
+        return named_at, at, False
 
 
 def read_ipv6(packet: bytes) -> Ipv6:

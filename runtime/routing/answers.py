@@ -14,13 +14,16 @@ from schemas.services.router import Address, NextHopRecord, Reason
 
 from ..protocols import icmp, icmp6, tcp
 from ..protocols.ethernet import ETH_P_IP, ETH_P_IPV6, Frame, is_group, read_frame
-from ..protocols.internet import ICMP, ICMPV6, TCP, UDP, Ipv4, Ipv6, read_ipv4, read_ipv6
+from ..protocols.internet import DONT_FRAGMENT, ICMP, ICMPV6, TCP, UDP, Ipv4, Ipv6, read_ipv4, read_ipv6
 from .limit import ErrorLimit
 from .options import OptionProblem, checked6, processed4
 from .ports import Outlet, Ports, RouterPort
 
 TTL = 65
 """What the router's own packets start with: 64 when they leave."""
+
+ECN = 0x03
+"""A reset is no ECN-capable packet (RFC 3168 6.1.1)."""
 
 _UNREACHABLE4 = {
     Reason.NO_ROUTE: icmp.Unreachable.NET,
@@ -40,9 +43,9 @@ _UNREACHABLE6 = {
 class Answers:
     """Answers for one router. `wall` is the time of day in seconds."""
 
-    def __init__(self, ports: Ports, outlet: Outlet, now: float, wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, ports: Ports, outlet: Outlet, limit: ErrorLimit, wall: Callable[[], float] = time.time) -> None:
         self._ports, self._outlet, self._wall = ports, outlet, wall
-        self.limit = ErrorLimit(now)
+        self.limit = limit
 
     def undeliverable(self, port: int, frame: bytes, reason: Reason, nexthop: NextHopRecord | None, now: float) -> None:
         """A packet that is not forwarded, for a reason that its sender may be told.
@@ -122,9 +125,8 @@ class Answers:
 
     def _unknown_header(self, arrived: RouterPort, frame: Frame, packet: Ipv6, now: float, source: IPv6Address) -> None:
         """RFC 8200 4: a header that means nothing here; the pointer is where its number stands."""
-        if packet.protocol == packet.transport()[0]:  # else behind others: rare enough to stay without an answer
-            kind, code = icmp6.Type.PARAMETER_PROBLEM, icmp6.UNRECOGNIZED_HEADER
-            self._tell6(arrived, frame, kind, code, 6, now, source)
+        kind, code = icmp6.Type.PARAMETER_PROBLEM, icmp6.UNRECOGNIZED_HEADER
+        self._tell6(arrived, frame, kind, code, packet.named_at(), now, source)
 
     def _refuse(self, arrived: RouterPort, packet: Ipv4 | Ipv6, segment: bytes) -> None:
         """RFC 9293 3.5.2: nobody listens here."""
@@ -132,7 +134,8 @@ class Answers:
         if reset is None:
             return
         if isinstance(packet, Ipv4):
-            self._originate4(arrived, Ipv4(packet.destination, packet.source, TCP, reset, ttl=TTL, fragment=0x4000))
+            answer = Ipv4(packet.destination, packet.source, TCP, reset, TTL, packet.tos & ~ECN, fragment=DONT_FRAGMENT)
+            self._originate4(arrived, answer)
         else:
             frame = Frame(b"", b"", ETH_P_IPV6, b"")
             self._originate6(arrived, frame, Ipv6(packet.destination, packet.source, TCP, reset, TTL))
@@ -140,27 +143,44 @@ class Answers:
     def options(self, port: int, frame: bytes, now: float) -> None:
         """A packet with IPv4 options or an IPv6 hop-by-hop header: it goes on, or its sender is told."""
         arrived, parsed = self._ports[port], read_frame(frame)
-        problem = icmp.Type.PARAMETER_PROBLEM
+        if parsed.ethertype == ETH_P_IP:
+            self._options4(arrived, parsed, read_ipv4(parsed.payload), now)
+        else:
+            self._options6(arrived, parsed, read_ipv6(parsed.payload), now)
+
+    def _options4(self, arrived: RouterPort, frame: Frame, packet: Ipv4, now: float) -> None:
+        local = self._is_own(arrived, packet.destination)
+        here = packet.destination if local else self._ports.source_towards(packet.destination, arrived)
+        assert isinstance(here, IPv4Address)
         try:
-            if parsed.ethertype == ETH_P_IP:
-                packet = read_ipv4(parsed.payload)
-                here = self._ports.source_towards(packet.destination, arrived)
-                assert isinstance(here, IPv4Address)
-                if self._ports.owner(packet.destination) is not None:
-                    self._local4(arrived, parsed, packet, now)
-                    return
-                self._originate4(arrived, processed4(packet, here, int(self._wall() * 1000)))
-            else:
-                checked6(read_ipv6(parsed.payload))
-                self._outlet.inject(port, arrived.mac + arrived.mac + frame[12:])
+            written = processed4(packet, here, int(self._wall() * 1000))
         except OptionProblem as found:
-            if found.pointer is None:
-                return
-            if parsed.ethertype == ETH_P_IP:
-                self._tell4(arrived, parsed, problem, 0, found.pointer << 24, now)
-            else:
+            if found.pointer is not None:
+                asked = here if local else None
+                self._tell4(arrived, frame, icmp.Type.PARAMETER_PROBLEM, 0, found.pointer << 24, now, asked)
+            return
+        if local:
+            self._local4(arrived, frame, packet, now)
+        else:
+            self._originate4(arrived, written)
+
+    def _options6(self, arrived: RouterPort, frame: Frame, packet: Ipv6, now: float) -> None:
+        local = self._is_own(arrived, packet.destination)
+        try:
+            checked6(packet)
+        except OptionProblem as found:
+            if found.pointer is not None:
+                asked = packet.destination if local and not self._is_anycast(packet.destination) else None
                 kind = icmp6.Type.PARAMETER_PROBLEM
-                self._tell6(arrived, parsed, kind, found.code, found.pointer, now)
+                self._tell6(arrived, frame, kind, found.code, found.pointer, now, asked)
+            return
+        if local:
+            self._local6(arrived, frame, packet, now)
+        else:
+            self._outlet.inject(arrived.index, Frame(arrived.mac, arrived.mac, ETH_P_IPV6, frame.payload).packed())
+
+    def _is_own(self, arrived: RouterPort, address: Address) -> bool:
+        return arrived.owns(address) or self._ports.owner(address) is not None or self._is_anycast(address)
 
     def _is_anycast(self, address: Address) -> bool:
         return any(port.is_anycast(address) for port in self._ports.ports) and self._ports.owner(address) is None
@@ -176,7 +196,7 @@ class Answers:
         source: Address | None = None,
     ) -> None:
         packet = read_ipv4(frame.payload)
-        if frame.source == arrived.mac or is_group(frame.destination) or not icmp.may_be_told(packet):
+        if self._ports.owner(packet.source) or is_group(frame.destination) or not icmp.may_be_told(packet):
             return
         source = source or self._ports.source_towards(packet.source, arrived)
         if source is None or not self.limit.allows(packet.source, now):
@@ -195,7 +215,7 @@ class Answers:
         source: Address | None = None,
     ) -> None:
         packet = read_ipv6(frame.payload)
-        if frame.source == arrived.mac or is_group(frame.destination) or not icmp6.may_be_told(packet, kind):
+        if self._ports.owner(packet.source) or is_group(frame.destination) or not icmp6.may_be_told(packet, kind):
             return
         source = source or self._ports.source_towards(packet.source, arrived)
         if source is None or not self.limit.allows(packet.source, now):

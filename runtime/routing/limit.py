@@ -6,9 +6,6 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-RATE, BURST = 1000.0, 100.0
-"""Errors a second, and at once, to all receivers together."""
-RECEIVER_RATE, RECEIVER_BURST = 10.0, 10.0
 REMEMBERED = 4096  # receivers; the one that was answered longest ago is forgotten first
 
 
@@ -31,18 +28,25 @@ class Bucket:
 
 
 class ErrorLimit:
-    """Says of each error whether it may be sent."""
+    """Says of each error whether it may be sent.
 
-    def __init__(self, now: float) -> None:
-        self._all = Bucket(RATE, BURST, BURST, now)
+    `rate` errors a second go to all receivers together, a tenth of them at once; `receiver_rate` to one, all at once.
+    """
+
+    def __init__(self, rate: float, receiver_rate: float, now: float) -> None:
+        self._receiver_rate = receiver_rate
+        self._all = Bucket(rate, rate / 10, rate / 10, now)
         self._receivers: OrderedDict[Hashable, Bucket] = OrderedDict()
         self.refused = 0
 
     def allows(self, receiver: Hashable, now: float) -> bool:
-        bucket = self._receivers.pop(receiver, None) or Bucket(RECEIVER_RATE, RECEIVER_BURST, RECEIVER_BURST, now)
+        bucket = self._receivers.pop(receiver, None) or self._full(now)
         self._receivers[receiver] = bucket
         if len(self._receivers) > REMEMBERED:
             self._receivers.popitem(last=False)
         allowed = bucket.take(now) and self._all.take(now)
         self.refused += not allowed
         return allowed
+
+    def _full(self, now: float) -> Bucket:
+        return Bucket(self._receiver_rate, self._receiver_rate, self._receiver_rate, now)

@@ -83,12 +83,13 @@ class Ports:
         return next((port for port in self.ports if any(address == own.ip for own in port.addresses)), None)
 
     def source_towards(self, destination: Address, arrived: RouterPort) -> Address | None:
-        """The address that an ICMP message to `destination` comes from: one of the port that it leaves by.
+        """The address that an ICMP message to `destination` comes from, about a packet that `arrived` on a port.
 
-        RFC 1812 4.3.2.4. Where no route leads back, it is one of the port that the packet `arrived` on.
+        IPv4: one of the port that it leaves by (RFC 1812 4.3.2.4), or where no route leads back, of the other one.
+        IPv6: one of the port where the packet arrived, which tells most about its way (RFC 4443 2.2 d).
         """
-        if isinstance(destination, IPv6Address) and destination.is_link_local:
-            return arrived.link_local
+        if destination.version == 6:
+            return arrived.address_for(destination)
         hop = self._way(destination)
         if hop is not None:
             found = self.ports[hop.port].address_for(hop.neighbour(destination))

@@ -27,6 +27,7 @@ from ..protocols.internet import finished, read_ipv6
 from ..routing.answers import Answers
 from ..routing.followed import Followed, NextHops, Ways
 from ..routing.following import Following
+from ..routing.limit import ErrorLimit
 from ..routing.neighbours import Entry, Held, Key, Neighbours, announcements
 from ..routing.ports import Ports, Route, RouterPort
 from ..sys import SyscallFailed
@@ -234,7 +235,8 @@ def _router(context: Context, now: float) -> Router:
         following.followed.way if following else _nowhere,
     )
     outlet = ContextOutlet(context, tuple(port.name for port in ports.ports))
-    answers = Answers(ports, outlet, now)
+    rates = context.config["icmp"]
+    answers = Answers(ports, outlet, ErrorLimit(rates["rate"], rates["receiver-rate"], now))
     versions = {address.version for port in ports.ports for address in port.addresses}
     known = KnownNeighbours({version: context.map(f"neighbours{version}") for version in sorted(versions)})
 

@@ -14,6 +14,7 @@ from .lab import Device
 
 ETH_P_ALL = 0x0003
 SOL_PACKET = 263
+SO_RCVBUFFORCE = 33
 PACKET_AUXDATA = 8
 PACKET_IGNORE_OUTGOING = 23
 TP_STATUS_VLAN_VALID = 1 << 4
@@ -27,14 +28,19 @@ QUIET = 0.08
 
 
 class Wire:
-    """A tap on a device: what is sent goes out of it, what is received came in from its far end."""
+    """A tap on a device: what is sent goes out of it, what is received came in from its far end.
 
-    def __init__(self, device: Device) -> None:
+    `buffer`: bytes that may wait to be received, where that is more than sockets have by themselves.
+    """
+
+    def __init__(self, device: Device, buffer: int = 0) -> None:
         self.device = device
         with entered(device.namespace.name):
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
             self._socket.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
             self._socket.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
+            if buffer:
+                self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer)
             self._socket.bind((device.name, ETH_P_ALL))
 
     def __enter__(self) -> Wire:

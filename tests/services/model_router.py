@@ -227,7 +227,7 @@ class RouterModel:
             return self._discovery(port, frame, destination)
         if destination.is_multicast:
             return "drop not-routed", frame
-        return "slow-path local", frame
+        return ("slow-path options" if packet[6] == 0 else "slow-path local"), frame
 
     def _discovery(self, port: str, frame: bytes, destination: ipaddress.IPv6Address) -> tuple[str, bytes]:
         packet = frame[14:]

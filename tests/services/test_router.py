@@ -297,6 +297,7 @@ IPV6_ROWS = [
     left("IPv6: payload length beyond the frame", TRUNCATED, to_server6(size=21), IPV6),
     forwarded6("IPv6: destination options are the receiver's", TO_SERVER, HERE6, THERE6, bytes(8), protocol=60),
     left("IPv6: hop-by-hop options", OPTIONS, to_server6(payload=b"\x11\0\1\4" + bytes(4), protocol=0), IPV6),
+    left("IPv6: hop-by-hop options for the router", OPTIONS, ipv6(HERE6, "fd00:1::1", bytes(8), protocol=0), IPV6),
     left("IPv6: source is a group", MARTIAN, ipv6("ff02::1", THERE6), IPV6),
     left("IPv6: source is loopback", MARTIAN, ipv6("::1", THERE6), IPV6),
     left("IPv6: source is unspecified (RFC 4291 2.5.2)", MARTIAN, ipv6("::", THERE6), IPV6),

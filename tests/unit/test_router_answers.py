@@ -10,7 +10,7 @@ import pytest
 
 from runtime.protocols.internet import Ipv4, finished, read_ipv4
 from runtime.routing.answers import Answers
-from runtime.routing.limit import RECEIVER_BURST
+from runtime.routing.limit import ErrorLimit
 from runtime.routing.ports import Ports, Route, RouterPort
 from schemas.services.router import Kind, NextHopRecord, Reason
 from tests.services import router_frames as frames
@@ -31,6 +31,7 @@ from tests.services.router_frames import (
 )
 
 LEFT, RIGHT, HOST = "02:00:00:00:01:01", "02:00:00:00:02:01", "52:54:00:00:00:01"
+RECEIVER_RATE = 10
 HERE, FAR, HERE6, FAR6 = "10.7.1.10", "192.0.2.1", "fd00:1::10", "2001:db8::1"
 NEXTHOPS = {
     1: NextHopRecord(Kind.CONNECTED, 0),
@@ -77,7 +78,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.outlet = Recorder()
-        self.answers = Answers(PORTS, self.outlet, 0.0, wall=lambda: 3.5)
+        self.answers = Answers(PORTS, self.outlet, ErrorLimit(1000, RECEIVER_RATE, 0.0), wall=lambda: 3.5)
 
     def about(self, packet: bytes, reason: Reason, nexthop: int = 0, **frame: str) -> bytes | None:
         """What is said about a packet on `left`: the IP packet that the router sends, or nothing."""
@@ -236,9 +237,9 @@ def test_a_first_fragment_is_told_about(desk: Desk) -> None:
 
 def test_errors_to_one_receiver_are_limited(desk: Desk) -> None:
     said = [desk.about(ipv4(HERE, FAR), Reason.EXPIRED) for _ in range(50)]
-    assert len([each for each in said if each]) == RECEIVER_BURST
+    assert len([each for each in said if each]) == RECEIVER_RATE
     assert desk.about(ipv4("10.7.1.11", FAR), Reason.EXPIRED), "another receiver has its own allowance"
-    assert desk.answers.limit.refused == 50 - RECEIVER_BURST
+    assert desk.answers.limit.refused == 50 - RECEIVER_RATE
 
 
 def test_too_big_and_not_to_be_cut(desk: Desk) -> None:

@@ -96,7 +96,7 @@ static __always_inline __u32 ipv6_local(struct packet *pkt, const struct router_
 	}
 	if (is_multicast6(&ip->daddr))
 		return drop(DROP_NOT_ROUTED);
-	return upcall(pkt, ROUTER_LOCAL, 0);
+	return upcall(pkt, ip->nexthdr == IPPROTO_HOPOPTS ? ROUTER_OPTIONS : ROUTER_LOCAL, 0);
 }
 
 /* RFC 8200 3. A payload length of 0 before a hop-by-hop header would be a jumbogram, which no port here takes. */

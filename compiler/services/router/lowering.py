@@ -66,6 +66,7 @@ def control(instance: ServiceInstance) -> Mapping[str, Any]:
         "ports": [_port_record(instance, port) for port in model.ports],
         "routes": [{"to": str(route.prefix), "nexthop": indices[route]} for route in model.routes],
         "kernel_routes": follow(instance, model),
+        "icmp": {"rate": model.icmp.all, "receiver-rate": model.icmp.receiver},
     }
 
 

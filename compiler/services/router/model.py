@@ -98,11 +98,20 @@ class KernelRoutes:
 
 
 @dataclass(frozen=True, slots=True)
+class IcmpRates:
+    """ICMP errors a second: to all receivers together, and to one."""
+
+    all: int = 1000
+    receiver: int = 10
+
+
+@dataclass(frozen=True, slots=True)
 class RouterModel:
     """A router's configuration. `routes` are those in use: connected ones, and the best static one to each prefix."""
 
     ports: tuple[RouterPort, ...]
     routes: tuple[Route, ...]
+    icmp: IcmpRates = IcmpRates()
     kernel_routes: KernelRoutes | None = None
 
     def port(self, port: Port) -> RouterPort:
@@ -126,6 +135,7 @@ def resolve(value: Value, ports: tuple[Port, ...], report: Report) -> RouterMode
     return RouterModel(
         routers,
         (*connected, *_best(static, connected, report)),
+        _icmp_rates(value),
         _kernel_routes(kernel_routes) if kernel_routes else None,
     )
 
@@ -137,6 +147,12 @@ def _kernel_routes(value: Value) -> KernelRoutes:
     return KernelRoutes(
         number, netns.data if netns else None, size.data if size else DEFAULT_KERNEL_ROUTES, value.key_span
     )
+
+
+def _icmp_rates(value: Value) -> IcmpRates:
+    every, receiver = value.get("icmp", "rate"), value.get("icmp", "receiver-rate")
+    default = IcmpRates()
+    return IcmpRates(every.data if every else default.all, receiver.data if receiver else default.receiver)
 
 
 def _port(port: Port, value: Value, report: Report) -> RouterPort:
