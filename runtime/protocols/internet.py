@@ -176,40 +176,6 @@ def transport_checksum(
     source: IPv4Address | IPv6Address, destination: IPv4Address | IPv6Address, protocol: int, segment: bytes
 ) -> int:
     """The checksum that TCP, UDP and ICMPv6 have over a pseudo-header as well (RFC 9293 3.1, RFC 8200 8.1)."""
-    return checksum(_pseudo_header(source, destination, protocol, len(segment)) + segment)
-
-
-def _pseudo_header(
-    source: IPv4Address | IPv6Address, destination: IPv4Address | IPv6Address, protocol: int, size: int
-) -> bytes:
-    numbers = struct.pack("!II", size, protocol) if source.version == 6 else struct.pack("!HH", protocol, size)
-    return source.packed + destination.packed + numbers
-
-
-_CHECKSUM_AT = {TCP: 16, UDP: 6}
-
-
-def finished(packet: bytes) -> bytes:
-    """A packet of a local socket, seen at TC, with the checksum that its device was to finish (CHECKSUM_PARTIAL).
-
-    Until then its field has the sum of the pseudo-header alone. Everything else comes back as it is.
-    """
-    if packet[0] >> 4 == 4:
-        whole = read_ipv4(packet)
-        protocol, payload, later = whole.protocol, whole.payload, whole.is_fragment
-        ends: tuple[IPv4Address | IPv6Address, IPv4Address | IPv6Address] = (whole.source, whole.destination)
-        header = IPV4_HEADER + len(whole.options)
-    else:
-        whole6 = read_ipv6(packet)
-        protocol, payload, later = whole6.transport()
-        ends = (whole6.source, whole6.destination)
-        header = IPV6_HEADER + len(whole6.payload) - len(payload)
-    at = _CHECKSUM_AT.get(protocol)
-    if at is None or later or len(payload) < at + 2 or transport_checksum(*ends, protocol, payload) == 0:
-        return packet
-    summed = checksum(_pseudo_header(*ends, protocol, len(payload))) ^ 0xFFFF
-    if int.from_bytes(payload[at : at + 2], "big") != summed:
-        return packet
-    bare = payload[:at] + bytes(2) + payload[at + 2 :]
-    right = transport_checksum(*ends, protocol, bare) or 0xFFFF
-    return packet[: header + at] + right.to_bytes(2, "big") + packet[header + at + 2 :]
+    lengths = "!II" if source.version == 6 else "!HH"
+    order = (len(segment), protocol) if source.version == 6 else (protocol, len(segment))
+    return checksum(source.packed + destination.packed + struct.pack(lengths, *order) + segment)

@@ -62,7 +62,10 @@ class Entry(NamedTuple):
 class Known(Protocol):
     """The neighbours that programs forward to."""
 
-    def entries(self) -> Mapping[Key, Entry]: ...
+    def entries(self) -> Mapping[Key, Entry]:
+        """All of them."""
+
+    def get(self, key: Key) -> Entry | None: ...
 
     def add(self, key: Key, mac: bytes) -> bool:
         """Makes it known, or known by another MAC, its mark then 0; False if there is no room."""
@@ -163,7 +166,6 @@ class Neighbours:
         if now < self._due:
             return
         due = [key for key, neighbour in self._table.items() if neighbour.due <= now]
-        entries: Mapping[Key, Entry] | None = None
         for key in due:
             neighbour = self._table[key]
             match neighbour.state:
@@ -172,8 +174,7 @@ class Neighbours:
                 case State.FAILED:
                     self._remove(key)
                 case State.REACHABLE:
-                    entries = self._known.entries() if entries is None else entries
-                    self._check(key, neighbour, entries.get(key), now)
+                    self._check(key, neighbour, self._known.get(key), now)
         self._due = min((neighbour.due for neighbour in self._table.values()), default=float("inf"))
 
     def _put(self, key: Key, neighbour: Neighbour) -> None:

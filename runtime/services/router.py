@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from schemas.fib.table4 import Fib4
 from schemas.fib.table6 import Fib6
-from schemas.manifest import Hook
 from schemas.services.router import FOLLOWED, NEIGHBOUR, NEIGHBOUR_KEY, Address, Kind, NextHopRecord, Reason
 
 from ..devices import find_device
 from ..fib import grace_period
 from ..kernel_routes import Prefix
 from ..protocols import arp, icmp6
-from ..protocols.ethernet import ETH_P_IP, ETH_P_IPV6, HEADER_BYTES, Frame, read_frame
-from ..protocols.internet import finished, read_ipv6
+from ..protocols.ethernet import ETH_P_IP, ETH_P_IPV6, Frame, read_frame
+from ..protocols.internet import read_ipv6
 from ..routing.answers import Answers
 from ..routing.followed import Followed, NextHops, Ways
 from ..routing.following import Following
@@ -56,9 +55,12 @@ class KnownNeighbours:
         for version, entries in self.maps.items():
             for key, value in entries.items():
                 address, port = NEIGHBOUR_KEY[version].unpack(key)
-                mac, used, _ = NEIGHBOUR.unpack(value)
-                found[Key(port, _address(address))] = Entry(mac, used)
+                found[Key(port, _address(address))] = _entry(value)
         return found
+
+    def get(self, key: Key) -> Entry | None:
+        value = self.maps[key.address.version].get(_packed(key))
+        return None if value is None else _entry(value)
 
     def add(self, key: Key, mac: bytes) -> bool:
         try:
@@ -70,10 +72,12 @@ class KnownNeighbours:
     def take(self, key: Key) -> Entry | None:
         """Reads and deletes in one step: a program cannot use it in between."""
         value = self.maps[key.address.version].take(_packed(key))
-        if value is None:
-            return None
-        mac, used, _ = NEIGHBOUR.unpack(value)
-        return Entry(mac, used)
+        return None if value is None else _entry(value)
+
+
+def _entry(value: bytes) -> Entry:
+    mac, used, _ = NEIGHBOUR.unpack(value)
+    return Entry(mac, used)
 
 
 def _packed(key: Key) -> bytes:
@@ -111,12 +115,11 @@ class Router:
     answers: Answers
     following: Following | None = None
     defended: float = float("-inf")
+    senseless: int = 0  # packets that were dropped, because they contradict themselves
 
     def packet(self, packet: Packet, now: float) -> None:
         """One that came up."""
         reason, port, frame = _REASONS[packet.reason], packet.port.index, packet.frame
-        if packet.hook is Hook.TC and reason is not Reason.ARP:
-            frame = frame[:HEADER_BYTES] + finished(frame[HEADER_BYTES:])
         match reason:
             case Reason.RESOLVE:
                 self._resolve(port, frame, packet.note, now)
@@ -208,11 +211,11 @@ def on_link(context: Context, port: Port) -> None:
 
 
 def on_packet(context: Context, packet: Packet) -> None:
-    """A frame that makes no sense is dropped: programs let through what they do not look at."""
+    """A frame that makes no sense is dropped, and counted: programs let through what they do not look at."""
     try:
         context.state.packet(packet, time.monotonic())
-    except ValueError as error:
-        context.log.info("dropped", port=packet.port.name, reason=packet.reason, why=error)
+    except ValueError:
+        context.state.senseless += 1
 
 
 def stop(context: Context) -> None:

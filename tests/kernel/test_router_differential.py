@@ -34,7 +34,7 @@ pytestmark = pytest.mark.kernel
 
 PORTS = ("left", "right", "south")
 MTUS = {"left": 1500, "right": 1400, "south": 1500}
-PACKETS, BURST = 10_000, 250
+PACKETS, BURST = 10_000, 500
 MARK = b"#!"
 MAGIC_TTL = (0, 1, 2, 3, 64, 255)
 LINUX = {

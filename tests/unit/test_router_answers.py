@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, ip_interface, ip_network
 
 import pytest
 
-from runtime.protocols.internet import Ipv4, finished, read_ipv4
+from runtime.protocols.internet import Ipv4, read_ipv4
 from runtime.routing.answers import Answers
 from runtime.routing.limit import ErrorLimit
 from runtime.routing.ports import Ports, Route, RouterPort
@@ -458,23 +458,3 @@ def test_checksums_of_any_header_are_right() -> None:
         packet = Ipv4(IPv4Address(HERE), IPv4Address(FAR), UDP, b"x", identification=number)
         assert checksum(packet.packed()[:20]) == 0
         assert read_ipv4(packet.packed()) == packet
-
-
-@pytest.mark.parametrize("version", [4, 6])
-@pytest.mark.parametrize("protocol", [TCP, UDP])
-def test_a_checksum_that_a_device_was_to_finish_is_finished(version: int, protocol: int) -> None:
-    """The field has the sum of the pseudo-header: what a local socket leaves to its device."""
-    ends, at = ((HERE, FAR) if version == 4 else (HERE6, FAR6)), (16 if protocol == TCP else 6)
-    build = ipv4 if version == 4 else ipv6
-    segment = bytes(range(64))
-    numbers = struct.pack("!HH", protocol, 64) if version == 4 else struct.pack("!II", 64, protocol)
-    pseudo = packed(ends[0]) + packed(ends[1]) + numbers
-    partial = (checksum(pseudo) ^ 0xFFFF).to_bytes(2, "big")
-    right = checksum(pseudo + segment[:at] + bytes(2) + segment[at + 2 :]).to_bytes(2, "big")
-    left, done, wrong = (
-        build(*ends, segment[:at] + field + segment[at + 2 :], protocol=protocol)
-        for field in (partial, right, b"\x12\x34")
-    )
-    assert finished(left) == done
-    assert finished(done) == done
-    assert finished(wrong) == wrong, "what is broken stays broken"

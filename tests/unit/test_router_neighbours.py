@@ -59,9 +59,12 @@ class Table:
     used_while_read: Key | None = None
 
     def entries(self) -> Mapping[Key, Entry]:
-        found = dict(self.content)
-        if self.used_while_read in self.content:
-            self.use(self.used_while_read)
+        return dict(self.content)
+
+    def get(self, key: Key) -> Entry | None:
+        found = self.content.get(key)
+        if key == self.used_while_read:
+            self.use(key)
         return found
 
     def use(self, key: Key) -> None:

@@ -1,0 +1,82 @@
+"""What is left of a router after clang: no IPv6 where no port has it, a few instructions for a few routes."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from compiler.build import Compiled, build
+from runtime.object import read_object
+from runtime.spec import ProgramSpec
+from schemas.manifest import Hook
+
+CHAIN = """\
+chain: edge
+mode: {mode}
+interfaces: {{a: {{device: eth0}}, b: {{device: eth1}}}}
+services:
+  gw:
+    kind: router
+    ports: {{left: {{address: {left}}}, right: {{address: {right}}}}}
+    routes: {routes}
+links: [[a, gw.left], [gw.right, b]]
+"""
+FOUR = ("10.1.0.1/24", "10.2.0.1/24", "[]")
+SIX = ('"fd00:1::1/64"', '"fd00:2::1/64"', "[]")
+BOTH = ('[10.1.0.1/24, "fd00:1::1/64"]', '[10.2.0.1/24, "fd00:2::1/64"]', "[{to: 0.0.0.0/0, via: 10.2.0.9}]")
+MIXED = ("10.1.0.1/24", '"fd00:2::1/64"', "[]")
+Addresses = tuple[str, str, str]
+
+
+@functools.cache
+def compiled(addresses: Addresses, hook: Hook) -> Compiled:
+    left, right, routes = addresses
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "edge.yaml"
+        mode = "tc" if hook is Hook.TC else "native"
+        file.write_text(CHAIN.format(left=left, right=right, routes=routes, mode=mode))
+        return build(file)
+
+
+def program(addresses: Addresses, hook: Hook) -> ProgramSpec:
+    """What receives on `left`."""
+    (chosen,) = [each for each in compiled(addresses, hook).programs if each.unit.program.name == f"gw__left__{hook}"]
+    (only,) = read_object(chosen.elf).programs
+    return only
+
+
+def instructions(addresses: Addresses, hook: Hook) -> int:
+    return len(program(addresses, hook).insns) // 8
+
+
+def maps(addresses: Addresses, hook: Hook) -> set[str]:
+    """The service's own maps that instructions of the program refer to."""
+    return {reference.map for reference in program(addresses, hook).maps if reference.map.startswith("gw__neighbours")}
+
+
+every_hook = pytest.mark.parametrize("hook", list(Hook), ids=str)
+
+
+@every_hook
+def test_a_version_that_no_port_has_leaves_nothing_behind(hook: Hook) -> None:
+    assert maps(FOUR, hook) == {"gw__neighbours4"}
+    assert maps(SIX, hook) == {"gw__neighbours6"}
+    assert maps(BOTH, hook) == {"gw__neighbours4", "gw__neighbours6"}
+    both = instructions(BOTH, hook)
+    assert max(instructions(FOUR, hook), instructions(SIX, hook)) < 0.8 * both
+
+
+@every_hook
+def test_a_version_that_the_port_has_not_leaves_nothing_in_its_program(hook: Hook) -> None:
+    assert maps(MIXED, hook) == {"gw__neighbours4"}
+
+
+@every_hook
+@pytest.mark.parametrize("addresses", [FOUR, SIX, BOTH], ids=["IPv4", "IPv6", "both"])
+def test_no_configuration_is_read_from_memory(addresses: Addresses, hook: Hook) -> None:
+    for each in compiled(addresses, hook).programs:
+        (only,) = read_object(each.elf).programs
+        assert {reference.section for reference in only.sections} <= {".rodata.host"}, each.unit.name
