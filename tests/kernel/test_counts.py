@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,20 @@ def under(tmp_path: Path) -> Iterator[Load]:
 
 
 def counted(machine: Host) -> dict[str, int]:
-    """Packets by what was counted; zeros left out."""
+    """Packets by what was counted; zeros left out. Nothing is on its way, so bytes agree with them."""
+    counts = counts_of(machine)
+    assert all(count.bytes == count.packets * FLOWS.frame_bytes for count in counts.values())
+    return packets(counts)
+
+
+def packets(counts: Mapping[str, Count]) -> dict[str, int]:
+    return {name: count.packets for name, count in counts.items() if count.packets}
+
+
+def counts_of(machine: Host) -> dict[str, Count]:
     status = machine.status()
     guard, bridge = status.service("guard"), status.service("br0")
-    counts = {
+    return {
         "guard received": guard.port("outside").received,
         "guard sent": guard.port("inside").sent,
         "guard dropped": guard.drops.get("blocked-source", Count()),
@@ -70,8 +81,6 @@ def counted(machine: Host) -> dict[str, int]:
         **{f"{port.name} received": port.received for port in bridge.ports},
         **{f"{port.name} sent": port.sent for port in bridge.ports},
     }
-    assert all(count.bytes == count.packets * FLOWS.frame_bytes for count in counts.values())
-    return {name: count.packets for name, count in counts.items() if count}
 
 
 def expected(sent: int) -> dict[str, int]:
@@ -95,15 +104,15 @@ def watched(machine: Host) -> Iterator[list[dict[str, int]]]:
 
     def watch() -> None:
         while not stop.is_set():
-            seen.append(counted(machine))
+            seen.append(packets(counts_of(machine)))  # programs count meanwhile: first packets, then bytes
 
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        stop.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(watch)
+        try:
+            yield seen
+        finally:
+            stop.set()
+            watching.result()
 
 
 def test_counts_go_on_while_their_maps_are_rebuilt_under_load(under: Load) -> None:
