@@ -74,7 +74,7 @@ def test_an_injected_frame_can_come_up_again(mode: Mode, tmp_path: Path) -> None
 
 
 def test_what_no_control_plane_sent_goes_nowhere(mode: Mode, tmp_path: Path) -> None:
-    """Whatever else ends up in the injection link has no trailer."""
+    """Whatever else ends up in the injection link has no label."""
     with probe.installed(), network("p1", "p2") as net, running(net.dut, three_probes(mode), tmp_path) as compiled:
         down = Downcalls(compiled.manifest, net.dut.name)
         (opened,) = {id(e.socket): e.socket for e in down._entrances.values()}.values()
