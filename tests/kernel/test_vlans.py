@@ -223,3 +223,31 @@ def test_two_vlans_of_one_device_bridged_to_each_other(mode: str, tmp_path: Path
         assert {port: sorted(frames) for port, frames in arrived.items()} == {
             "trunk": [tagged(flood, "8100000a"), tagged(flood, "81000014")]
         }
+
+
+@every_mode
+@pytest.mark.parametrize(("vlan", "form"), [({"access": 10}, FRAME), ({"trunk": [10, 20]}, tagged(FRAME, "8100000a"))])
+def test_a_port_that_leads_to_another_service(mode: str, vlan: dict[str, Any], form: bytes, tmp_path: Path) -> None:
+    """Floods and known stations alike enter the service behind the port in the port's own form, and come back in it."""
+    services = {
+        "br0": {"kind": "bridge", "ports": {"p1": {"vlan": {"access": 10}}, "p2": {}, "up": {"vlan": vlan}}},
+        "guard": {"kind": "ddos", "block": {"sources": ["198.51.100.0/24"]}},
+    }
+    chain = {
+        "mode": mode,
+        "interfaces": {port: {"device": port} for port in ("p1", "p2", "street")},
+        "services": services,
+        "links": [["br0.p1", "p1"], ["br0.p2", "p2"], ["br0.up", "guard.inside"], ["guard.outside", "street"]],
+    }
+    here, there = FRAME[6:12], bytes.fromhex("02bb00000001")
+    back, forth = here + there + FRAME[12:], there + here + FRAME[12:]
+    tag = form[12 : -len(FRAME[12:])]
+    with network("p1", "p2", "street") as net, running(net.dut, chain, tmp_path):
+        net.send("p1", FRAME)
+        assert net.arrivals(street=1) == {"street": [form]}
+        net.send("street", back[:12] + tag + back[12:])
+        assert net.arrivals(p1=1) == {"p1": [back]}
+        net.send("p1", forth)
+        assert net.arrivals(street=1) == {"street": [forth[:12] + tag + forth[12:]]}
+        net.send("p2", FRAME)
+        assert net.arrivals() == {}, "VLAN 1 has no other member"
