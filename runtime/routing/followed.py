@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, ip_network
+from ipaddress import IPv4Address
 from socket import AF_INET, AF_INET6
 
 from schemas.fib.layout import NO_ROUTE
@@ -20,10 +20,12 @@ from schemas.fib.table6 import Fib6
 from schemas.services.router import NEXTHOP, Address, Kind, NextHopRecord
 
 from ..kernel_routes import Prefix
-from ..rtnetlink import RTN_BLACKHOLE, RTN_PROHIBIT, RTN_UNICAST, RTN_UNREACHABLE, Route
+from ..rtnetlink import RTN_BLACKHOLE, RTN_PROHIBIT, RTN_UNICAST, RTN_UNREACHABLE, Hop, Route
 
 LARGEST_GROUP = 256
 """Members of a group of next hops; weights are rounded until it has no more."""
+
+_MOST_KNOWN = 1 << 16
 
 _VERSIONS: dict[int, int] = {AF_INET: 4, AF_INET6: 6}
 _REFUSALS = {
@@ -32,8 +34,6 @@ _REFUSALS = {
     RTN_PROHIBIT: Kind.PROHIBIT,
 }
 _UNREACHABLE = (NextHopRecord(Kind.UNREACHABLE),)
-_NEVER_ROUTED = tuple(map(ip_network, ("224.0.0.0/4", "fe80::/10", "ff00::/8")))
-
 Ways = tuple[NextHopRecord, ...]
 """What becomes of a packet: one next hop, or several that share the load."""
 
@@ -115,6 +115,7 @@ class Followed:
     fixed: Mapping[Prefix, Ways]
     unplaced: dict[Prefix, Ways] = field(default_factory=dict)
     _ways: dict[Prefix, Ways] = field(default_factory=dict)
+    _known: dict[tuple[int, int, tuple[Hop, ...]], Ways] = field(default_factory=dict)  # many routes have the same hops
 
     def load(self, routes: Mapping[Prefix, Route | None]) -> None:
         """Makes the tables exactly these routes and the fixed ones, whatever was there before."""
@@ -181,6 +182,14 @@ class Followed:
         """Where a route leads; nowhere for what a router does not forward by routes."""
         if route is None or prefix in self.fixed or _never_routed(prefix):
             return ()
+        known = self._known.get((route.family, route.type, route.hops))
+        if known is None:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            known = self._known[route.family, route.type, route.hops] = self._to_ways(route)
+        return known
+
+    def _to_ways(self, route: Route) -> Ways:
         if route.type != RTN_UNICAST:
             return (NextHopRecord(_REFUSALS[route.type]),)
         size = 4 if route.family == AF_INET else 16
@@ -210,11 +219,8 @@ def _shares(weights: Sequence[int]) -> list[int]:
 
 
 def _never_routed(prefix: Prefix) -> bool:
-    """Groups and link-local addresses, of which each link has its own."""
+    """Groups (224.0.0.0/4, ff00::/8) and link-local addresses (fe80::/10), of which each link has its own."""
     family, address, length = prefix
-    return any(
-        _VERSIONS[family] == network.version
-        and length >= network.prefixlen
-        and int(network.network_address) == address & int(network.netmask)
-        for network in _NEVER_ROUTED
-    )
+    if family == AF_INET:
+        return length >= 4 and address >> 28 == 0xE
+    return (length >= 8 and address >> 120 == 0xFF) or (length >= 10 and address >> 118 == 0xFE80 >> 6)

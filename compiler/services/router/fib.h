@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The longest prefix of an address: by a decision tree that was compiled in, or in a table of maps that changes while
- * it is read. schemas/fib/ lays the table out, and writes it so that a lookup gives the old answer or the new one.
+ * The longest prefix of an address, in a table of maps that changes while it is read. schemas/fib/ lays the table out,
+ * and writes it so that a lookup gives the old answer or the new one.
  *
  * The first 16 bits of an address are an index. What longer prefixes say is in blocks of ranges that are searched by
  * halves without a branch, because a branch that depends on a random destination costs more than the step itself. Every
@@ -21,10 +21,8 @@ enum {
 	FIB_TAIL_PLACES = 4,
 };
 
-/* A null field is a form that this chain has not. Compiled functions take host byte order. */
+/* The tables of one router; those of an IP version that is not looked up may be null. */
 struct fib_config {
-	__u32 (*compiled4)(__u32 address);
-	__u32 (*compiled6)(__u64 high, __u64 low);
 	void *roots4;  /* one struct fib_roots */
 	void *ranges4; /* one __u32[mask4 + 1] */
 	__u32 mask4;
@@ -105,8 +103,6 @@ static __always_inline __u32 fib4_lookup(const struct fib_config *fib, __be32 ds
 	__u32 address = bpf_ntohl(dst), found = FIB_NO_ROUTE;
 	__u64 root;
 
-	if (!fib->roots4)
-		return fib->compiled4 ? fib->compiled4(address) : FIB_NO_ROUTE;
 	root = fib_root(fib->roots4, address >> 16);
 	if (fib_block(root))
 		found = fib4_search(fib, fib_block(root), address & 0xffff);
@@ -169,14 +165,22 @@ static __always_inline __u32 fib6_table(const struct fib_config *fib, const __u6
 	return found;
 }
 
+/* An address in host byte order, in two halves. */
+static __always_inline __u64 fib6_high(const struct in6_addr *address)
+{
+	return (__u64)bpf_ntohl(address->u6_addr32[0]) << 32 | bpf_ntohl(address->u6_addr32[1]);
+}
+
+static __always_inline __u64 fib6_low(const struct in6_addr *address)
+{
+	return (__u64)bpf_ntohl(address->u6_addr32[2]) << 32 | bpf_ntohl(address->u6_addr32[3]);
+}
+
+/* As fib4_lookup(). */
 static __always_inline __u32 fib6_lookup(const struct fib_config *fib, const struct in6_addr *dst)
 {
-	__u64 high = (__u64)bpf_ntohl(dst->u6_addr32[0]) << 32 | bpf_ntohl(dst->u6_addr32[1]);
-	__u64 low = (__u64)bpf_ntohl(dst->u6_addr32[2]) << 32 | bpf_ntohl(dst->u6_addr32[3]);
 
-	if (!fib->roots6)
-		return fib->compiled6 ? fib->compiled6(high, low) : FIB_NO_ROUTE;
-	return fib6_table(fib, high, low);
+	return fib6_table(fib, fib6_high(dst), fib6_low(dst));
 }
 
 #endif

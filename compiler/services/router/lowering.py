@@ -11,7 +11,7 @@ from typing import Any
 
 from schemas.diagnostic import Span
 from schemas.manifest import Hook, HostFact, Role, Scope
-from schemas.services.router import NEIGHBOUR, NEIGHBOUR_KEY, NEXTHOP, Kind
+from schemas.services.router import NEIGHBOUR, NEIGHBOUR_KEY, NEXTHOP
 
 from ...addresses import Address
 from ...ir import Constant, GeneratedFunction, HostBound, Inlined, InMap, LoweredPort, MapDef
@@ -21,6 +21,7 @@ from ...templates import CText, environment
 from .fib import fib_literal, follow, followed_maps, nexthop_maps
 from .model import RouterModel, RouterPort
 from .nexthops import NextHops, number
+from .tree import tree
 
 DEFAULT_MTU = 1500  # of a port that leads to another service
 NEIGHBOURS = 16384
@@ -223,11 +224,10 @@ class _Lowering:
             for field, ports in ((f"address{version}", self.model.ports), (f"port_address{version}", (here,))):
                 addresses = list(own_addresses(ports, version))
                 yield self._function(field, f"address{version}.c.j2", addresses[0].span, addresses=addresses)
-            routes = sorted(self.model.routes_of(version), key=lambda route: -route.prefix.prefixlen)
-            numbered = [(route, self.nexthops.of_route[route], _what(route.nexthops[0].kind)) for route in routes]
+            routes = [(route, self.nexthops.of_route[route]) for route in self.model.routes_of(version)]
             tables = fib_literal(self.instance, self.model, version) if self.model.kernel_routes else None
             yield self._function(
-                f"route{version}", f"route{version}.c.j2", routes[0].span, routes=numbered, tables=tables
+                f"route{version}", f"route{version}.c.j2", routes[0][0].span, steps=list(tree(routes)), tables=tables
             )
 
     def _function(self, field: str, template: str, span: Span, **values: object) -> GeneratedFunction:
@@ -265,10 +265,6 @@ def words(address: Address | int) -> tuple[int, ...]:
     number = int(address)
     width = 32 if isinstance(address, IPv4Address) else 128
     return tuple(number >> shift & 0xFFFFFFFF for shift in range(width - 32, -1, -32))
-
-
-def _what(kind: Kind) -> str:
-    return kind.name.lower()
 
 
 def _with_headroom(entries: int) -> int:

@@ -1,0 +1,87 @@
+"""Prefixes and what each leads to → a binary decision over disjoint ranges of addresses: the longest prefix as code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from .model import Route
+
+
+@dataclass(frozen=True, slots=True)
+class Below:
+    """`if (address < pivot) {`: the smaller half follows, then its end."""
+
+    depth: int
+    pivot: int
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """`}` of a smaller half; the other half follows."""
+
+    depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """All addresses that are left have this next hop; `route` is one that says so (None: no route, next hop 0)."""
+
+    depth: int
+    nexthop: int
+    route: Route | None
+
+
+Step = Below | End | Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Addresses from `start` up to the next range."""
+
+    start: int
+    nexthop: int
+    route: Route | None
+
+
+def tree(routes: Sequence[tuple[Route, int]]) -> Iterator[Step]:
+    """The decision for routes of one IP version, each with the index of its next hop, none to the same prefix."""
+    return _split(ranges(routes), 1)
+
+
+def ranges(routes: Sequence[tuple[Route, int]]) -> list[Range]:
+    """Ranges in the order of addresses from 0 on; neighbours differ in their next hop."""
+    longest = sorted(routes, key=lambda item: -item[0].prefix.prefixlen)
+    found: list[Range] = []
+    for start in sorted({0, *_edges(routes)}):
+        route, nexthop = next((item for item in longest if _first(item[0]) <= start <= _last(item[0])), (None, 0))
+        if not found or found[-1].nexthop != nexthop:
+            found.append(Range(start, nexthop, route))
+    return found
+
+
+def _edges(routes: Sequence[tuple[Route, int]]) -> Iterator[int]:
+    """Where a prefix begins, and where it has ended."""
+    for route, _ in routes:
+        yield _first(route)
+        if _last(route) + 1 < 1 << route.prefix.max_prefixlen:
+            yield _last(route) + 1
+
+
+def _first(route: Route) -> int:
+    return int(route.prefix.network_address)
+
+
+def _last(route: Route) -> int:
+    return int(route.prefix.broadcast_address)
+
+
+def _split(ordered: Sequence[Range], depth: int) -> Iterator[Step]:
+    if len(ordered) == 1:
+        yield Answer(depth, ordered[0].nexthop, ordered[0].route)
+        return
+    middle = len(ordered) // 2
+    yield Below(depth, ordered[middle].start)
+    yield from _split(ordered[:middle], depth + 1)
+    yield End(depth)
+    yield from _split(ordered[middle:], depth)
