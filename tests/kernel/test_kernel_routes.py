@@ -98,7 +98,11 @@ def change(netlink: Any, random_: random.Random, family: int, ifindexes: list[in
     if family == socket.AF_INET6:
         # The kernel's own dump passes over a route that stands between the ways of another one with its metric.
         request["priority"] = 20 if kind in ("unicast", "multipath") else 10
-    if kind == "unicast":
+    if command == "del" and random_.random() < 0.7:
+        kind, request["type"] = "first", 0  # whichever is first of those with this metric
+    if kind == "first":
+        pass
+    elif kind == "unicast":
         request["gateway"] = random_.choice(gateways)
     elif kind == "multipath":
         request["multipath"] = [{"gateway": gateway} for gateway in random_.sample(gateways, 2)]
