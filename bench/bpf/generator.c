@@ -2,7 +2,8 @@
 /*
  * A packet generator for BPF_PROG_TEST_RUN with live frames: UDP in IPv4, sent out of the device that `lane` names.
  * Frames are recycled as the network left them, so every header is written anew each time. The unit is compiled for one
- * kind of traffic: FRAME_BYTES, VLAN_ID (0: untagged), STAMPED (the time of sending goes with the frame).
+ * kind of traffic: FRAME_BYTES, VLAN_ID (0: untagged), STAMPED (the time of sending goes with the frame), SPREAD (each
+ * flow is for a destination of its own).
  */
 #include "xdp.h"
 
@@ -35,10 +36,22 @@ static __always_inline void write_ethernet(struct frame *frame, const struct lan
 	frame->ethertype = bpf_htons(ETH_P_IP);
 }
 
+/* With SPREAD somewhere in 20.0.0.0 to 119.255.255.255, by the flow; traffic.py computes the same. */
+static __always_inline __u32 destination_of(__u32 flow)
+{
+#ifdef SPREAD
+	return (20 + (flow >> 24) % 100) << 24 | (flow & SOURCE_MASK);
+#else
+	(void)flow;
+	return DESTINATION;
+#endif
+}
+
 static __always_inline void write_ip(struct frame *frame, __u32 flow)
 {
+	const __u32 destination = destination_of(flow);
 	const __u32 source = SOURCE_NETWORK | (flow & SOURCE_MASK), fixed = 0x4500 + IP_BYTES + 0x4000 + 0x4011;
-	__u32 sum = fixed + (source >> 16) + (source & 0xffff) + (DESTINATION >> 16) + (DESTINATION & 0xffff);
+	__u32 sum = fixed + (source >> 16) + (source & 0xffff) + (destination >> 16) + (destination & 0xffff);
 
 	frame->ip = (struct iphdr){
 		.version = 4,
@@ -48,7 +61,7 @@ static __always_inline void write_ip(struct frame *frame, __u32 flow)
 		.ttl = 64,
 		.protocol = IPPROTO_UDP,
 		.saddr = bpf_htonl(source),
-		.daddr = bpf_htonl(DESTINATION),
+		.daddr = bpf_htonl(destination),
 	};
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
