@@ -5,8 +5,9 @@ from ipaddress import ip_network
 
 import pytest
 
+from compiler.decision import Below, End
 from compiler.services.router.model import NextHop, Route
-from compiler.services.router.tree import Answer, Below, End, Step, ranges, tree
+from compiler.services.router.tree import Answer, Step, ranges, tree
 from schemas.diagnostic import Span
 from schemas.services.router import Kind
 from tests.rig.routes import Routes, crowded, edges, longest_prefix

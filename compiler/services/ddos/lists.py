@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from schemas.diagnostic import Span
 
 from ...addresses import Prefix
+from ...decision import Below, End, decision
 from ...ir import GeneratedFunction
 from ...templates import environment
 from .model import BlockedPorts, BlockedPrefix, BlockedProtocol
@@ -28,21 +29,6 @@ SLOTS_PER_ENTRY = 64
 
 Entry = BlockedPrefix | BlockedPorts | BlockedProtocol
 Listed = TypeVar("Listed", BlockedPrefix, BlockedPorts)
-
-
-@dataclass(frozen=True, slots=True)
-class Below:
-    """`if (value < pivot) {`: the smaller half follows, then its end."""
-
-    depth: int
-    pivot: int
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """`}` of a smaller half; the other half follows."""
-
-    depth: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +98,7 @@ def _tree(
     ordered: Sequence[Numbered[Listed]], first: Callable[[Listed], int], depth: int = 1
 ) -> Iterator[Step[Listed]]:
     """A binary decision over entries in order of their first value; every path ends in one match."""
-    if len(ordered) == 1:
-        yield Match(depth, *ordered[0])
-        return
-    middle = len(ordered) // 2
-    yield Below(depth, first(ordered[middle][0]))
-    yield from _tree(ordered[:middle], first, depth + 1)
-    yield End(depth)
-    yield from _tree(ordered[middle:], first, depth)
+    return decision(ordered, lambda item: first(item[0]), lambda depth, item: Match(depth, *item), depth)
 
 
 def _render(template: str, name: str, field: str, span: Span, **values: object) -> GeneratedFunction:

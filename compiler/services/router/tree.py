@@ -5,22 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from ...decision import Below, End, decision
 from .model import Route
-
-
-@dataclass(frozen=True, slots=True)
-class Below:
-    """`if (address < pivot) {`: the smaller half follows, then its end."""
-
-    depth: int
-    pivot: int
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """`}` of a smaller half; the other half follows."""
-
-    depth: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +32,9 @@ class Range:
 
 def tree(routes: Sequence[tuple[Route, int]]) -> Iterator[Step]:
     """The decision for routes of one IP version, each with the index of its next hop, none to the same prefix."""
-    return _split(ranges(routes), 1)
+    return decision(
+        ranges(routes), lambda found: found.start, lambda depth, found: Answer(depth, found.nexthop, found.route)
+    )
 
 
 def ranges(routes: Sequence[tuple[Route, int]]) -> list[Range]:
@@ -74,14 +62,3 @@ def _first(route: Route) -> int:
 
 def _last(route: Route) -> int:
     return int(route.prefix.broadcast_address)
-
-
-def _split(ordered: Sequence[Range], depth: int) -> Iterator[Step]:
-    if len(ordered) == 1:
-        yield Answer(depth, ordered[0].nexthop, ordered[0].route)
-        return
-    middle = len(ordered) // 2
-    yield Below(depth, ordered[middle].start)
-    yield from _split(ordered[:middle], depth + 1)
-    yield End(depth)
-    yield from _split(ordered[middle:], depth)
