@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+import bpfchain
 from runtime.netns import entered
 from schemas.manifest import Mode
 from tests.kernel.test_router import HERE, HERE6, HOST, LEFT, RIGHT, SERVER, THERE, THERE6, Served, chain, served
@@ -170,6 +172,26 @@ def test_routes_outlive_the_daemon(tmp_path: Path) -> None:
         router.process.start()
         becomes(router, "10.64.1.1", "right")
         becomes(router, "10.65.1.1", None)
+
+
+def test_routes_outlive_a_reload(tmp_path: Path) -> None:
+    """Another generation has the same tables and next hops, and its control plane goes on from there."""
+    with following(tmp_path) as (router, netlink):
+        netlink.route("add", dst="10.64.0.0/16", gateway=HERE)
+        becomes(router, "10.64.1.1", "left")
+        described = {
+            **chain(Mode.NATIVE, **FOLLOWS, routes=[{"to": "10.66.0.0/16", "via": HERE}]),
+            "chain": router.name,
+        }
+        file = tmp_path / "again.yaml"
+        file.write_text(yaml.safe_dump(described, sort_keys=False))
+        with entered(router.net.dut.name):
+            bpfchain.apply(bpfchain.compile(file, tmp_path / "again"))
+        assert way(router, "10.64.1.1") == "left"
+        becomes(router, "10.66.1.1", "left")
+        netlink.route("replace", dst="10.64.0.0/16", gateway=THERE)
+        becomes(router, "10.64.1.1", "right")
+        assert not router.process.failures(router.name, "gw")
 
 
 # --- a routing daemon ------------------------------------------------------------------------------------------------
