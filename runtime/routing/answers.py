@@ -52,6 +52,8 @@ class Answers:
 
         `nexthop`: where it would have gone. Packets of the router itself are dropped without a word.
         """
+        if reason is not Reason.TOO_BIG and self.limit.is_exhausted(_sender(frame), now):
+            return
         arrived, parsed = self._ports[port], read_frame(frame)
         if parsed.ethertype == ETH_P_IP:
             self._undeliverable4(arrived, parsed, reason, nexthop, now)
@@ -199,7 +201,7 @@ class Answers:
         if self._ports.owner(packet.source) or is_group(frame.destination) or not icmp.may_be_told(packet):
             return
         source = source or self._ports.source_towards(packet.source, arrived)
-        if source is None or not self.limit.allows(packet.source, now):
+        if source is None or not self.limit.allows(packet.source.packed, now):
             return
         assert isinstance(source, IPv4Address)
         self._originate4(arrived, icmp.error(frame.payload, source, kind, code, detail, TTL))
@@ -218,7 +220,7 @@ class Answers:
         if self._ports.owner(packet.source) or is_group(frame.destination) or not icmp6.may_be_told(packet, kind):
             return
         source = source or self._ports.source_towards(packet.source, arrived)
-        if source is None or not self.limit.allows(packet.source, now):
+        if source is None or not self.limit.allows(packet.source.packed, now):
             return
         assert isinstance(source, IPv6Address)
         self._originate6(arrived, frame, icmp6.error(frame.payload, source, kind, code, detail, TTL))
@@ -234,3 +236,8 @@ class Answers:
             self._outlet.send(arrived.index, frame.packed())
             return
         self._outlet.inject(arrived.index, Frame(arrived.mac, arrived.mac, ETH_P_IPV6, packet.packed()).packed())
+
+
+def _sender(frame: bytes) -> bytes:
+    """The source address of the IP packet in a frame, which is not looked at more closely."""
+    return frame[26:30] if frame[12:14] == b"\x08\x00" else frame[22:38]

@@ -18,9 +18,12 @@ class Bucket:
     tokens: float
     filled: float
 
+    def earned(self, now: float) -> float:
+        """How many tokens there are by now."""
+        return min(self.burst, self.tokens + (now - self.filled) * self.rate)
+
     def take(self, now: float) -> bool:
-        self.tokens = min(self.burst, self.tokens + (now - self.filled) * self.rate)
-        self.filled = now
+        self.tokens, self.filled = self.earned(now), now
         if self.tokens < 1:
             return False
         self.tokens -= 1
@@ -38,6 +41,13 @@ class ErrorLimit:
         self._all = Bucket(rate, rate / 10, rate / 10, now)
         self._receivers: OrderedDict[Hashable, Bucket] = OrderedDict()
         self.refused = 0
+
+    def is_exhausted(self, receiver: Hashable, now: float) -> bool:
+        """Whether `allows` would say no; counted as if it had. A flood costs no more than this question."""
+        bucket = self._receivers.get(receiver)
+        exhausted = self._all.earned(now) < 1 or (bucket is not None and bucket.earned(now) < 1)
+        self.refused += exhausted
+        return exhausted
 
     def allows(self, receiver: Hashable, now: float) -> bool:
         bucket = self._receivers.pop(receiver, None) or self._full(now)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from runtime.netns import entered
 from schemas.manifest import Mode
 from tests.rig.daemon import DaemonProcess, daemon, own_bpffs
 from tests.rig.lab import Lab, Namespace
@@ -74,7 +77,7 @@ class Ends:
 
 
 @contextlib.contextmanager
-def between(mode: Mode, folder: Path) -> Iterator[Ends]:
+def between(mode: Mode, folder: Path, described: dict[str, Any] | None = None) -> Iterator[Ends]:
     """Two stacks with the routers between them."""
     offloads = mode is Mode.TC
     with own_bpffs(folder), daemon(folder) as process, Lab() as lab:
@@ -85,7 +88,7 @@ def between(mode: Mode, folder: Path) -> Iterator[Ends]:
             with namespace.netlink() as netlink:
                 for gateway, everywhere in zip(gateways, ("0.0.0.0/0", "::/0"), strict=True):
                     netlink.route("add", dst=everywhere, gateway=gateway)
-        with running(dut, two_routers(mode), folder) as compiled:
+        with running(dut, described or two_routers(mode), folder) as compiled:
             for router in ("gw1", "gw2"):
                 process.wait_for(compiled.manifest.chain, router, "running")
             yield Ends(near, far, process, compiled.manifest.chain)
@@ -148,3 +151,40 @@ def test_a_killed_daemon_is_missed_by_nobody_who_is_known(tmp_path: Path) -> Non
         assert ping(ends.near, "10.1.0.1", timeout=3).lost == 0
         assert ping(ends.near, FAR6).lost == 0
         assert trace(ends.near, FAR, 2)[0] == "10.1.0.1"
+
+
+def _flood(namespace: str, seconds: float) -> None:
+    """Datagrams whose TTL ends at the first router, as fast as one process can send them."""
+    with entered(namespace):
+        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with sender:
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 1)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for _ in range(100):
+                with contextlib.suppress(OSError):  # the queue of the device is full
+                    sender.sendto(bytes(20), (FAR, 33434))
+
+
+def _resident_kilobytes(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1])
+
+
+def test_a_flood_of_upcalls_disturbs_nobody_else(tmp_path: Path) -> None:
+    """BPFCHAIN_SOAK_SECONDS=600 makes ten minutes of it. A loaded machine may answer one ping or another too late."""
+    seconds = float(os.environ.get("BPFCHAIN_SOAK_SECONDS", "4"))
+    described = two_routers(Mode.NATIVE)
+    del described["slow-path"]
+    with between(Mode.NATIVE, tmp_path, described) as ends:
+        assert ping(ends.near, FAR, timeout=3).lost == 0
+        before = _resident_kilobytes(ends.process.pid)
+        flooding = multiprocessing.get_context("spawn").Process(target=_flood, args=(ends.near.name, seconds))
+        flooding.start()
+        with BackgroundPing(ends.near, FAR) as pinging:
+            flooding.join()
+        assert flooding.exitcode == 0
+        assert pinging.result.lost <= max(2, pinging.result.sent // 100)
+        assert _resident_kilobytes(ends.process.pid) - before < 16 * 1024
+        assert ends.process.failures(ends.chain, "gw1") == 0
+        assert ping(ends.near, "10.1.0.1", timeout=3).lost == 0

@@ -242,6 +242,17 @@ def test_errors_to_one_receiver_are_limited(desk: Desk) -> None:
     assert desk.answers.limit.refused == 50 - RECEIVER_RATE
 
 
+def test_a_flood_is_refused_before_it_is_looked_at(desk: Desk) -> None:
+    """What would not be told about is not parsed: here it is no packet at all."""
+    for _ in range(RECEIVER_RATE):
+        assert desk.about(ipv4(HERE, FAR), Reason.EXPIRED)
+    garbage = ethernet(HOST, LEFT, IPV4, bytes(12) + packed(HERE) + bytes(4))
+    desk.answers.undeliverable(0, garbage, Reason.EXPIRED, None, 1.0)
+    assert desk.said() is None
+    with pytest.raises(ValueError, match="version"):
+        desk.answers.undeliverable(0, garbage, Reason.EXPIRED, None, 2.0)
+
+
 def test_too_big_and_not_to_be_cut(desk: Desk) -> None:
     packet = ipv4(HERE, FAR, bytes(1400), fragment=0x4000)
     assert desk.about(packet, Reason.TOO_BIG, 2) == error4("10.7.1.1", 3, 4, packet, struct.pack("!HH", 0, 1400))
