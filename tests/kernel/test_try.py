@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from runtime import trying
 from runtime.guard import WAITING, End, Outcome, guard
 from runtime.netns import entered
 from runtime.pin import bpffs_root, chain_pins, chains
@@ -153,7 +154,7 @@ def test_confirmed_from_elsewhere(machine: Host, terminal: Terminal, net: Networ
     until(terminal.is_tried)
     assert blocks(net)
     assert len(machine.generations()) == 2
-    assert terminal.run("confirm") == (0, "", f"chain {machine.name}: confirmed\n")
+    assert terminal.run("confirm", machine.name) == (0, "", f"chain {machine.name}: confirmed\n")
     _, err = process.communicate(timeout=20)
     assert process.returncode == 0
     assert err.splitlines()[-1] == f"chain {machine.name}: confirmed"
@@ -740,6 +741,21 @@ def test_several_are_tried(machine: Host, net: Network, tmp_path: Path) -> None:
         assert f"`{machine.name}`" in found.notes[0]
         assert f"`{other.name}`" in found.notes[0]
         assert found.help == "name the chain that is meant"
+
+
+def test_without_a_name_the_only_one_is_meant(machine: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests try chains meanwhile, which this one does not see."""
+    machine.apply(bridge())
+    monkeypatch.setattr(trying, "chains", lambda root: [name for name in chains(root) if name == machine.name])
+    with pytest.raises(LoadFailed) as caught:
+        confirm()
+    assert refusal(caught.value) == "error[A141]: nothing is being tried here\n"
+    for decide, generation in ((confirm, "generation-2"), (abort, "generation-4")):
+        with contextlib.ExitStack() as lock:
+            tried(machine, bridge(aging=f"{generation[-1]}s"), lock)
+        with entered(machine.namespace.name):
+            assert decide() == machine.name
+        assert machine.generations() == [generation]
 
 
 def test_the_lock_of_the_guard(machine: Host) -> None:
