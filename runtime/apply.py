@@ -92,6 +92,8 @@ def apply(
     ensure_bpffs(root)
     with locked(root, on_wait):
         live, warnings = _settled(root, chain.manifest.chain, on_step)
+        if live and live.current:
+            live.current.pins.tidy()
         wanted = make_plan(chain.manifest, live, look(chain.manifest))
         if wanted.lost and not accept_state_loss:
             raise would_lose(wanted, "apply")

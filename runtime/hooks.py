@@ -136,11 +136,11 @@ class Hooks:
 
     def _attach(self, point: AttachPoint, generation: Generation, program: str, pins: GenerationPins) -> Step:
         def do() -> None:
-            excluded = self._excluded(point)
+            excluded, ifindex, new = self._excluded(point), _ifindex(point), generation.programs[program]
+            owner = Owner(self.chain, point.name, prog_info(new).id)
             if excluded:
-                self._evict(excluded)
-            new = generation.programs[program]
-            link = attach.attach(point, _ifindex(point), new, Owner(self.chain, point.name, prog_info(new).id))
+                self._evict(excluded)  # from here to the next line the hook is empty
+            link = attach.attach(point, ifindex, new, owner)
             self.made[point.name] = link
             if link:
                 self.opened.enter_context(link)

@@ -40,7 +40,8 @@ BPFFS = Path("/sys/fs/bpf")
 BPFFS_VARIABLE = "BPFCHAIN_BPFFS"
 LOCK_PATIENCE_SECONDS = 30.0
 
-_GENERATION = re.compile(r"generation-([0-9]{1,9})(-unfinished)?")
+_UNFINISHED = "-unfinished"
+_GENERATION = re.compile(rf"generation-([0-9]{{1,9}})({_UNFINISHED})?")
 _RECORD, _PENDING, _COUNTED = "record", "record-pending", "counted"
 _INDEX = bytes(4)
 _RECORD_FORMAT = 1
@@ -132,6 +133,11 @@ class GenerationPins:
     def _write(self, name: str, content: bytes) -> None:
         write_frozen(self.path / name, content)
 
+    def tidy(self) -> None:
+        """Removes what was about to be put in place when somebody was interrupted."""
+        for name in (_RECORD, _PENDING, _COUNTED):
+            (self.path / f"{name}-fresh").unlink(missing_ok=True)
+
     def _read(self, name: str) -> bytes | None:
         return read_frozen(self.path / name)
 
@@ -149,8 +155,11 @@ class GenerationPins:
         return GenerationPins(final, self.number, finished=True)
 
     def remove(self) -> None:
-        """Unpins everything; what nothing else holds is gone then."""
-        _remove_tree(self.path)
+        """Unpins everything; what nothing else holds is gone then. Half of it is no finished generation any more."""
+        path = self.path.with_name(f"generation-{self.number}{_UNFINISHED}")
+        if self.finished:
+            self.path.rename(path)
+        _remove_tree(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,15 +183,18 @@ class ChainPins:
 
     def unfinished(self, number: int) -> GenerationPins:
         """Where generation `number` is built."""
-        return GenerationPins(self.path / f"generation-{number}-unfinished", number, finished=False)
+        return GenerationPins(self.path / f"generation-{number}{_UNFINISHED}", number, finished=False)
 
     def finished(self, number: int) -> GenerationPins:
         """Where generation `number` is once it runs."""
         return GenerationPins(self.path / f"generation-{number}", number, finished=True)
 
     def remove_if_empty(self) -> None:
-        with contextlib.suppress(FileNotFoundError, OSError):
+        try:
             self.path.rmdir()
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+                raise
 
 
 def chain_pins(root: Path, chain: str) -> ChainPins:
@@ -358,7 +370,11 @@ def write_frozen(path: Path, content: bytes) -> None:
     fresh.unlink(missing_ok=True)
     with _frozen(content) as fd:
         sys.obj_pin(fd, fresh)
-    fresh.rename(path)
+    try:
+        fresh.rename(path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
 
 
 def read_frozen(path: Path) -> bytes | None:

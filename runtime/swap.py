@@ -61,7 +61,8 @@ def swap_generations(
                 on_step,
             )
         except BaseException:
-            pins.remove_if_empty()
+            with contextlib.suppress(OSError):  # what went wrong before is to be told; detach finds the empty directory
+                pins.remove_if_empty()
             raise
         new = pins.finished(wanted.following)
         rest = _hand_over(taken, live, generation) if begun else _drop_old(taken, live, new, generation)

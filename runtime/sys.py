@@ -431,7 +431,8 @@ def _batch(cmd: Cmd, map_fd: AnyFd, keys: Sequence[bytes], values: Sequence[byte
     except SyscallFailed as failure:
         if failure.errno in (errno.EINVAL, errno.EOPNOTSUPP, BPF_ENOTSUPP):
             return 0
-        return min(int(attr.count), len(keys)) if failure.errno != errno.EFAULT else 0
+        # An early refusal leaves `count` as it was, and all of them cannot be done where one is refused.
+        return int(attr.count) if attr.count < len(keys) and failure.errno != errno.EFAULT else 0
     return len(keys)
 
 

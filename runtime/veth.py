@@ -49,9 +49,13 @@ class VethPair:
     def _digest(self) -> str:
         return hashlib.sha256(f"{self.chain} {self.link}".encode()).hexdigest()[:9]
 
+    def mac(self, end: str) -> str:
+        """The address of `a` or `b`, given when it is made: so the pair is ours from its first moment on."""
+        return "02:" + hashlib.sha256(f"{self.alias} {end}".encode()).digest()[:5].hex(":")
+
     @property
     def alias(self) -> str:
-        """What `ip link` shows, and how the pair is known as ours."""
+        """What `ip link` shows, and how the pair is known to be ours and complete."""
         return f"bpfchain {self.chain} {self.link}"
 
     @property
@@ -86,7 +90,10 @@ def create(pair: VethPair, mtu: int) -> None:
     """Makes the pair and sets it up; the MTU is cut to what the hook can. Raises `LoadFailed` (A105)."""
     try:
         with netlink(pair.netns) as rtnl:
-            rtnl.link("add", ifname=pair.a, kind="veth", peer={"ifname": pair.b})
+            if _is_begun(pair, pair.a):
+                remove(pair)
+            peer = {"ifname": pair.b, "address": pair.mac(pair.b)}
+            rtnl.link("add", ifname=pair.a, kind="veth", address=pair.mac(pair.a), peer=peer)
             for name in (pair.a, pair.b):
                 _silence(name, pair.netns)
                 (ifindex,) = rtnl.link_lookup(ifname=name)
@@ -109,14 +116,15 @@ def create(pair: VethPair, mtu: int) -> None:
 
 
 def is_ours(pair: VethPair) -> bool:
-    """Whether the pair is there and was made for this internal link. Raises `LoadFailed` (A105) if it is another's."""
-    if find_device(pair.a, pair.netns) is None and find_device(pair.b, pair.netns) is None:
+    """Whether the pair was made for this internal link, wholly. Raises `LoadFailed` (A105) if it is another's."""
+    ends = (pair.a, pair.b)
+    if all(find_device(name, pair.netns) is None for name in ends):
         return False
-    for name in (pair.a, pair.b):
-        if find_device(name, pair.netns) is None or _alias(name, pair.netns) != pair.alias:
-            message = f"device `{pair.a}` or `{pair.b}` is there, and is not internal link `{pair.link}`"
-            raise LoadFailed(Diagnostic("A105", message, help=f"`ip link delete {pair.a}`, if nobody needs it"))
-    return True
+    complete = [find_device(name, pair.netns) is not None and _alias(name, pair.netns) == pair.alias for name in ends]
+    if not all(done or _is_begun(pair, name) for done, name in zip(complete, ends, strict=True)):
+        message = f"device `{pair.a}` or `{pair.b}` is there, and is not internal link `{pair.link}`"
+        raise LoadFailed(Diagnostic("A105", message, help=f"`ip link delete {pair.a}`, if nobody needs it"))
+    return all(complete)
 
 
 def remove(pair: VethPair) -> None:
@@ -128,8 +136,14 @@ def remove(pair: VethPair) -> None:
 
 def remove_ours(pair: VethPair) -> None:
     """Removes the pair if it is there and was made for this internal link."""
-    if find_device(pair.a, pair.netns) and _alias(pair.a, pair.netns) == pair.alias:
+    if find_device(pair.a, pair.netns) and (_alias(pair.a, pair.netns) == pair.alias or _is_begun(pair, pair.a)):
         remove(pair)
+
+
+def _is_begun(pair: VethPair, name: str) -> bool:
+    """Whether an end is ours, even if whoever made it did not get any further."""
+    found = find_device(name, pair.netns)
+    return found is not None and found.mac.hex(":") == pair.mac(name)
 
 
 def _alias(name: str, netns: str | None) -> str | None:

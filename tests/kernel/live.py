@@ -83,9 +83,10 @@ def guarded_bridge(mode: str = "native") -> dict[str, Any]:
 class Footprint:
     """Ids of everything that a chain has in the kernel."""
 
-    progs: frozenset[int]
-    maps: frozenset[int]
-    links: frozenset[int]
+    progs: frozenset[int] = frozenset()
+    maps: frozenset[int] = frozenset()
+    links: frozenset[int] = frozenset()
+    btfs: frozenset[int] = frozenset()
 
     def left(self) -> Footprint:
         """What of it is still there."""
@@ -93,10 +94,21 @@ class Footprint:
             self.progs & set(sys.ids(Cmd.BPF_PROG_GET_NEXT_ID)),
             self.maps & set(sys.ids(Cmd.BPF_MAP_GET_NEXT_ID)),
             self.links & set(sys.ids(Cmd.BPF_LINK_GET_NEXT_ID)),
+            self.btfs & set(sys.ids(Cmd.BPF_BTF_GET_NEXT_ID)),
+        )
+
+    def __sub__(self, other: Footprint) -> Footprint:
+        return Footprint(
+            self.progs - other.progs, self.maps - other.maps, self.links - other.links, self.btfs - other.btfs
+        )
+
+    def __or__(self, other: Footprint) -> Footprint:
+        return Footprint(
+            self.progs | other.progs, self.maps | other.maps, self.links | other.links, self.btfs | other.btfs
         )
 
 
-NOTHING = Footprint(frozenset(), frozenset(), frozenset())
+NOTHING = Footprint()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,17 +160,23 @@ class Host:
         """Directories in bpffs: what is running, and what was left."""
         return [generation.path.name for generation in chain_pins(bpffs_root(), self.name).generations()]
 
+    def pins(self) -> set[str]:
+        """Every path below the chain's generations."""
+        generations = chain_pins(bpffs_root(), self.name).generations()
+        return {str(path.relative_to(found.path)) for found in generations for path in found.path.rglob("*")}
+
     def footprint(self) -> Footprint:
         """What is pinned, and what the programs hold beside it (their data sections)."""
-        progs, maps, links = set(), set(), set()
+        progs, maps, links, btfs = set(), set(), set(), set()
         for generation in chain_pins(bpffs_root(), self.name).generations():
             for path in generation.pinned("programs"):
                 found = info.prog_info(_opened(path))
                 progs.add(found.id)
                 maps |= set(found.map_ids)
+                btfs.add(found.btf_id)
             maps |= {info.map_info(_opened(path)).id for path in generation.pinned("maps")}
             links |= {info.link_info(_opened(path)).id for path in generation.pinned("links")}
-        return Footprint(frozenset(progs), frozenset(maps), frozenset(links))
+        return Footprint(frozenset(progs), frozenset(maps), frozenset(links), frozenset(btfs))
 
     def devices(self) -> set[str]:
         with self.namespace.netlink() as netlink:
