@@ -175,11 +175,17 @@ class ChainPins:
     def generations(self) -> tuple[GenerationPins, ...]:
         """All generations, finished or not, in their order."""
         found = []
-        for path in self.path.iterdir() if self.path.is_dir() else ():
+        for path in self._paths():
             match = _GENERATION.fullmatch(path.name)
             if match:
                 found.append(GenerationPins(path, int(match[1]), not match[2]))
         return tuple(sorted(found, key=lambda generation: (generation.number, generation.finished)))
+
+    def _paths(self) -> tuple[Path, ...]:
+        try:
+            return tuple(self.path.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return ()
 
     def unfinished(self, number: int) -> GenerationPins:
         """Where generation `number` is built."""
@@ -205,7 +211,10 @@ def chain_pins(root: Path, chain: str) -> ChainPins:
 def chains(root: Path) -> tuple[str, ...]:
     """Names of all chains that have pins."""
     home = root / "bpfchain"
-    return tuple(sorted(path.name for path in home.iterdir())) if home.is_dir() else ()
+    try:
+        return tuple(sorted(path.name for path in home.iterdir()))
+    except (FileNotFoundError, NotADirectoryError):  # whoever takes the last chain away removes it
+        return ()
 
 
 @contextlib.contextmanager

@@ -12,7 +12,9 @@ import mmap
 import os
 import struct
 import sys as python
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,28 +74,45 @@ class Call:
         return self.name in _LASTING or self.name.startswith(("link set", "link add", "link del", "tc "))
 
 
-class Doors:
-    """Lets calls through and remembers them; call number `fail` fails, at call number `die` the process ends."""
+Point = tuple[Call, int]
+"""A call, and how many equal ones came before it: runs differ in how much they read, because the host is shared."""
 
-    def __init__(self, fail: int | None = None, die: int | None = None) -> None:
-        self.calls: list[Call] = []
+
+class Doors:
+    """Lets calls through and remembers them; the call at `fail` fails, at `die` the process ends."""
+
+    def __init__(self, fail: Point | None = None, die: Point | None = None) -> None:
+        self.points: list[Point] = []
+        self._seen: Counter[Call] = Counter()
         self._fail, self._die = fail, die
-        self._failed = 0
+        self._lock = threading.Lock()
+        self._attempts = _ATTEMPTS.get(fail[0].name, 1) if fail else 0
+        self._thread = 0
+
+    @property
+    def calls(self) -> list[Call]:
+        return [call for call, _ in self.points]
 
     def enter(self, name: str, refusal: Callable[[], Exception]) -> None:
-        number = len(self.calls)
-        self.calls.append(Call(name, _place()))
-        if number == self._die:
+        call = Call(name, _place())
+        with self._lock:
+            point = call, self._seen[call]
+            self._seen[call] += 1
+            self.points.append(point)
+            refused = self._refuses(point)
+        if point == self._die:
             os._exit(KILLED)
-        if self._fails(number, name):
-            self._failed += 1
+        if refused:
             raise refusal()
 
-    def _fails(self, number: int, name: str) -> bool:
-        if self._fail is None or number < self._fail:
+    def _refuses(self, point: Point) -> bool:
+        """Programs are loaded by several threads: what another one loads is no repetition of what was refused."""
+        if point == self._fail:
+            self._thread = threading.get_ident()
+        elif not (self._fail and point[0].name == self._fail[0].name and self._thread == threading.get_ident()):
             return False
-        again = number == self._fail + self._failed and name == self.calls[self._fail].name
-        return number == self._fail or (again and self._failed < _ATTEMPTS.get(name, 1))
+        self._attempts -= 1
+        return self._attempts >= 0
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -156,30 +175,28 @@ def _place() -> tuple[tuple[str, int], ...]:
     return tuple(found)
 
 
-def to_fail(calls: Sequence[Call], known: Collection[Call] = ()) -> list[int]:
-    """Numbers of the calls that are to fail: the first of each place.
+def to_fail(points: Sequence[Point], known: Collection[Call] = ()) -> list[Point]:
+    """The calls that are to fail: the first of each place.
 
     Those `known` from other runs are left out, except where they are what touches traffic.
     """
-    return _chosen(calls, range(len(calls)), known, last=False)
+    return _chosen(points, known, last=False)
 
 
-def to_die_at(calls: Sequence[Call], known: Collection[Call] = ()) -> list[int]:
-    """Numbers of the calls before which the process is to die, such that every lasting change is the last one once.
+def to_die_at(points: Sequence[Point], known: Collection[Call] = ()) -> list[Point]:
+    """The calls before which the process is to die, such that every lasting change is the last one once.
 
     The beginning of a step is before some such call too. Of a loop the first and the last will do.
     """
-    return _chosen(calls, [number for number, call in enumerate(calls) if call.lasts], known, last=True)
+    return _chosen([point for point in points if point[0].lasts], known, last=True)
 
 
-def _chosen(calls: Sequence[Call], numbers: Sequence[int], known: Collection[Call], *, last: bool) -> list[int]:
+def _chosen(points: Sequence[Point], known: Collection[Call], *, last: bool) -> list[Point]:
     if EVERY_CALL in os.environ:
-        return list(numbers)
-    ends = {calls[number]: number for number in numbers} if last else {}
-    starts = {calls[number]: number for number in reversed(numbers)}
-    return sorted(
-        {number for at in (starts, ends) for call, number in at.items() if call not in known or call.name in _ON_HOOKS}
-    )
+        return list(points)
+    last_of = dict(points)
+    wanted = [point for point in points if point[0] not in known or point[0].name in _ON_HOOKS]
+    return [(call, before) for call, before in wanted if before == 0 or (last and before == last_of[call])]
 
 
 def dies(doors: Doors, command: Callable[[], object]) -> None:

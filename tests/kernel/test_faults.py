@@ -163,21 +163,19 @@ def _known(name: str, machine: Host) -> set[Call]:
 def test_whoever_dies_at_any_call_is_mended_by_the_next(name: str, machine: Host, net: Network) -> None:
     scenario, known = SCENARIOS[name], _known(name, machine)
     with staged(scenario, machine) as stage, contextlib.ExitStack() as meanwhile:
-        calls = stage.clean_run().calls
-        points = to_die_at(calls, known)
+        points = to_die_at(stage.clean_run().points, known)
         assert points
         stage.bring(stage.before)
         stream = meanwhile.enter_context(Stream(net, "p1", "p2")) if scenario.lossless else None
-        for turn, number in enumerate(points):
-            where = f"before call {number}, {calls[number]}"
-            dies(Doors(die=number), lambda: stage.bring(stage.after))
+        for turn, point in enumerate(points):
+            dies(Doors(die=point), lambda: stage.bring(stage.after))
             if stream:
                 stream.goes_on()
             footprint = machine.footprint()
             wanted = stage.after if turn % 2 else stage.before
             stage.bring(wanted)
             stage.settled(wanted)
-            assert machine.footprint().left() == machine.footprint(), where
+            assert machine.footprint().left() == machine.footprint(), f"death before {point}"
             gone = footprint - machine.footprint()
             eventually(gone.left, NOTHING)
             stage.bring(stage.before)
@@ -195,22 +193,18 @@ def test_any_call_that_fails_leaves_one_whole_generation(name: str, machine: Hos
     """Before the new generation is finished, all is as it was; after that it runs, and only tidying is left."""
     known = _known(name, machine)
     with staged(SCENARIOS[name], machine) as stage:
-        calls = stage.clean_run().calls
-        numbers = to_fail(calls, known)
         failures = 0
-        for number in numbers:
+        for point in to_fail(stage.clean_run().points, known):
             stage.bring(stage.before)
             running, before = machine.footprint(), descriptors()
-            doors = Doors(fail=number)
             try:
-                with doors.watched():
+                with Doors(fail=point).watched():
                     stage.bring(stage.after)
             except ChainError as error:  # anything else is no diagnostic, and fails the test
                 failures += 1
-                where = f"call {number}, {calls[number]}"
                 told = "\n".join(str(found.message) for found in error.diagnostics)
-                assert re.search("ENOMEM|no memory|Cannot allocate memory", told), f"{told}\n{where}"
-                _one_of_two(stage, running.progs, where)
+                assert re.search("ENOMEM|no memory|Cannot allocate memory", told), f"{told}\n{point}"
+                _one_of_two(stage, running.progs, str(point))
             else:
                 stage.settled(stage.after)
             assert descriptors() == before
@@ -247,7 +241,7 @@ def test_whoever_dies_while_a_hook_changes_hands_leaves_it_to_one_of_both(
     """Whoever made the link still holds it; in another mode the hook may be empty, if death comes right then."""
     chain, ifindex = machine.compiled(bridge(mode)), net.cables["p2"].port.ifindex
     _probe(chain)
-    point = AttachPoint("p2", "p2", net.dut.name, Mode(mode))
+    hook = AttachPoint("p2", "p2", net.dut.name, Mode(mode))
 
     def take_over() -> None:
         with entered(net.dut.name):
@@ -268,13 +262,13 @@ def test_whoever_dies_while_a_hook_changes_hands_leaves_it_to_one_of_both(
         with put_there(), doors.watched():
             take_over()
         machine.detach()
-        for number in to_die_at(doors.calls, known.calls):
+        for point in to_die_at(doors.points, known.calls):
             with put_there():
-                dies(Doors(die=number), take_over)
-                there = {found.prog_id for found in occupants(point, ifindex)}
+                dies(Doors(die=point), take_over)
+                there = {found.prog_id for found in occupants(hook, ifindex)}
                 assert there == {foreign} or there <= machine.footprint().progs
                 assert there or mode == "generic"
                 take_over()
                 assert machine.status().problems == ()
                 machine.detach()
-                assert occupants(point, ifindex) == ()
+                assert occupants(hook, ifindex) == ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,11 +13,13 @@ from pathlib import Path
 import pytest
 
 from runtime import pin, sys
+from runtime.apply import apply, detach
 from runtime.netns import entered
 from runtime.pin import bpffs_root, chains
 from runtime.steps import Step
 from schemas.compiled import CompiledChain, object_file
 from schemas.diagnostic import LoadFailed, VerifierRejected
+from schemas.render import render
 from tests.clang.c import compile_c
 from tests.kernel.live import (
     NOTHING,
@@ -176,22 +179,45 @@ def test_an_object_without_the_function(machine: Host) -> None:
 # --- one at a time --------------------------------------------------------------------------------------------------
 
 
-def test_a_second_apply_waits_and_then_gives_up(machine: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def apart(tmp_path: Path) -> Iterator[Path]:
+    """A bpffs of its own: nobody else has its lock."""
+    root = tmp_path / "bpffs"
+    root.mkdir()
+    pin.ensure_bpffs(root)
+    yield root
+    sys.umount(str(root))
+
+
+LOCKED = """\
+error[A111]: another apply or detach has been running for 0 s
+  = note: it is process PID, `COMMAND`
+  = help: wait until it is done
+"""
+
+
+def test_a_second_apply_waits_and_then_gives_up(machine: Host, apart: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chain = machine.compiled(bridge())
-    with pin.locked(bpffs_root()):
-        monkeypatch.setattr(pin, "LOCK_PATIENCE_SECONDS", 0.2)
-        (found,) = machine.refused(chain)
-    assert (found.code, found.message) == ("A111", "another apply or detach has been running for 0 s")
-    assert found.notes[0].startswith(f"it is process {os.getpid()}, `")
-    assert found.help == "wait until it is done"
+
+    def applied() -> None:
+        with entered(machine.namespace.name):
+            apply(chain, bpffs=apart)
+
+    monkeypatch.setattr(pin, "LOCK_PATIENCE_SECONDS", 0.2)
+    with pin.locked(apart), pytest.raises(LoadFailed) as caught:
+        applied()
+    command = b" ".join(Path("/proc/self/cmdline").read_bytes().split(b"\0")).decode().strip()
+    shown = render(caught.value.diagnostics, {}, "text")
+    assert shown == LOCKED.replace("PID", str(os.getpid())).replace("COMMAND", command)
     monkeypatch.setattr(pin, "LOCK_PATIENCE_SECONDS", 20.0)
-    with pin.locked(bpffs_root()):
-        applying = threading.Thread(target=machine.apply, args=(chain,))
+    with pin.locked(apart):
+        applying = threading.Thread(target=applied)
         applying.start()
         applying.join(0.2)
         assert applying.is_alive()
     applying.join()
-    assert machine.generations() == ["generation-1"]
+    assert chains(apart) == (machine.name,)
+    detach(machine.name, bpffs=apart)
 
 
 def test_what_cannot_be_read_can_be_taken_down(machine: Host) -> None:
@@ -210,7 +236,6 @@ def test_another_bpffs(machine: Host, tmp_path: Path) -> None:
     """`--bpffs` mounts one where there is none, and everything is there."""
     root = tmp_path / "bpffs"
     root.mkdir()
-    from runtime.apply import apply, detach
     from runtime.status import status
 
     with entered(machine.namespace.name):
