@@ -62,13 +62,20 @@ def check(file: str, sources: dict[str, str]) -> tuple[Diagnostic, ...]:
 
 
 @click.command()
-def schema() -> None:
-    """Print the JSON Schema of chain files with every known kind of service, for editors."""
+@click.argument("what", type=click.Choice(["chain", "plan", "status", "manifest"]), default="chain")
+def schema(what: str) -> None:
+    """Print a JSON Schema: of chain files with every known kind of service (for editors), or of what WHAT prints.
+
+    plan and status are what these commands print with --format json, manifest is what compile writes.
+    """
     import json
 
     from .validate import merged_schema
 
-    click.echo(json.dumps(merged_schema(), indent=2, ensure_ascii=False))
+    if what == "chain":
+        click.echo(json.dumps(merged_schema(), indent=2, ensure_ascii=False))
+    else:
+        click.echo((files("schemas") / f"{what}.schema.json").read_text(encoding="utf-8"), nl=False)
 
 
 @click.command()

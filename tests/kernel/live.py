@@ -19,13 +19,15 @@ from runtime.migrate import Table
 from runtime.netns import entered
 from runtime.pin import bpffs_root, chain_pins, chains
 from runtime.plan import Plan
+from runtime.plan_text import plan_data
 from runtime.services.bridge_fdb import layout_of
-from runtime.status import ChainStatus, status
+from runtime.status import ChainStatus, status, status_data
 from runtime.steps import OnStep
 from runtime.uapi import Cmd
 from schemas.compiled import CompiledChain
 from schemas.diagnostic import Diagnostic, LoadFailed
 from tests.rig.lab import Namespace, unique_name
+from tests.schemas import conforms
 
 _T = TypeVar("_T")
 
@@ -133,16 +135,22 @@ class Host:
     ) -> Applied:
         wanted = chain if isinstance(chain, CompiledChain) else self.compiled(chain)
         with entered(self.namespace.name):
-            return apply(wanted, on_step=on_step, log_directory=self.folder, accept_state_loss=accept_state_loss)
+            found = apply(wanted, on_step=on_step, log_directory=self.folder, accept_state_loss=accept_state_loss)
+        conforms("plan", plan_data(found.plan))
+        return found
 
     def plan(self, chain: Mapping[str, Any] | CompiledChain) -> Plan:
         wanted = chain if isinstance(chain, CompiledChain) else self.compiled(chain)
         with entered(self.namespace.name):
-            return plan(wanted)
+            found = plan(wanted)
+        conforms("plan", plan_data(found))
+        return found
 
     def status(self) -> ChainStatus:
         with entered(self.namespace.name):
-            return status(self.name)
+            found = status(self.name)
+        conforms("status", {"format": 1, "chains": [status_data(found)]})
+        return found
 
     def detach(self, on_step: OnStep | None = None) -> None:
         with entered(self.namespace.name):

@@ -326,6 +326,22 @@ def test_mutated_text_is_refused_or_whole() -> None:
         accepted(functools.partial(from_json, bytes(text[:cut])))
 
 
+def test_a_changed_object_is_never_taken(tmp_path: Path) -> None:
+    """Whatever is changed in it, and wherever: it is not the one that was compiled, and nobody reads any further."""
+    chain = saved(tmp_path)
+    (name, content), *_ = chain.objects.items()
+    source = random.Random(22)
+    for _ in range(200):
+        changed = bytearray(content)
+        at = source.randrange(len(changed))
+        changed[at] ^= source.randrange(1, 256)
+        del changed[source.choice((len(changed), source.randrange(len(changed) + 1))) :]
+        (tmp_path / name).write_bytes(changed)
+        with pytest.raises(LoadFailed) as caught:
+            load(tmp_path)
+        assert [found.code for found in caught.value.diagnostics] == ["M106"]
+
+
 # --- a compiled chain on disk ---------------------------------------------------------------------------------------
 
 

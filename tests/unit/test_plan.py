@@ -20,6 +20,7 @@ from runtime.state import LiveAttachment, LiveChain, LiveGeneration, attach_poin
 from runtime.whereabouts import Whereabouts
 from schemas.diagnostic import LoadFailed
 from schemas.manifest import AttachRecord, DeviceSlotRecord, InterfaceRecord, Manifest, Mode
+from tests.schemas import conforms
 from tests.unit.manifests import blocked, fdb, listed, program, sample, with_map, with_program
 
 HOST = Host(
@@ -53,7 +54,9 @@ def running(manifest: Manifest, host: Host = HOST, pending: Manifest | None = No
 
 
 def planned(wanted: Manifest, before: Manifest | None = None, host: Host = HOST) -> Plan:
-    return make_plan(wanted, running(before or sample()), host)
+    found = make_plan(wanted, running(before or sample()), host)
+    conforms("plan", plan_data(found))
+    return found
 
 
 def lines(plan: Plan) -> list[str]:
