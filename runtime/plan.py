@@ -145,8 +145,15 @@ def make_plan(manifest: Manifest, live: LiveChain | None, host: Host) -> Plan:
     if structural:
         entries = tuple(replace(c, effect=Effect.SWAP) if c.kind is Kind.ENTRY else c for c in entries)
     kept = _kept(manifest, running, structural)
-    changes = (*structural, *entries, *_leftovers(live))
+    changes = (*structural, *entries, *_interrupted(current), *_leftovers(live))
     return Plan(manifest, way, changes, current.number, live.next_number, kept, facts)
+
+
+def _interrupted(current: LiveGeneration) -> Iterator[Change]:
+    """An update in place that somebody did not come to the end of; what it wrote is known from its pending record."""
+    if current.pending:
+        reason = "an apply was interrupted while it wrote entries"
+        yield Change(Action.CHANGE, Kind.LEFTOVER, "update in place", (reason,), Effect.IN_PLACE)
 
 
 def _versions(running: Manifest, wanted: Manifest) -> str:

@@ -376,3 +376,12 @@ def test_an_interrupted_update_is_something_to_do() -> None:
     plan = make_plan(sample(), running(sample(), pending=with_map(sample(), listed(c=1))), HOST)
     assert plan
     assert plan.way is Way.IN_PLACE
+    conforms("plan", plan_data(plan))
+    assert lines(plan) == [
+        "chain edge: generation 7 stays",
+        "",
+        "  ~ leftover  update in place  an apply was interrupted while it wrote entries",
+        "",
+        "1 to change; in place: nothing is loaded, nothing is swapped",
+        *lines(plan)[5:],
+    ]
