@@ -87,8 +87,8 @@ class Daemon:
 
     def _newest(self) -> Iterator[tuple[str, tuple[GenerationPins, Fingerprint]]]:
         """The generation that runs of every chain; what is being removed just now is left out."""
-        with contextlib.suppress(FileNotFoundError):
-            for chain in chains(self._root):
+        for chain in chains(self._root):
+            with contextlib.suppress(FileNotFoundError):
                 finished = [pins for pins in chain_pins(self._root, chain).generations() if pins.finished]
                 if finished:
                     pins = max(finished, key=lambda pins: pins.number)

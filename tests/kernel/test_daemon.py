@@ -18,6 +18,7 @@ import bpfchain
 from runtime.daemon import Daemon
 from runtime.log import Log
 from runtime.netns import entered
+from runtime.pin import bpffs_root, chain_pins
 from runtime.protocols.internet import checksum
 from schemas.diagnostic import LoadFailed
 from schemas.manifest import Mode
@@ -145,6 +146,18 @@ def test_a_failing_control_plane_is_started_again_and_stops_no_other(tmp_path: P
         failed = [line for line in log if 'event="control plane failed"' in line]
         assert ["again_in=0.1s" in failed[0], "again_in=0.2s" in failed[1], "again_in=0.4s" in failed[2]] == [True] * 3
         assert all(f"chain={name}" in line and "service=first" in line and "told to fail" in line for line in failed)
+
+
+def test_a_chain_that_is_half_removed_stops_no_other(tmp_path: Path) -> None:
+    with served(one_probe(), tmp_path) as (net, process, name):
+        half = chain_pins(bpffs_root(), "a-half")  # it is looked at first
+        half.finished(1).make()
+        process.kill()
+        process.start()
+        process.wait_for(name, "probe", "running")
+        assert ask(net) == (1, 0)
+        half.finished(1).remove()
+        half.remove_if_empty()
 
 
 def test_apply_and_detach_are_picked_up(tmp_path: Path) -> None:
