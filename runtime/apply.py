@@ -122,7 +122,9 @@ def apply(
 
 def _settled(root: Path, chain: str, on_step: OnStep | None) -> tuple[LiveChain | None, tuple[Diagnostic, ...]]:
     """What runs, and what to tell about a try that was still open. Raises `LoadFailed` (A140) while one is guarded."""
-    if read_trial(chain_pins(root, chain)) is None:
+    pins = chain_pins(root, chain)
+    if read_trial(pins) is None:
+        forget_trial(pins)  # what a try left that was killed before it was made known
         return read(root, chain), ()
     from .trying import settle  # rarely needed
 

@@ -18,6 +18,7 @@ import fcntl
 import json
 import os
 import re
+import stat
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +29,7 @@ from schemas.counters import Count
 from schemas.diagnostic import Diagnostic, LoadFailed
 from schemas.manifest import Manifest
 from schemas.manifest_json import from_data, parse, to_data
-from schemas.trust import distrust
+from schemas.trust import Distrust, distrust
 
 from . import sys
 from .home import here
@@ -136,7 +137,7 @@ class GenerationPins:
     def tidy(self) -> None:
         """Removes what was about to be put in place when somebody was interrupted."""
         for name in (_RECORD, _PENDING, _COUNTED):
-            (self.path / f"{name}-fresh").unlink(missing_ok=True)
+            _fresh(self.path / name).unlink(missing_ok=True)
 
     def _read(self, name: str) -> bytes | None:
         return read_frozen(self.path / name)
@@ -243,10 +244,11 @@ def _opened_home(home: Path) -> Iterator[int]:
     while True:
         try:
             _make_home(home)
-            directory = _open(home)
+            directory = _open(home, os.O_NOFOLLOW)
         except FileNotFoundError:
             continue
         try:
+            _require_trust(home, os.fstat(directory))
             yield directory
         finally:
             os.close(directory)
@@ -259,17 +261,25 @@ def _make_home(home: Path) -> None:
     Raises `LoadFailed`: A131 where it cannot be made or opened, A130 where it is a stranger's.
     """
     try:
-        home.mkdir(mode=0o700, exist_ok=True)
+        home.mkdir(mode=0o700)
+    except FileExistsError:
+        _require_trust(home, home.lstat())
     except PermissionError as error:
         raise not_writable(home) from error
-    doubt = distrust(home.stat())
-    if doubt:
-        message = f"`{home}` is not trusted: {doubt.reason}"
-        notes = ("it would hold everything that forwards packets",)
-        raise LoadFailed(Diagnostic("A130", message, notes=notes, help=f"remove it, or `{doubt.mend} {home}`"))
     if not os.access(home, os.R_OK | os.W_OK | os.X_OK):
         home.stat()  # where it is gone, that is the reason
         raise not_writable(home)
+
+
+def _require_trust(home: Path, found: os.stat_result) -> None:
+    """Raises `LoadFailed` (A130). A link is no directory: whoever made it can let it lead elsewhere later."""
+    doubt = None if stat.S_ISDIR(found.st_mode) else Distrust("it is not a directory", mend="")
+    doubt = doubt or distrust(found)
+    if doubt:
+        message = f"`{home}` is not trusted: {doubt.reason}"
+        notes = ("it would hold everything that forwards packets",)
+        mend = f", or `{doubt.mend} {home}`" if doubt.mend else ""
+        raise LoadFailed(Diagnostic("A130", message, notes=notes, help=f"remove it{mend}"))
 
 
 def not_writable(home: Path) -> LoadFailed:
@@ -279,8 +289,8 @@ def not_writable(home: Path) -> LoadFailed:
     return LoadFailed(Diagnostic("A131", message, help=help_text))
 
 
-def _open(directory: Path) -> int:
-    return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _open(directory: Path, flags: int = 0) -> int:
+    return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | flags)
 
 
 @contextlib.contextmanager
@@ -375,7 +385,7 @@ def is_bpffs(path: Path) -> bool:
 
 def write_frozen(path: Path, content: bytes) -> None:
     """Puts a frozen map with this content at a path, in the place of what is there, in one step."""
-    fresh = path.with_name(f"{path.name}-fresh")
+    fresh = _fresh(path)
     fresh.unlink(missing_ok=True)
     with _frozen(content) as fd:
         sys.obj_pin(fd, fresh)
@@ -384,6 +394,16 @@ def write_frozen(path: Path, content: bytes) -> None:
     except BaseException:
         fresh.unlink(missing_ok=True)
         raise
+
+
+def forget_frozen(path: Path) -> None:
+    """Removes what `write_frozen` put there, also where it was killed before that was done."""
+    path.unlink(missing_ok=True)
+    _fresh(path).unlink(missing_ok=True)
+
+
+def _fresh(path: Path) -> Path:
+    return path.with_name(f"{path.name}-fresh")
 
 
 def read_frozen(path: Path) -> bytes | None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .pin import ChainPins, read_frozen, unreadable, write_frozen
+from .pin import ChainPins, forget_frozen, read_frozen, unreadable, write_frozen
 
 _TRIAL = "trial"
 _FORMAT = 1
@@ -62,8 +62,8 @@ def read_trial(pins: ChainPins) -> Trial | None:
 
 
 def forget_trial(pins: ChainPins) -> None:
-    """The try is over, whichever way."""
-    _path(pins).unlink(missing_ok=True)
+    """The try is over, whichever way, or was never made known."""
+    forget_frozen(_path(pins))
 
 
 @contextlib.contextmanager

@@ -207,6 +207,23 @@ def test_a_strangers_directory_in_an_open_bpffs_is_not_taken_over(user: User) ->
     )
 
 
+@pytest.mark.parametrize("target", ["elsewhere", "nowhere"])
+def test_a_link_in_an_open_bpffs_is_not_followed(target: str, user: User) -> None:
+    """Anybody can make one there, to a directory of the caller's own that anybody may rename."""
+    (user.bpffs / "elsewhere").mkdir(mode=0o700)
+    os.chown(user.bpffs / "elsewhere", UID, UID)
+    home = user.bpffs / "bpfchain"
+    home.symlink_to(user.bpffs / target)
+    refused = user.run("apply", user.built("chain", bridge()))
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        f"error[A130]: `{home}` is not trusted: it is not a directory\n"
+        "  = note: it would hold everything that forwards packets\n"
+        "  = help: remove it\n"
+    )
+    assert list((user.bpffs / "elsewhere").iterdir()) == []
+
+
 def test_a_taken_hook_is_refused_though_the_program_there_cannot_be_looked_at(user: User) -> None:
     user.machine.apply(bridge(ports=("p1", "p2")))
     other = user.built("chain", {"chain": "another", **bridge(ports=("p1", "p3"))})
