@@ -190,18 +190,22 @@ def set_guard(
 ) -> Guard:
     """Starts the guard, which nothing ends that ends the caller."""
     reading, writing = os.pipe()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the child must not hear of it any more
     pid = os.fork()
     if pid:
         os.close(writing)
-        return Guard(pid, os.fdopen(reading, "rb", buffering=0))
-    os.close(reading)
-    _leave_the_terminal(bool(require))
+        found = Guard(pid, os.fdopen(reading, "rb", buffering=0))
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return found
 
     def say(**message: Any) -> None:
         with contextlib.suppress(BrokenPipeError):  # whoever waited for it has gone: all the more it goes on
             os.write(writing, json.dumps(message).encode() + b"\n")
 
     try:
+        os.close(reading)
+        _leave_the_terminal(bool(require))
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         outcome = guard(
             chain,
             timeout,

@@ -177,8 +177,7 @@ def settle(root: Path, chain: str, on_step: OnStep | None = None) -> tuple[LiveC
         go_back(root, live, on_step)
         told = (_went_back(live, live.trial),)
         live = read(root, chain)
-    if read_trial(pins):
-        forget_trial(pins)
+    forget_trial(pins)
     return live, told
 
 
@@ -230,3 +229,5 @@ def cannot_be_undone(plan: Plan) -> Iterator[str]:
             yield f"{name} ({', '.join(change.reasons)}): traffic is interrupted now, and when going back"
         if change.state is Fate.LOST:
             yield f"{name}: what was learned is lost once it is confirmed; what is learned from now on, when going back"
+        if change.state is Fate.MIGRATED:
+            yield f"{name}: what is learned from now on is lost when going back"

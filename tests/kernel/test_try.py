@@ -16,11 +16,12 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from runtime import trying
-from runtime.guard import WAITING, End, Outcome, guard
+from runtime.guard import WAITING, End, Outcome, guard, set_guard
 from runtime.netns import entered
 from runtime.pin import bpffs_root, chain_pins, chains
 from runtime.plan import Action, Change, Effect, Fate, Kind, Way
@@ -356,6 +357,31 @@ def test_both_are_killed_and_it_is_said(machine: Host, terminal: Terminal, net: 
     assert machine.status().problems == ()
 
 
+def test_ctrl_c_while_the_guard_leaves_the_terminal_does_not_reach_it(
+    machine: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a signal raises there must not run on in the code of whoever tries."""
+    chain = machine.compiled(bridge())
+    machine.apply(chain)
+    parent, setsid = os.getpid(), os.setsid
+
+    def interrupted() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        setsid()
+
+    monkeypatch.setattr(os, "setsid", interrupted)
+    try:
+        with entered(machine.namespace.name):
+            guard_process = set_guard(chain, LONG, None, None, accept_state_loss=False)
+    finally:
+        if os.getpid() != parent:
+            os._exit(KILLED)
+    with guard_process.says:
+        said = [json.loads(line) for line in guard_process.says]
+    assert os.waitpid(guard_process.pid, 0)[1] == 0
+    assert said[-1] == {"end": End.NOTHING, "why": ""}
+
+
 def killed_at(machine: Host, chain: CompiledChain, number: int, require: str | None) -> None:
     """A guard in a child process that dies in the place of step `number`."""
     count = 0
@@ -439,6 +465,34 @@ def test_a_first_try_that_is_killed_at_any_step_can_be_detached_or_aborted(machi
         assert machine.name not in chains(bpffs_root()), title
         eventually(footprint.left, NOTHING)
         assert machine.devices() == devices, title
+
+
+def dies_before_its_record_is_in_place(machine: Host, chain: CompiledChain) -> None:
+    """A guard that is killed where the record of the try is pinned, and not yet under its name."""
+    rename = Path.rename
+    child = os.fork()
+    if child == 0:
+        with contextlib.ExitStack() as patched:
+            patched.callback(os._exit, 1)
+
+            def die(path: Path, target: Path) -> Path:
+                return os._exit(KILLED) if path.name == "trial-fresh" else rename(path, target)
+
+            patched.enter_context(mock.patch.object(Path, "rename", die))
+            guarded(machine, chain, None)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == KILLED
+    assert (chain_pins(bpffs_root(), machine.name).path / "trial-fresh").exists()
+
+
+def test_half_a_record_of_a_try_is_dropped_by_the_next_apply_and_by_detach(machine: Host) -> None:
+    chain, folder = machine.compiled(bridge()), chain_pins(bpffs_root(), machine.name).path
+    dies_before_its_record_is_in_place(machine, chain)
+    machine.apply(chain)
+    assert [path.name for path in folder.iterdir()] == ["generation-2"]
+    dies_before_its_record_is_in_place(machine, machine.compiled(bridge(aging="9s")))
+    machine.detach()
+    assert machine.name not in chains(bpffs_root())
 
 
 class Stopped(Exception):
@@ -721,9 +775,11 @@ def test_what_going_back_does_not_undo(machine: Host) -> None:
     wanted = machine.plan(changed())
     (interrupts,) = (change for change in wanted.changes if change.effect is Effect.INTERRUPTS)
     lost = Change(Action.CHANGE, Kind.MAP, "br0__fdb", ("smaller",), Effect.SWAP, Fate.LOST)
-    assert list(cannot_be_undone(replace(wanted, changes=(interrupts, lost)))) == [
+    migrated = Change(Action.CHANGE, Kind.MAP, "br0__fdb", ("larger",), Effect.SWAP, Fate.MIGRATED)
+    assert list(cannot_be_undone(replace(wanted, changes=(interrupts, lost, migrated)))) == [
         "attach point p2 (p2 (native) → p2 (generic)): traffic is interrupted now, and when going back",
         "map br0__fdb: what was learned is lost once it is confirmed; what is learned from now on, when going back",
+        "map br0__fdb: what is learned from now on is lost when going back",
     ]
 
 
