@@ -8,7 +8,6 @@ import functools
 import hashlib
 import itertools
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -19,6 +18,7 @@ from schemas.diagnostic import Diagnostic
 
 from . import yaml12
 from .cache import cache_folder, write_whole
+from .fits import is_integer, is_number, surely_fits
 from .service import Service, registry
 from .source import Pointer, Source, Value
 from .wording import explain, matches, unknown_keys
@@ -56,8 +56,11 @@ def in_order(diagnostics: set[Diagnostic]) -> tuple[Diagnostic, ...]:
 def shape_errors(source: Source) -> tuple[ShapeError, ...]:
     """What the schemas say: that of a chain, and of each service the schema of its kind.
 
-    That a text is sound is kept: checking it again would be half of what an unchanged chain costs.
+    jsonschema takes longer to import than all else together takes to compile, so it is asked only where the schemas
+    have something to say against the text, or something too rare for `surely_fits`; that such a text is sound is kept.
     """
+    if _surely_sound(source):
+        return ()
     known_sound = cache_folder() / "sound" / _identity(source)
     if known_sound.exists():
         return ()
@@ -77,6 +80,23 @@ def _identity(source: Source) -> str:
     for module in (__file__, yaml12.__file__):
         digest.update(str(Path(module).stat().st_mtime_ns).encode())
     return digest.hexdigest()
+
+
+def _surely_sound(source: Source) -> bool:
+    """Whether everything that `_shape_errors` asks the schemas surely fits them."""
+    schema = chain_schema()
+    if not surely_fits(source.data, schema, schema):
+        return False
+    services = source.data.get("services", {})
+    return isinstance(services, dict) and all(map(_surely_sound_service, services.values()))
+
+
+def _surely_sound_service(instance: Any) -> bool:
+    kind = instance.get("kind") if isinstance(instance, dict) else None
+    if not isinstance(kind, str) or kind not in registry():
+        return False
+    schema = registry()[kind].json_schema()
+    return surely_fits(instance, schema, schema)
 
 
 def _shape_errors(source: Source) -> tuple[ShapeError, ...]:
@@ -185,7 +205,9 @@ def _validator_class() -> Any:
     import jsonschema  # costs 150 ms
 
     base: Any = jsonschema.Draft202012Validator
-    types = base.TYPE_CHECKER.redefine_many({"integer": _is_integer, "number": _is_number})
+    types = base.TYPE_CHECKER.redefine_many(
+        {"integer": lambda _checker, data: is_integer(data), "number": lambda _checker, data: is_number(data)}
+    )
 
     def pattern(_validator: Any, wanted: str, data: Any, _schema: Any) -> Iterator[Any]:
         if isinstance(data, str) and not matches(wanted, data):
@@ -193,14 +215,6 @@ def _validator_class() -> Any:
 
     extend: Any = jsonschema.validators.extend  # untyped
     return extend(base, validators={"pattern": pattern}, type_checker=types)
-
-
-def _is_integer(_checker: Any, data: Any) -> bool:
-    return isinstance(data, int) and not isinstance(data, bool)
-
-
-def _is_number(_checker: Any, data: Any) -> bool:
-    return isinstance(data, int | float) and not isinstance(data, bool) and math.isfinite(data)
 
 
 def _diagnostics(error: ValidationError, root: Value) -> Iterator[ShapeError]:
