@@ -8,8 +8,6 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed_version
 from pathlib import Path
 from threading import Thread
 
@@ -21,6 +19,7 @@ from schemas.stopwatch import Stopwatch, Timings
 from .clang import CompiledObject, compile_units, find_clang
 from .emit import CUnit
 from .emit import units as c_units
+from .installed import installed
 from .ir import ChainIR, Constant, HostBound, Injector, Inlined, InMap, MapDef, Program, Target, ToHost, ToInterface
 from .lower import counters_map, counts_copies, layout_hash, lower, reached_services
 from .model import ServiceInstance
@@ -53,10 +52,7 @@ _UNIT = re.compile(r"[a-zA-Z0-9_]+\.c")
 
 def version() -> str:
     """The version of bpfchain that runs."""
-    try:
-        return installed_version("bpfchain")
-    except PackageNotFoundError:
-        return "0+source"
+    return installed().version
 
 
 def lowered(file: str | os.PathLike[str]) -> ChainIR:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from schemas import SCHEMAS
 from schemas.diagnostic import Diagnostic, InvalidChain
 from schemas.render import Format, render
 from schemas.stopwatch import timings_text
@@ -75,7 +75,7 @@ def schema(what: str) -> None:
     if what == "chain":
         click.echo(json.dumps(merged_schema(), indent=2, ensure_ascii=False))
     else:
-        click.echo((files("schemas") / f"{what}.schema.json").read_text(encoding="utf-8"), nl=False)
+        click.echo((SCHEMAS / f"{what}.schema.json").read_text(encoding="utf-8"), nl=False)
 
 
 @click.command()
@@ -91,7 +91,7 @@ def explain(code: str) -> None:
 
 def explanations() -> dict[str, str]:
     """The entries of schemas/errors.md by code."""
-    text = (files("schemas") / "errors.md").read_text(encoding="utf-8")
+    text = (SCHEMAS / "errors.md").read_text(encoding="utf-8")
     sections = text.split("\n### ")[1:]
     return {section.split(":", 1)[0]: _entry(section) for section in sections}
 

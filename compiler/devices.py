@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
+from pathlib import Path
 
 from schemas.drop import named
 from schemas.manifest import Hook
@@ -23,7 +23,7 @@ from .templates import environment
 from .words import listed, show
 
 DROP, HOST = "drop", "host"
-_BPF = files("compiler") / "bpf"
+_BPF = Path(__file__).parent / "bpf"
 _NOT_IN_A_NAME = re.compile(r"[^a-z0-9-]+")
 _NAME_LENGTH = 32
 

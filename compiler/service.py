@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.metadata
 import json
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from schemas.diagnostic import CompileFailed, Diagnostic
 
+from .installed import ENTRY_POINT_GROUP, installed
+
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+    from importlib.resources.abc import Traversable
+
     from schemas.manifest import Hook
 
     from .ir import LoweredPort
     from .model import Port, ServiceInstance
     from .source import Report, Value
-
-ENTRY_POINT_GROUP = "bpfchain.services"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,23 +94,52 @@ class Service:
 
 @functools.cache
 def registry() -> Mapping[str, Service]:
-    """Every known kind of service, built-in ones first, each by its kind."""
+    """Every known kind of service, built-in ones first, by its kind; those are imported when they are asked for."""
     package = importlib.import_module("compiler.services")
-    services = [
-        importlib.import_module(f"compiler.services.{module.name}").SERVICE
-        for module in pkgutil.iter_modules(package.__path__)
-        if module.ispkg
-    ]
-    known = {service.kind: service for service in services}
-    for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+    known = _Services({module.name: None for module in pkgutil.iter_modules(package.__path__) if module.ispkg})
+    for point in _points():
         service = _load(point)
         if service.kind in known:
             raise _unfit(point, f"its kind `{service.kind}` is taken by {known[service.kind].origin}")
-        known[service.kind] = service
+        known.add(service)
     return known
 
 
-def _load(point: importlib.metadata.EntryPoint) -> Service:
+class _Services(Mapping[str, Service]):
+    """Services by kind. A chain has few of them, and all that they import would be half of what lowering it takes."""
+
+    def __init__(self, kinds: Mapping[str, Service | None]) -> None:
+        self._found = dict(kinds)
+
+    def __getitem__(self, kind: str) -> Service:
+        service = self._found[kind]
+        if service is None:
+            service = self._found[kind] = importlib.import_module(f"compiler.services.{kind}").SERVICE
+        return service
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in self._found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def add(self, service: Service) -> None:
+        self._found[service.kind] = service
+
+
+def _points() -> Iterable[EntryPoint]:
+    """The entry points of other distributions."""
+    if not installed().services:
+        return ()
+    from importlib.metadata import entry_points
+
+    return entry_points(group=ENTRY_POINT_GROUP)
+
+
+def _load(point: EntryPoint) -> Service:
     """The record that an entry point names. Raises CompileFailed (K104): whatever goes wrong there is not ours."""
     try:
         service = point.load()
@@ -120,7 +150,7 @@ def _load(point: importlib.metadata.EntryPoint) -> Service:
     return service
 
 
-def _unfit(point: importlib.metadata.EntryPoint, reason: str) -> CompileFailed:
+def _unfit(point: EntryPoint, reason: str) -> CompileFailed:
     distribution = point.dist.name if point.dist else "an unknown distribution"
     return CompileFailed(
         Diagnostic(

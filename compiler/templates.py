@@ -12,13 +12,14 @@ import hashlib
 import ipaddress
 import re
 from collections.abc import Callable
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .cache import cache_folder
 
 if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
     import jinja2
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")

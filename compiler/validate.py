@@ -10,10 +10,10 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from schemas import SCHEMAS
 from schemas.diagnostic import Diagnostic
 
 from . import yaml12
@@ -74,7 +74,7 @@ def shape_errors(source: Source) -> tuple[ShapeError, ...]:
 def _identity(source: Source) -> str:
     """Digest of everything that decides: the text, the schemas, and the code that reads and checks."""
     digest = hashlib.sha256(source.sha256.encode())
-    digest.update((files("schemas") / "chain.schema.json").read_bytes())
+    digest.update((SCHEMAS / "chain.schema.json").read_bytes())
     for kind, service in registry().items():
         digest.update(f"{kind}{service.json_schema()}".encode())
     for module in (__file__, yaml12.__file__):
@@ -144,7 +144,7 @@ def _remove(data: Any, path: Sequence[str | int]) -> bool:
 @functools.cache
 def chain_schema() -> JsonSchema:
     """The schema of a chain file, without those of the services."""
-    schema: JsonSchema = json.loads((files("schemas") / "chain.schema.json").read_text(encoding="utf-8"))
+    schema: JsonSchema = json.loads((SCHEMAS / "chain.schema.json").read_text(encoding="utf-8"))
     return schema
 
 

@@ -14,9 +14,9 @@ import types
 import typing
 from collections.abc import Mapping
 from enum import StrEnum
-from importlib.resources import files
 from typing import Any, NoReturn
 
+from . import SCHEMAS
 from .diagnostic import Diagnostic, LoadFailed
 from .manifest import FORMAT, Manifest
 from .references import broken_references
@@ -69,7 +69,7 @@ def check_schema(data: Any) -> None:
     from jsonschema import Draft202012Validator
 
     _check_format(data)
-    schema = json.loads((files("schemas") / "manifest.schema.json").read_text(encoding="utf-8"))
+    schema = json.loads((SCHEMAS / "manifest.schema.json").read_text(encoding="utf-8"))
     findings = []
     for error in Draft202012Validator(schema).iter_errors(data):
         findings.append(Diagnostic("M104", f"{_place(error.absolute_path)}: {_brief(error.message)}"))

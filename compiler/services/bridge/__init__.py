@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
+from pathlib import Path
 
+from schemas import SCHEMAS
 from schemas.drop import named
 
 from ...service import Service
 from .lowering import control, lower
 from .model import resolve
 
-_HERE = files("compiler") / "services" / "bridge"
+_HERE = Path(__file__).parent
 
 SERVICE = Service(
     kind="bridge",
     summary="Learns on which port a station is (IEEE 802.1D), forwards to it, and floods what it does not know",
-    schema=files("schemas") / "services" / "bridge.schema.json",
+    schema=SCHEMAS / "services" / "bridge.schema.json",
     header=_HERE / "bridge.bpf.h",
     resolve=resolve,
     lower=lower,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.resources import files
+from pathlib import Path
 
 from schemas.manifest import Hook, HostFact, Role, Scope
 
@@ -184,7 +184,7 @@ def _layout(instance: ServiceInstance, geometry: Fdb) -> str:
 
 
 def _functions(instance: ServiceInstance, port: Port, model: BridgeModel) -> Iterator[GeneratedFunction]:
-    jinja = environment(files("compiler") / "services" / "bridge" / "templates")
+    jinja = environment(Path(__file__).parent / "templates")
     if model.static:
         name = f"{port_name(port)}__static"
         text = jinja.get_template("static.c.j2").render(name=name, entries=model.static)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
+from pathlib import Path
 
+from schemas import SCHEMAS
 from schemas.drop import named
 
 from ...service import Service
 from .lowering import lower
 from .model import resolve
 
-_HERE = files("compiler") / "services" / "ddos"
+_HERE = Path(__file__).parent
 
 SERVICE = Service(
     kind="ddos",
     summary="Drops packets by block lists of addresses, protocols and ports, and above a rate for each source",
-    schema=files("schemas") / "services" / "ddos.schema.json",
+    schema=SCHEMAS / "services" / "ddos.schema.json",
     header=_HERE / "ddos.bpf.h",
     resolve=resolve,
     lower=lower,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from schemas.diagnostic import Span
@@ -20,7 +20,7 @@ from .near import HASH, MAX_SLOT_BITS, Neighbourhood, neighbourhood, sparse
 if TYPE_CHECKING:
     import jinja2
 
-TEMPLATES = files("compiler") / "services" / "ddos" / "templates"
+TEMPLATES = Path(__file__).parent / "templates"
 
 FILTERED_ENTRIES = 4
 """Shorter lists are decided as fast by the tree alone."""

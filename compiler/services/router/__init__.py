@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
+from pathlib import Path
 
+from schemas import SCHEMAS
 from schemas.drop import named
 from schemas.services.router import Reason
 
@@ -11,12 +12,12 @@ from ...service import Service
 from .lowering import control, lower
 from .model import resolve
 
-_HERE = files("compiler") / "services" / "router"
+_HERE = Path(__file__).parent
 
 SERVICE = Service(
     kind="router",
     summary="Routes IPv4 and IPv6 between its ports' subnets and beyond (RFC 1812, RFC 8200)",
-    schema=files("schemas") / "services" / "router.schema.json",
+    schema=SCHEMAS / "services" / "router.schema.json",
     header=_HERE / "router.bpf.h",
     resolve=resolve,
     lower=lower,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Any
 
 from schemas.diagnostic import Span
@@ -27,7 +27,7 @@ DEFAULT_MTU = 1500  # of a port that leads to another service
 NEIGHBOURS = 16384
 """Neighbours of each IP version that there is room for, on all ports together."""
 LOCAL_UNICAST = 0x02  # first byte of a locally administered unicast MAC (IEEE 802 8.2.2)
-_TEMPLATES = files("compiler") / "services" / "router" / "templates"
+_TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True, slots=True)
