@@ -128,6 +128,7 @@ class Followed:
         for version, table in self.tables.items():
             table.load(entries[version])
         self.hops.forget()
+        self._place_again()
 
     def update(self, routes: Mapping[Prefix, Route | None]) -> None:
         """Brings the tables to what these prefixes are now."""

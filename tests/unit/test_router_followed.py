@@ -211,6 +211,19 @@ def test_what_another_process_left_forwards_until_it_is_replaced() -> None:
     assert sum(any(memory.hops[at : at + NEXTHOP.size]) for at in range(0, len(memory.hops), NEXTHOP.size)) == 1
 
 
+def test_next_hops_for_which_another_process_left_no_room_have_a_place_once_its_are_gone() -> None:
+    routes: dict[Prefix, Route | None] = {}
+    for number in range(40):
+        routes |= route(f"10.{number}.0.0/16", via(bytes((10, 7, 1, number))))
+    memory = Memory(64)
+    for _ in range(2):
+        followed = memory.followed()
+        followed.load(routes)
+        assert not followed.unplaced
+        for number in range(40):
+            assert memory.ways(f"10.{number}.0.1") == (record(Kind.VIA, 0, bytes((10, 7, 1, number))),)
+
+
 def test_the_way_of_the_routers_own_packets_is_that_of_the_longest_prefix() -> None:
     memory = Memory()
     followed = memory.followed()
