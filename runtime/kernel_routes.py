@@ -30,6 +30,7 @@ from .rtnetlink import (
     RouteChange,
     Subscription,
     Upheaval,
+    links,
     routes,
 )
 
@@ -177,6 +178,7 @@ class Follower:
     on_neighbour: Callable[[NeighbourChange], object] | None = None
     buffer: int = RECEIVE_BUFFER
     resyncs: int = 0
+    whole: bool = False
     routes: KernelRoutes = field(init=False)
     _subscription: Subscription = field(init=False)
     _running: dict[int, bool] = field(default_factory=dict)
@@ -206,20 +208,22 @@ class Follower:
     def resync(self) -> Iterator[None]:
         """Dumps the table, takes what changed meanwhile, and updates what differs from before, all at once.
 
-        A step of the iterator is a few hundred routes; do not `read` before its end. Raises `Interrupted` where the
-        kernel's table does not hold still.
+        A step of the iterator is a few hundred routes; do not `read` before its end. Then `whole` says whether this is
+        how things are; if not, because routes may have gone without a word meanwhile, another is due. Raises
+        `Interrupted` where the kernel's table does not hold still for long.
         """
         self.resyncs += 1
         deadline = time.monotonic() + _DUMP_SECONDS
         while True:
+            self._subscription.discard()  # the dump has it; and older changes would undo those that were lost
             fresh = KernelRoutes(self.table)
             try:
                 yield from self._dump(fresh)
-                if self._catch_up(fresh):
-                    break
-            except (Interrupted, Overrun):
+                break
+            except Interrupted:
                 if time.monotonic() > deadline:
                     raise
+        self.whole = self._catch_up(fresh)
         before, self.routes = self.routes, fresh
         differing = {
             prefix: fresh.best(prefix)
@@ -230,6 +234,7 @@ class Follower:
             self.update(differing)
 
     def _dump(self, fresh: KernelRoutes) -> Iterator[None]:
+        self._running = {link.ifindex: link.running for link in links(self.netns)}
         for family in FAMILIES:
             for found in routes(self.netns, family, self.table):
                 for route in found:
@@ -237,12 +242,13 @@ class Follower:
                 yield
 
     def _catch_up(self, fresh: KernelRoutes) -> bool:
-        """Whether the changes that are waiting can be told from routes alone."""
-        changes = self._subscription.receive(_BATCH)
+        """Whether the changes that are waiting are all, and can be told from routes alone."""
         whole = True
-        while changes:
-            whole &= self._apply(changes, fresh, set())
-            changes = self._subscription.receive(_BATCH)
+        try:
+            while changes := self._subscription.receive(_BATCH):
+                whole &= self._apply(changes, fresh, set())
+        except Overrun:
+            return False
         return whole
 
     def _apply(self, changes: Iterable[Change], table: KernelRoutes, changed: set[Prefix]) -> bool:
@@ -264,10 +270,15 @@ class Follower:
         return whole
 
     def _lets_routes_vanish(self, change: LinkChange) -> bool:
-        """IPv4 routes by a device that goes down are removed without a message (fib_sync_down_dev, net/ipv4)."""
-        before = self._running.get(change.ifindex)
+        """IPv4 routes by a device that goes down are removed without a message (fib_sync_down_dev, net/ipv4).
+
+        Those of a device that comes up are alive again likewise (fib_sync_up). A device that is new has none.
+        """
+        if change.gone:
+            return self._running.pop(change.ifindex, None) is not None
+        before = self._running.get(change.ifindex, change.running)
         self._running[change.ifindex] = change.running
-        return change.gone or (before is not None and before != change.running)
+        return before != change.running
 
 
 _DUMP_SECONDS = 10.0

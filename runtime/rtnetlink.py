@@ -41,7 +41,7 @@ class Group(IntEnum):
 
 # Plain numbers, spelled as in the UAPI: comparing enumerations would take as long as all the rest of a message.
 NLMSG_ERROR, NLMSG_DONE = 2, 3
-RTM_NEWLINK, RTM_DELLINK = 16, 17
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_DELADDR = 21
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_DELNEIGH = 28, 29
@@ -55,6 +55,7 @@ RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_MULTIPATH, RTA_TABLE, RTA_VIA =
 RTM_F_CLONED = 0x200
 RTNH_F_DEAD = 1
 IFF_UP, IFF_RUNNING = 0x1, 0x40
+_REQUESTS = {RTM_GETLINK: "RTM_GETLINK", RTM_GETROUTE: "RTM_GETROUTE"}
 NDA_DST, NDA_LLADDR = 1, 2
 
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr
@@ -175,30 +176,49 @@ class Subscription:
             changes.extend(_changes(datagram))
         return changes
 
+    def discard(self) -> None:
+        """Throws away what has come. After an overrun the kernel adds nothing until the queue is empty, nor says so."""
+        while True:
+            try:
+                self._socket.recv(_RECEIVE_SIZE)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+
 
 def routes(netns: str | None, family: int, table: int) -> Iterator[list[Route]]:
     """The routes of a table, a few hundred at a time. Raises `Interrupted`, `SyscallFailed`."""
+    body = _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + _ATTRIBUTE.pack(8, RTA_TABLE) + _NUMBER.pack(table)
+    for datagram in _dumped(netns, RTM_GETROUTE, body):
+        found = (change.route for change in _changes(datagram) if isinstance(change, RouteChange))
+        yield [route for route in found if route.table == table]
+
+
+def links(netns: str | None) -> list[LinkChange]:
+    """Every device as it is now. Raises `Interrupted`, `SyscallFailed`."""
+    datagrams = _dumped(netns, RTM_GETLINK, bytes(_LINK.size))
+    return [change for datagram in datagrams for change in _changes(datagram) if isinstance(change, LinkChange)]
+
+
+def _dumped(netns: str | None, request: int, body: bytes) -> Iterator[bytes]:
+    """The datagrams that answer a request for a dump. Raises `Interrupted`, `SyscallFailed`."""
     with _open(netns) as sock:
         sock.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)  # the kernel then filters by table itself
-        body = _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + _ATTRIBUTE.pack(8, RTA_TABLE)
-        body += _NUMBER.pack(table)
-        flags = NLM_F_REQUEST | NLM_F_DUMP
-        sock.send(_HEADER.pack(_HEADER.size + len(body), RTM_GETROUTE, flags, 1, 0) + body)
-        while True:
-            found: list[Route] = []
-            for kind, message_flags, at, end, datagram in _messages(sock.recv(_RECEIVE_SIZE)):
-                if message_flags & NLM_F_DUMP_INTR:
+        sock.send(_HEADER.pack(_HEADER.size + len(body), request, NLM_F_REQUEST | NLM_F_DUMP, 1, 0) + body)
+        done = False
+        while not done:
+            datagram = sock.recv(_RECEIVE_SIZE)
+            for kind, flags, at, end, _ in _messages(datagram):
+                if flags & NLM_F_DUMP_INTR:
                     raise Interrupted
                 if kind in (NLMSG_ERROR, NLMSG_DONE):
                     code = struct.unpack_from("=i", datagram, at)[0] if end - at >= 4 else 0
                     if code and -code != errno.ENOENT:  # no such table: no routes
-                        raise SyscallFailed(-code, "RTM_GETROUTE")
-                    yield found
-                    return
-                route = _route(datagram, at, end) if kind == RTM_NEWROUTE else None
-                if route is not None and route.table == table:
-                    found.append(route)
-            yield found
+                        raise SyscallFailed(-code, _REQUESTS[request])
+                    done = True
+            yield datagram
 
 
 def _open(netns: str | None) -> socket.socket:

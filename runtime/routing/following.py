@@ -11,8 +11,8 @@ from ..kernel_routes import Follower, Prefix
 from ..rtnetlink import Interrupted, Route
 from .followed import Followed
 
-_PAUSE_SECONDS = 1.0
-"""Before another attempt where the kernel's table did not hold still."""
+_PAUSE_SECONDS = 0.5
+"""Before the table is dumped again because it changed while it was."""
 
 
 @dataclass(slots=True)
@@ -38,15 +38,16 @@ class Following:
         self.follower.close()
 
     async def _resync(self) -> None:
-        """Dumps in small steps, so that everything else goes on."""
+        """Dumps in small steps, so that everything else goes on, until nothing happens meanwhile that asks for more."""
         while True:
             try:
                 for _ in self.follower.resync():
                     await asyncio.sleep(0)
-                break
+                if self.follower.whole:
+                    break
             except Interrupted:
                 self.context.log.warning("kernel-routes-do-not-hold-still", again_in=_PAUSE_SECONDS)
-                await asyncio.sleep(_PAUSE_SECONDS)
+            await asyncio.sleep(_PAUSE_SECONDS)
         if not self.loaded:
             self._take({})
         self._work = self.context.watch(self.follower, self._read)

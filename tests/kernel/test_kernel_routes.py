@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import select
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from ipaddress import ip_address
@@ -68,8 +69,11 @@ def follow(follower: Follower) -> None:
 
 
 def resync(follower: Follower) -> None:
-    for _ in follower.resync():
-        pass
+    while True:
+        for _ in follower.resync():
+            pass
+        if follower.whole:
+            return
 
 
 def as_dumped(made: Net) -> dict[Prefix, Route]:
@@ -177,6 +181,11 @@ def kernel_way(netlink: Any, text: str) -> tuple[Any, ...]:
     return found.get_attr("RTA_OIF"), ip_address(gateway).packed if gateway else b""
 
 
+def ways(told: Mapping[Prefix, Route]) -> set[int]:
+    """The devices that routes lead to."""
+    return {hop.ifindex for route in told.values() for hop in route.hops}
+
+
 def test_a_link_that_goes_down_takes_its_routes_along() -> None:
     """IPv4 says nothing of them."""
     with net() as (made, netlink):
@@ -187,9 +196,39 @@ def test_a_link_that_goes_down_takes_its_routes_along() -> None:
         netlink.link("set", index=made.cables[0].port.ifindex, state="down")
         follow(follower)
         assert made.told == as_dumped(made)
-        ways = {hop.ifindex for route in made.told.values() for hop in route.hops}
-        assert ways == {made.cables[1].port.ifindex}
+        assert ways(made.told) == {made.cables[1].port.ifindex}
         assert len([prefix for prefix in made.told if prefix[2] == 24]) == 11
+        follower.close()
+
+
+def test_the_first_word_of_a_link_is_that_it_is_down() -> None:
+    """Without IPv6, whose addresses would go and tell."""
+    with net() as (made, netlink):
+        made.namespace.sysctl("net/ipv6/conf/all/disable_ipv6", "1")
+        netlink.route("add", dst="10.64.0.0/16", gateway="10.1.0.2", priority=5)
+        netlink.route("add", dst="10.64.0.0/16", gateway="10.2.0.2", priority=9)
+        netlink.route("add", dst="10.65.0.0/16", gateway="10.1.0.2")
+        follower = made.follower()
+        netlink.link("set", index=made.cables[0].port.ifindex, state="down")
+        follow(follower)
+        assert made.told == as_dumped(made)
+        follower.close()
+
+
+def test_a_link_that_comes_up_brings_its_ways_back() -> None:
+    """Of those that are dead when the table is first read; IPv4 says nothing of them."""
+    with net() as (made, netlink):
+        netlink.route("add", dst="10.65.0.0/16", multipath=[{"gateway": "10.1.0.2"}, {"gateway": "10.2.0.2"}])
+        made.namespace.sysctl("net/ipv6/conf/all/disable_ipv6", "1")
+        index = made.cables[0].port.ifindex
+        netlink.link("set", index=index, state="down")
+        follower = made.follower()
+        netlink.link("set", index=index, state="up")
+        deadline = time.monotonic() + 20
+        while index not in ways(made.told):
+            assert time.monotonic() < deadline
+            follow(follower)
+        assert made.told == as_dumped(made)
         follower.close()
 
 
@@ -225,6 +264,37 @@ def test_after_an_overrun_only_the_difference_is_told(family: int) -> None:
         touched = [prefix for update in made.updates for prefix in update]
         assert len(touched) == len(set(touched)) == 100, "nothing that stayed was taken away in between"
         follower.close()
+
+
+def test_what_changes_while_a_table_is_read_after_an_overrun_is_not_missed() -> None:
+    """The kernel says nothing more, and not that it does not, until what came before has been read."""
+    with net() as (made, netlink):
+        follower = made.follower(buffer=1)
+        for number in range(100):
+            netlink.route("add", dst=f"10.70.{number}.0/24", gateway="10.1.0.2")
+        assert not follower.read()
+        steps = follower.resync()
+        next(steps)
+        netlink.route("add", dst="10.64.0.0/16", gateway="10.2.0.2")
+        netlink.route("del", dst="10.70.0.0/24", gateway="10.1.0.2")
+        for _ in steps:
+            pass
+        assert made.told == as_dumped(made)
+        follower.close()
+
+
+def test_what_can_be_told_is_told_although_links_do_not_hold_still() -> None:
+    with net() as (made, netlink):
+        netlink.route("add", dst="10.64.0.0/16", gateway="10.1.0.2")
+        follower = made.follower()
+        netlink.route("replace", dst="10.64.0.0/16", gateway="10.2.0.2")
+        for step, _ in zip(range(50), follower.resync(), strict=False):
+            for how in ("add", "del"):
+                netlink.addr(how, index=made.cables[1].port.ifindex, address="10.9.0.1", prefixlen=24)
+            assert step < 49, "it ends"
+        follower.close()
+    assert [hop.gateway for hop in made.told[socket.AF_INET, 0x0A400000, 16].hops] == [bytes((10, 2, 0, 2))]
+    assert not follower.whole
 
 
 def test_other_tables_are_not_followed() -> None:
