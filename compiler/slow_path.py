@@ -27,7 +27,7 @@ def upcalls_map(service: str) -> str:
 
 
 def buckets_map(service: str) -> str:
-    """The per-CPU array of what each of a service's reasons may still send up."""
+    """The per-CPU array of what each of a service's reasons may still send up, from each of its ports."""
     return f"{c_name(service)}__buckets"
 
 
@@ -57,10 +57,10 @@ def slow_path_maps(service: ServiceInstance) -> Iterator[MapDef]:
         key_size=4,
         value_type="struct slow_path_bucket",
         value_size=_BUCKET_BYTES,
-        max_entries=reasons,
+        max_entries=reasons * len(service.ports),
         scope=Scope.SERVICE,
         role=Role.SCRATCH,
-        layout="buckets/1",
+        layout="buckets/2",
         span=service.span,
         service=service.name,
     )

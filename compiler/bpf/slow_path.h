@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The way up to a service's control plane: the packet as it is now goes, behind a record that says where it was, into
- * the chain's ring buffer (schemas/slow_path.py has the same layout for its reader). A token bucket for each reason
- * keeps a flood of one from starving the others, and every copy that was refused is counted.
+ * the chain's ring buffer (schemas/slow_path.py has the same layout for its reader). A token bucket for each reason and
+ * port keeps a flood of one from starving the others, and every copy that was refused is counted.
  */
 #ifndef BPFCHAIN_SLOW_PATH_H
 #define BPFCHAIN_SLOW_PATH_H
@@ -45,7 +45,10 @@ struct slow_path_scratch {
 	__u8 frame[SLOW_PATH_FRAME_BYTES];
 };
 
-/* One reason's allowance on one CPU, in jiffies; `credit` in shares of a packet, of which one has as many as hz. */
+/*
+ * What one reason may send up from one port on one CPU, in jiffies; `credit` in shares of a packet, of which one has as
+ * many as hz.
+ */
 struct slow_path_bucket {
 	__u64 filled;
 	__u64 credit;
@@ -59,10 +62,11 @@ struct slow_path_config {
 	void *counters;
 	const volatile __u32 *hz;
 	__u64 ring_bytes;
-	__u32 rate;  /* packets a second, of one reason on one CPU */
+	__u32 rate;  /* packets a second, of one reason from one port on one CPU */
 	__u32 burst; /* packets */
 	__u16 service;
 	__u16 port;
+	__u16 reasons; /* of the service */
 };
 
 /* Earns what the time since the last packet is worth. */
@@ -123,7 +127,8 @@ static __always_inline bool slow_path_write(const struct packet *pkt, const stru
 static __always_inline enum slow_path_fate slow_path_try(const struct packet *pkt, const struct slow_path_config *cfg,
 							 __u32 reason)
 {
-	struct slow_path_bucket *bucket = bpf_map_lookup_elem(cfg->buckets, &reason);
+	const __u32 own = cfg->port * cfg->reasons + reason;
+	struct slow_path_bucket *bucket = bpf_map_lookup_elem(cfg->buckets, &own);
 	__u64 most = (__u64)cfg->burst * *cfg->hz, now = bpf_jiffies64();
 
 	if (!bucket)

@@ -91,8 +91,8 @@ class Bpdu:
 
     @property
     def designated(self) -> bool:
-        """Whether a designated port sent it: a Configuration BPDU says so by being one (17.21.8)."""
-        return self.type is Type.CONFIG or self.role is Role.DESIGNATED
+        """Whether a designated port sent it: a Configuration BPDU says so by being one, as does no role (9.2.9)."""
+        return self.type is Type.CONFIG or self.role in (Role.DESIGNATED, Role.UNKNOWN)
 
     def encode(self) -> bytes:
         """The BPDU without LLC header and padding."""
@@ -130,10 +130,13 @@ class Bpdu:
     def _of_body(cls, kind: Type, data: bytes) -> Self | None:
         flags, root, cost, bridge, port, *times = _BODY.unpack_from(data, _HEADER.size)
         flags &= _FLAGS_OF[kind]
-        bpdu = cls(
+        believed = _believed(Times(*(ticks / 256 for ticks in times)))
+        if kind is Type.CONFIG and believed.message_age >= believed.max_age:
+            return None
+        return cls(
             kind,
             PriorityVector(root, cost, bridge, port),
-            Times(*(ticks / 256 for ticks in times)),
+            believed,
             role=Role(flags >> _ROLE_SHIFT & _ROLE_MASK),
             topology_change=bool(flags & Flag.TOPOLOGY_CHANGE),
             topology_change_ack=bool(flags & Flag.TOPOLOGY_CHANGE_ACK),
@@ -142,7 +145,6 @@ class Bpdu:
             forwarding=bool(flags & Flag.FORWARDING),
             agreement=bool(flags & Flag.AGREEMENT),
         )
-        return bpdu if bpdu.times.message_age < bpdu.times.max_age else None
 
     def frame(self, source: bytes) -> bytes:
         """The whole Ethernet frame from the port with address `source`, padded to the shortest length."""
@@ -158,3 +160,21 @@ class Bpdu:
         if frame[:6] != BRIDGE_GROUP_ADDRESS or len(payload) != length or payload[: len(_LLC)] != _LLC:
             return None
         return cls.decode(payload[len(_LLC) :])
+
+
+def _believed(times: Times) -> Times:
+    """Within the ranges of table 17-1 (and those that bridges take beyond it), whatever somebody sends."""
+    return Times(
+        message_age=min(times.message_age, times.max_age, _LONGEST.max_age),
+        max_age=_within(times.max_age, _SHORTEST.max_age, _LONGEST.max_age),
+        hello_time=_within(times.hello_time, _SHORTEST.hello_time, _LONGEST.hello_time),
+        forward_delay=_within(times.forward_delay, _SHORTEST.forward_delay, _LONGEST.forward_delay),
+    )
+
+
+def _within(seconds: float, least: float, most: float) -> float:
+    return max(least, min(seconds, most))
+
+
+_SHORTEST = Times(0, 6, 1, 2)
+_LONGEST = Times(40, 40, 10, 30)

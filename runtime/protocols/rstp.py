@@ -30,6 +30,7 @@ from .rstp_port import (
 
 _ADDRESS_MASK = (1 << 48) - 1
 _PORT_NUMBER_MASK = (1 << 12) - 1
+_HIGHEST_COST = (1 << 32) - 1
 
 
 @dataclass(slots=True)
@@ -284,7 +285,8 @@ class Bridge:
             received = port.port_priority
             if port.info_is is not Info.RECEIVED or port.settings.root_guard or self._is_from_here(received):
                 continue
-            candidate = (*received._replace(root_path_cost=received.root_path_cost + port.path_cost), port.port_id)
+            cost = min(received.root_path_cost + port.path_cost, _HIGHEST_COST)
+            candidate = (*received._replace(root_path_cost=cost), port.port_id)
             if candidate < best:
                 best, self.root_port = candidate, port.number
                 age = round(port.port_times.message_age + 1)

@@ -7,7 +7,7 @@ from .bridge_fdb import migration as fdb_migration
 from .bridge_stp import TICK_SECONDS as TICK_SECONDS
 from .bridge_stp import describe as describe
 from .bridge_stp import on_link as on_link
-from .bridge_stp import on_packet as on_packet
+from .bridge_stp import on_packets as on_packets
 from .bridge_stp import reload as reload
 from .bridge_stp import start as start
 from .bridge_stp import states_migration

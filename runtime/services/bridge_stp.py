@@ -7,6 +7,7 @@ stay, and when it starts every port is closed until the tree is known again.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +26,8 @@ TICK_SECONDS = 1.0
 _PORTS = 128  # BRIDGE_PORTS in bridge.bpf.h
 _KEY = bytes(4)
 _STATES = tuple(State)  # enum port_state
-_ROLES = tuple(Role)
+_PLACES = (*Role, *Guard)  # what a port is in the tree, or what keeps it from that
+_MOST_BPDUS = 50  # of one port in a second
 _GIGABIT_COST = 20_000
 
 
@@ -33,7 +35,8 @@ _GIGABIT_COST = 20_000
 class _Tree:
     """The spanning tree of one bridge. Port numbers are indices + 1.
 
-    `up` are the ports whose link is up, `told` is what the log has heard of each port.
+    `links` has what each port leads to: its peer and device. `up` are the ports whose link is up, `heard` counts the
+    BPDUs of each since the last tick, `told` is what the log has heard of each port.
     """
 
     bridge: Bridge
@@ -42,12 +45,14 @@ class _Tree:
     states: ControlMap
     fdb: ControlMap
     written: bytes = b""
+    links: dict[str, tuple[str, int]] = field(default_factory=dict)
     up: set[str] = field(default_factory=set)
+    heard: Counter[str] = field(default_factory=Counter)
     told: dict[str, str] = field(default_factory=dict)
 
 
 def start(context: Context) -> None:
-    """Closes every port, then lets the protocol open those whose link is up."""
+    """Closes every port and forgets all stations, then lets the protocol open those ports whose link is up."""
     stp, names = context.config["stp"], tuple(context.ports)
     settings = BridgeSettings(
         address=_address(context),
@@ -57,40 +62,64 @@ def start(context: Context) -> None:
         forward_delay=stp["forward_delay"],
         rapid=stp["rapid"],
     )
-    ports = [_port_settings(context.ports[name].index, stp["ports"][name]) for name in names]
-    bridge = Bridge.of(settings, ports)
-    context.state = _Tree(bridge, context.config, names, context.map("states"), context.map("fdb"))
-    _carry_out(context, ())
+    ports = [_port_settings(context.ports[name], stp["ports"][name]) for name in names]
+    tree = _Tree(Bridge.of(settings, ports), context.config, names, context.map("states"), context.map("fdb"))
+    tree.links = {name: _link(context.ports[name]) for name in names}
+    context.state = tree
+    _carry_out(context, [Flush(number) for number in tree.bridge.ports])
     for name in names:
         on_link(context, context.ports[name])
 
 
 def reload(context: Context) -> None:
-    """The same bridge goes on with the maps of the new generation; another one starts."""
+    """The same bridge between the same devices goes on with the maps of the new generation; another one starts."""
     tree: _Tree = context.state
-    if tree.config != context.config or tree.names != tuple(context.ports):
+    links = {name: _link(port) for name, port in context.ports.items()}
+    if (tree.config, tree.names, tree.links) != (context.config, tuple(context.ports), links):
         start(context)
         return
     tree.states, tree.fdb, tree.written = context.map("states"), context.map("fdb"), b""
     _carry_out(context, ())
+    for port in context.ports.values():
+        on_link(context, port)
 
 
-def on_packet(context: Context, packet: Packet) -> None:
-    """A frame to the bridge group address; what is no BPDU is not for us."""
-    bpdu = Bpdu.of_frame(packet.frame)
-    if bpdu is not None:
-        _carry_out(context, context.state.bridge.receive(packet.port.index + 1, bpdu))
+def on_packets(context: Context, packets: Sequence[Packet]) -> None:
+    """Frames to the bridge group address; what is no BPDU is not for us.
+
+    A neighbour sends ten in a second at most: of one that sends many more, the rest is passed over.
+    """
+    tree: _Tree = context.state
+    effects: list[Effect] = []
+    for packet in packets:
+        name = packet.port.name
+        tree.heard[name] += 1
+        if tree.heard[name] > _MOST_BPDUS:
+            continue
+        bpdu = Bpdu.of_frame(packet.frame)
+        if bpdu is not None:
+            effects += tree.bridge.receive(packet.port.index + 1, bpdu)
+    _carry_out(context, effects)
 
 
 def tick(context: Context) -> None:
     """A second has passed."""
-    _carry_out(context, context.state.bridge.tick())
+    tree: _Tree = context.state
+    for name, count in tree.heard.items():
+        if count > _MOST_BPDUS:
+            context.log.warning("too many BPDUs", port=name, in_a_second=count, heard=_MOST_BPDUS)
+    tree.heard.clear()
+    _carry_out(context, tree.bridge.tick())
 
 
 def on_link(context: Context, port: Port) -> None:
-    """A device came up or went down. What leads to another service has no link that could be down."""
+    """A device came up, went down, or is another one. What leads to another service has no link that could be down."""
     tree: _Tree = context.state
     up = port.up or not port.interface
+    if tree.links[port.name] != _link(port):
+        tree.links[port.name] = _link(port)
+        tree.up.discard(port.name)
+        _carry_out(context, tree.bridge.disable(port.index + 1))
     if up == (port.name in tree.up):
         return
     if up:
@@ -105,7 +134,7 @@ def describe(config: Mapping[str, Any], ports: Sequence[str], open_map: OpenMap)
     """`root, forwarding`, as the data plane has it."""
     content = open_map("states")[_KEY]
     return {
-        name: f"{_ROLES[content[_PORTS + index]]}, {_STATES[content[index]]}"
+        name: f"{_PLACES[content[_PORTS + index]]}, {_STATES[content[index]]}"
         for index, name in enumerate(ports)
         if name in config["stp"]["ports"]
     }
@@ -152,7 +181,7 @@ def _content(bridge: Bridge) -> bytes:
     states, roles = bytearray(_PORTS), bytearray(_PORTS)
     for port in bridge.ports.values():
         states[port.number - 1] = _STATES.index(port.state)
-        roles[port.number - 1] = _ROLES.index(port.role)
+        roles[port.number - 1] = _PLACES.index(port.guard or port.role)
     return bytes(states + roles)
 
 
@@ -170,17 +199,24 @@ def _tell(context: Context, tree: _Tree) -> None:
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 
-def _port_settings(index: int, given: Mapping[str, Any]) -> PortSettings:
+def _link(port: Port) -> tuple[str, int]:
+    """What a port leads to."""
+    return port.peer, port.ifindex
+
+
+def _port_settings(port: Port, given: Mapping[str, Any]) -> PortSettings:
+    """As the file says; but there is no bridge in this machine's own stack, and no way to send it a BPDU."""
+    stack = port.peer == "host"
     return PortSettings(
-        number=index + 1,
+        number=port.index + 1,
         priority=given["priority"],
         path_cost=given["cost"] or _GIGABIT_COST,
         point_to_point=given["point_to_point"],
-        admin_edge=given["edge"] is True,
+        admin_edge=stack or given["edge"] is True,
         auto_edge=given["edge"] is None,
         bpdu_guard=given["bpdu_guard"],
         root_guard=given["root_guard"],
-        bpdu_filter=given["bpdu_filter"],
+        bpdu_filter=stack or given["bpdu_filter"],
     )
 
 

@@ -74,6 +74,20 @@ def test_what_is_none(wire: str) -> None:
     assert Bpdu.decode(bytes.fromhex(wire)) is None
 
 
+def test_times_are_believed_within_their_ranges() -> None:
+    far = VECTOR.replace("0100 1400 0200 0f00", "fee6 ffff 0000 ffff")
+    found = Bpdu.decode(bytes.fromhex(f"0000 02 02 0e {far} 00"))
+    assert found
+    assert found.times == Times(40, 40, 1, 30)
+
+
+def test_no_role_is_that_of_a_configuration_bpdu() -> None:
+    """9.2.9."""
+    found = Bpdu.decode(bytes.fromhex(f"0000 02 02 02 {VECTOR} 00"))
+    assert found
+    assert (found.role, found.designated) == (Role.UNKNOWN, True)
+
+
 def test_a_newer_version_is_read_as_an_rst() -> None:
     """MSTP (version 3) appends what an RSTP bridge does not read (9.3.4)."""
     wire = bytes.fromhex(f"0000 03 02 0e {VECTOR} 00") + bytes(64)

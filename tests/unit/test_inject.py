@@ -77,6 +77,6 @@ def test_reasons_make_the_slow_path(tmp_path: Path, reasons: tuple[tuple[int, st
     maps = {definition.name: definition for definition in made.maps}
     assert ("chain_slow_path" in maps, "chain_scratch" in maps) == (bool(reasons), bool(reasons))
     if reasons:
-        assert (maps["a__buckets"].max_entries, maps["a__upcalls"].max_entries) == (6, 18)
+        assert (maps["a__buckets"].max_entries, maps["a__upcalls"].max_entries) == (2 * 6, 18)  # of two ports
         labels = [entry.path for entry in maps["a__upcalls"].entries]
         assert labels[:2] == ["a.slow-path one sent up", "a.slow-path one refused: rate"]

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.protocols.bpdu import Bpdu, PriorityVector, Times, Type
+from runtime.protocols.bpdu import Role as WireRole
 from runtime.protocols.rstp import Bridge
 from runtime.protocols.rstp_port import (
     BridgeSettings,
@@ -380,3 +381,26 @@ def has_loop(found: Network) -> bool:
     links = list(found.open_links())
     parts = components(range(len(found.bridges)), links)
     return len(links) > sum(len(part) - 1 for part in parts)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.tuples(st.integers(1, 3), st.binary(min_size=32, max_size=32), st.booleans()), max_size=20))
+def test_whatever_is_received_what_is_sent_can_be_encoded(received: list[tuple[int, bytes, bool]]) -> None:
+    bridge = network(1, 3).bridges[0]
+    effects = [effect for number in bridge.ports for effect in bridge.enable(number)]
+    for number, body, rapid in received:
+        header = bytes.fromhex("00000202" if rapid else "00000000")
+        bpdu = Bpdu.decode(header + body[:31] + body[31:])
+        effects += bridge.receive(number, bpdu) if bpdu else bridge.tick()
+    for effect in effects:
+        if isinstance(effect, Send):
+            assert Bpdu.of_frame(effect.bpdu.frame(bytes(6))) is not None
+
+
+def test_the_dearest_way_to_the_best_root_is_still_one() -> None:
+    bridge = network(1, 1).bridges[0]
+    bridge.enable(1)
+    bridge.receive(
+        1, Bpdu(Type.RST, PriorityVector(0, 0xFFFFFFFF, 2, 1), Times(0, 20, 2, 15), role=WireRole.DESIGNATED)
+    )
+    assert (bridge.root_port, bridge.root_priority.root_path_cost) == (1, 0xFFFFFFFF)
