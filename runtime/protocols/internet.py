@@ -97,14 +97,16 @@ def read_options(options: bytes) -> Iterator[bytes]:
         at += length
 
 
-def read_ipv4(packet: bytes) -> Ipv4:
-    """Raises ValueError for what RFC 1812 5.2.2 has routers discard."""
+def read_ipv4(packet: bytes, *, cut_short: bool = False) -> Ipv4:
+    """Raises ValueError for what RFC 1812 5.2.2 has routers discard. `cut_short`: the payload's end may be missing."""
     if len(packet) < IPV4_HEADER:
         raise ValueError("cut short")
     start, tos, total, identification, fragment, ttl, protocol, _, source, destination = _FIXED4.unpack_from(packet)
     header = 4 * (start & 15)
-    if start >> 4 != 4 or not IPV4_HEADER <= header <= total <= len(packet):
+    if start >> 4 != 4 or not IPV4_HEADER <= header <= total or header > len(packet):
         raise ValueError("lengths or version")
+    if total > len(packet) and not cut_short:
+        raise ValueError("cut short")
     if checksum(packet[:header]) != 0:
         raise ValueError("checksum")
     return Ipv4(
@@ -161,13 +163,15 @@ class Ipv6:
         return named_at, at, False
 
 
-def read_ipv6(packet: bytes) -> Ipv6:
-    """Raises ValueError for what is no whole IPv6 packet."""
+def read_ipv6(packet: bytes, *, cut_short: bool = False) -> Ipv6:
+    """Raises ValueError for what is no whole IPv6 packet. `cut_short`: the payload's end may be missing."""
     if len(packet) < IPV6_HEADER:
         raise ValueError("cut short")
     start, size, protocol, hop_limit, source, destination = _FIXED6.unpack_from(packet)
-    if start >> 28 != 6 or IPV6_HEADER + size > len(packet):
-        raise ValueError("length or version")
+    if start >> 28 != 6:
+        raise ValueError("version")
+    if IPV6_HEADER + size > len(packet) and not cut_short:
+        raise ValueError("cut short")
     payload = packet[IPV6_HEADER : IPV6_HEADER + size]
     return Ipv6(IPv6Address(source), IPv6Address(destination), protocol, payload, hop_limit, start & 0x0FFFFFFF)
 

@@ -14,7 +14,7 @@ from schemas.services.router import Address, NextHopRecord, Reason
 
 from ..protocols import icmp, icmp6, tcp
 from ..protocols.ethernet import ETH_P_IP, ETH_P_IPV6, Frame, is_group, read_frame
-from ..protocols.internet import DONT_FRAGMENT, ICMP, ICMPV6, TCP, UDP, Ipv4, Ipv6, read_ipv4, read_ipv6
+from ..protocols.internet import DONT_FRAGMENT, ICMP, ICMPV6, IPV6_HEADER, TCP, UDP, Ipv4, Ipv6, read_ipv4, read_ipv6
 from .limit import ErrorLimit
 from .options import OptionProblem, checked6, processed4
 from .ports import Outlet, Ports, RouterPort
@@ -46,11 +46,13 @@ class Answers:
     def __init__(self, ports: Ports, outlet: Outlet, limit: ErrorLimit, wall: Callable[[], float] = time.time) -> None:
         self._ports, self._outlet, self._wall = ports, outlet, wall
         self.limit = limit
+        self.senseless = 0  # packets that contradict themselves, about which nothing is said
 
     def undeliverable(self, port: int, frame: bytes, reason: Reason, nexthop: NextHopRecord | None, now: float) -> None:
         """A packet that is not forwarded, for a reason that its sender may be told.
 
-        `nexthop`: where it would have gone. Packets of the router itself are dropped without a word.
+        `nexthop`: where it would have gone. Packets of the router itself are dropped without a word. The end of `frame`
+        may be missing: it is not quoted. Raises ValueError for a packet that makes no sense, or that cannot be cut.
         """
         if reason is not Reason.TOO_BIG and self.limit.is_exhausted(_sender(frame), now):
             return
@@ -60,27 +62,40 @@ class Answers:
         else:
             self._undeliverable6(arrived, parsed, reason, nexthop, now)
 
+    def unanswered(self, port: int, frame: bytes, now: float) -> None:
+        """A packet whose next hop does not answer. One that makes no sense is counted only."""
+        try:
+            self.undeliverable(port, frame, Reason.RESOLVE, None, now)
+        except ValueError:
+            self.senseless += 1
+
     def _undeliverable4(
         self, arrived: RouterPort, frame: Frame, reason: Reason, nexthop: NextHopRecord | None, now: float
     ) -> None:
-        packet = read_ipv4(frame.payload)
         if reason is Reason.TOO_BIG and nexthop is not None:
-            mtu = self._ports[nexthop.port].mtu
-            if packet.dont_fragment:
-                self._tell4(arrived, frame, icmp.Type.UNREACHABLE, icmp.Unreachable.TOO_BIG, mtu, now)
-            else:
-                for piece in packet.cut(mtu):
-                    self._originate4(arrived, piece)
+            self._too_big4(arrived, frame, self._ports[nexthop.port].mtu, now)
         elif reason is Reason.EXPIRED:
             self._tell4(arrived, frame, icmp.Type.EXPIRED, 0, 0, now)
         elif reason in _UNREACHABLE4:
             self._tell4(arrived, frame, icmp.Type.UNREACHABLE, _UNREACHABLE4[reason], 0, now)
 
+    def _too_big4(self, arrived: RouterPort, frame: Frame, mtu: int, now: float) -> None:
+        """Cuts it, or tells its sender. What fits is dropped: in pieces it would come up again, as long as it was."""
+        if int.from_bytes(frame.payload[2:4], "big") <= mtu:
+            return
+        if read_ipv4(frame.payload, cut_short=True).dont_fragment:
+            self._tell4(arrived, frame, icmp.Type.UNREACHABLE, icmp.Unreachable.TOO_BIG, mtu, now)
+        else:
+            for piece in read_ipv4(frame.payload).cut(mtu):
+                self._originate4(arrived, piece)
+
     def _undeliverable6(
         self, arrived: RouterPort, frame: Frame, reason: Reason, nexthop: NextHopRecord | None, now: float
     ) -> None:
         if reason is Reason.TOO_BIG and nexthop is not None:
-            self._tell6(arrived, frame, icmp6.Type.TOO_BIG, 0, self._ports[nexthop.port].mtu, now)
+            mtu = self._ports[nexthop.port].mtu
+            if IPV6_HEADER + int.from_bytes(frame.payload[4:6], "big") > mtu:
+                self._tell6(arrived, frame, icmp6.Type.TOO_BIG, 0, mtu, now)
         elif reason is Reason.EXPIRED:
             self._tell6(arrived, frame, icmp6.Type.EXPIRED, 0, 0, now)
         elif reason in _UNREACHABLE6:
@@ -102,7 +117,7 @@ class Answers:
             if reply is not None:
                 self._originate4(arrived, reply)
         elif packet.protocol == TCP:
-            self._refuse(arrived, packet, packet.payload)
+            self._refuse(arrived, frame, packet, packet.payload)
         else:
             code = icmp.Unreachable.PORT if packet.protocol == UDP else icmp.Unreachable.PROTOCOL
             self._tell4(arrived, frame, icmp.Type.UNREACHABLE, code, 0, now, packet.destination)
@@ -119,7 +134,7 @@ class Answers:
             if reply is not None:
                 self._originate6(arrived, frame, reply)
         elif protocol == TCP:
-            self._refuse(arrived, packet, payload)
+            self._refuse(arrived, frame, packet, payload)
         elif protocol == UDP:
             self._tell6(arrived, frame, icmp6.Type.UNREACHABLE, icmp6.Unreachable.PORT, 0, now, source)
         else:
@@ -130,7 +145,7 @@ class Answers:
         kind, code = icmp6.Type.PARAMETER_PROBLEM, icmp6.UNRECOGNIZED_HEADER
         self._tell6(arrived, frame, kind, code, packet.named_at(), now, source)
 
-    def _refuse(self, arrived: RouterPort, packet: Ipv4 | Ipv6, segment: bytes) -> None:
+    def _refuse(self, arrived: RouterPort, frame: Frame, packet: Ipv4 | Ipv6, segment: bytes) -> None:
         """RFC 9293 3.5.2: nobody listens here."""
         reset = tcp.reset(packet.source, packet.destination, segment)
         if reset is None:
@@ -139,7 +154,6 @@ class Answers:
             answer = Ipv4(packet.destination, packet.source, TCP, reset, TTL, packet.tos & ~ECN, fragment=DONT_FRAGMENT)
             self._originate4(arrived, answer)
         else:
-            frame = Frame(b"", b"", ETH_P_IPV6, b"")
             self._originate6(arrived, frame, Ipv6(packet.destination, packet.source, TCP, reset, TTL))
 
     def options(self, port: int, frame: bytes, now: float) -> None:
@@ -197,7 +211,7 @@ class Answers:
         now: float,
         source: Address | None = None,
     ) -> None:
-        packet = read_ipv4(frame.payload)
+        packet = read_ipv4(frame.payload, cut_short=True)
         if self._ports.owner(packet.source) or is_group(frame.destination) or not icmp.may_be_told(packet):
             return
         source = source or self._ports.source_towards(packet.source, arrived)
@@ -216,7 +230,7 @@ class Answers:
         now: float,
         source: Address | None = None,
     ) -> None:
-        packet = read_ipv6(frame.payload)
+        packet = read_ipv6(frame.payload, cut_short=True)
         if self._ports.owner(packet.source) or is_group(frame.destination) or not icmp6.may_be_told(packet, kind):
             return
         source = source or self._ports.source_towards(packet.source, arrived)

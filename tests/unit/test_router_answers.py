@@ -258,6 +258,31 @@ def test_too_big_and_not_to_be_cut(desk: Desk) -> None:
     assert desk.about(packet, Reason.TOO_BIG, 2) == error4("10.7.1.1", 3, 4, packet, struct.pack("!HH", 0, 1400))
 
 
+def test_a_held_packet_that_makes_no_sense_is_counted(desk: Desk) -> None:
+    """Programs leave the checksum of a header with options to the control plane, which reads it only now."""
+    broken = bytearray(ipv4(HERE, FAR, options=bytes(4)))
+    broken[10] ^= 1
+    desk.answers.unanswered(0, ethernet(LEFT, LEFT, IPV4, bytes(broken)), 1.0)
+    assert (desk.said(), desk.answers.senseless) == (None, 1)
+
+
+def test_too_big_and_its_end_missing(desk: Desk) -> None:
+    """At TC a packet is longer than what comes up of it. It cannot be cut, but its sender can be told."""
+    packet = ipv4(HERE, FAR, bytes(20_000), protocol=TCP, fragment=0x4000)
+    assert desk.about(packet[:9586], Reason.TOO_BIG, 2) == error4("10.7.1.1", 3, 4, packet, struct.pack("!HH", 0, 1400))
+    packet6 = ipv6(HERE6, FAR6, bytes(20_000), protocol=TCP)
+    assert desk.about(packet6[:9586], Reason.TOO_BIG, 2) == error6("fd00:1::1", 2, 0, packet6, struct.pack("!I", 1400))
+    with pytest.raises(ValueError, match="cut short"):
+        desk.about(ipv4(HERE, FAR, bytes(20_000))[:9586], Reason.TOO_BIG, 2)
+
+
+@pytest.mark.parametrize("fragment", [0, 0x4000])
+def test_what_fits_is_neither_cut_nor_told_about(desk: Desk, fragment: int) -> None:
+    """Its one piece would be as long as it was, and come up again for ever."""
+    assert desk.about(ipv4(HERE, FAR, bytes(1380), fragment=fragment), Reason.TOO_BIG, 2) is None
+    assert desk.about(ipv6(HERE6, FAR6, bytes(1360)), Reason.TOO_BIG, 2) is None
+
+
 def test_ipv6_too_big(desk: Desk) -> None:
     packet = ipv6(HERE6, FAR6, bytes(1400))
     assert desk.about(packet, Reason.TOO_BIG, 2) == error6("fd00:1::1", 2, 0, packet, struct.pack("!I", 1400))
@@ -380,6 +405,16 @@ def test_tcp_over_ipv6_is_reset(desk: Desk) -> None:
     said = desk.about(ipv6(HERE6, "fd00:1::1", asked, protocol=TCP), Reason.LOCAL)
     assert said is not None
     assert said[40 + 13] == 0x14
+
+
+def test_tcp_over_a_link_local_address_is_reset(desk: Desk) -> None:
+    """To a link-local address there is no route: the reset goes straight back to the one who asked."""
+    me = link_local(LEFT)
+    asked = segment("fe80::10", me, 100, 0, 0x02)
+    assert desk.about(ipv6("fe80::10", me, asked, protocol=TCP), Reason.LOCAL) is None
+    ((port, frame),) = desk.outlet.sent
+    assert (port, frame[:14]) == (0, ethernet(LEFT, HOST, IPV6, b"")[:14])
+    assert frame[14 + 40 + 13] == 0x14
 
 
 def with_options(options: bytes, wrong_checksum: int = 0) -> bytes:
