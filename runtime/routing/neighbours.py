@@ -33,7 +33,9 @@ REFUSED = 3.0
 HELD = 32
 """Packets that wait for one neighbour; the oldest goes when one more comes."""
 WAITING = 1024
-"""Neighbours that are asked for at once; the one asked for first goes when there is one more."""
+"""Neighbours that are asked for at once; the one asked for first is given up when there is one more."""
+WAITING_BYTES = 4 << 20
+"""Bytes of all packets that wait; likewise. As many as may wait for one neighbour always have room."""
 
 
 class Key(NamedTuple):
@@ -99,7 +101,7 @@ class Counts:
     """What has happened since the control plane started."""
 
     solicitations: int = 0
-    overflowed: int = 0  # held packets that gave way to newer ones
+    overflowed: int = 0  # held packets that gave way to newer ones, or had no room
     failed: int = 0
     no_room: int = 0  # neighbours that the programs' map had no room for
 
@@ -112,6 +114,7 @@ class Neighbours:
         self._table: dict[Key, Neighbour] = {}
         self._asked: OrderedDict[Key, None] = OrderedDict()  # those that are INCOMPLETE, longest first
         self._due = float("inf")  # nothing is to be done before
+        self._held_bytes = 0
         self.counts = Counts()
         for key, entry in known.entries().items():
             if key.port < len(ports.ports):
@@ -125,15 +128,17 @@ class Neighbours:
     def __len__(self) -> int:
         return len(self._table)
 
-    def resolve(self, key: Key, held: Held, now: float) -> None:
-        """A packet whose next hop the programs do not know."""
+    def resolve(self, key: Key, held: Held | None, now: float) -> None:
+        """A packet whose next hop the programs do not know; None for one that cannot wait, as its end is missing."""
         neighbour = self._table.get(key)
         if neighbour is None:
             neighbour = self._ask_for(key, now)
+        if held is None:
+            self.counts.overflowed += 1
+            return
         match neighbour.state:
             case State.INCOMPLETE:
-                self.counts.overflowed += len(neighbour.held) == HELD
-                neighbour.held.append(held)
+                self._hold(key, neighbour, held)
             case State.FAILED:
                 self._gone(held)
             case State.REACHABLE | State.PROBE:  # it came up before the neighbour was known
@@ -151,7 +156,7 @@ class Neighbours:
             return
         if neighbour.mac == mac:
             self._put(key, self._reachable(mac, now, neighbour.used))
-        elif self._pass_on(key, mac, neighbour.held):
+        elif self._pass_on(key, mac, self._released(neighbour)):
             self._put(key, self._reachable(mac, now, 0))
         else:
             self._remove(key)
@@ -176,6 +181,33 @@ class Neighbours:
                 case State.REACHABLE:
                     self._check(key, neighbour, self._known.get(key), now)
         self._due = min((neighbour.due for neighbour in self._table.values()), default=float("inf"))
+
+    def confirm(self, key: Key, now: float) -> None:
+        """It has answered without saying its MAC, so that is still the one that it was asked by (RFC 4861 7.2.5)."""
+        neighbour = self._table.get(key)
+        if neighbour is not None and neighbour.mac:
+            self._put(key, self._reachable(neighbour.mac, now, neighbour.used))
+
+    def _hold(self, key: Key, neighbour: Neighbour, held: Held) -> None:
+        if len(neighbour.held) == HELD:
+            self.counts.overflowed += 1
+            self._held_bytes -= len(neighbour.held.popleft().frame)
+        self._held_bytes += len(held.frame)
+        neighbour.held.append(held)
+        while self._held_bytes > WAITING_BYTES:
+            self._give_up(next(other for other in self._asked if other != key))
+
+    def _released(self, neighbour: Neighbour) -> list[Held]:
+        """The packets that have waited for it, which do not any more."""
+        held = list(neighbour.held)
+        neighbour.held.clear()
+        self._held_bytes -= sum(len(packet.frame) for packet in held)
+        return held
+
+    def _give_up(self, key: Key) -> None:
+        """Makes room for others. It may be there all the same: nobody is told otherwise, the next packet asks anew."""
+        self.counts.overflowed += len(self._released(self._table[key]))
+        self._remove(key)
 
     def _put(self, key: Key, neighbour: Neighbour) -> None:
         self._table[key] = neighbour
@@ -204,8 +236,7 @@ class Neighbours:
 
     def _ask_for(self, key: Key, now: float) -> Neighbour:
         if len(self._asked) >= WAITING:
-            longest = next(iter(self._asked))
-            self._fail(longest, self._table[longest], now)
+            self._give_up(next(iter(self._asked)))
         neighbour = Neighbour(State.INCOMPLETE, now + RETRANSMIT, tries=1)
         self._put(key, neighbour)
         self._solicit(key, None)
@@ -227,7 +258,7 @@ class Neighbours:
             self._remove(key)  # the next packet asks everybody
             return
         self._put(key, Neighbour(State.FAILED, now + REFUSED))
-        for packet in neighbour.held:
+        for packet in self._released(neighbour):
             self._gone(packet)
 
     def _check(self, key: Key, neighbour: Neighbour, entry: Entry | None, now: float) -> None:

@@ -28,7 +28,7 @@ from ..routing.followed import Followed, NextHops, Ways
 from ..routing.following import Following
 from ..routing.limit import ErrorLimit
 from ..routing.neighbours import Entry, Held, Key, Neighbours, announcements
-from ..routing.ports import Ports, Route, RouterPort
+from ..routing.ports import Outlet, Ports, Route, RouterPort
 from ..sys import SyscallFailed
 from .router_neighbours import migration as migration
 
@@ -110,19 +110,18 @@ class Router:
 
     context: Context
     ports: Ports
-    outlet: ContextOutlet
+    outlet: Outlet
     neighbours: Neighbours
     answers: Answers
     following: Following | None = None
     defended: float = float("-inf")
-    senseless: int = 0  # packets that were dropped, because they contradict themselves
 
     def packet(self, packet: Packet, now: float) -> None:
         """One that came up."""
         reason, port, frame = _REASONS[packet.reason], packet.port.index, packet.frame
         match reason:
             case Reason.RESOLVE:
-                self._resolve(port, frame, packet.note, now)
+                self._resolve(packet, now)
             case Reason.ARP:
                 self._arp(self.ports[port], arp.read_arp(read_frame(frame).payload), now)
             case Reason.ND:
@@ -132,13 +131,19 @@ class Router:
             case Reason.OPTIONS:
                 self.answers.options(port, frame, now)
             case _:
-                nexthop = self.ports.nexthop(packet.note) if packet.note else None
-                self.answers.undeliverable(port, frame, reason, nexthop, now)
+                self.answers.undeliverable(port, frame, reason, self._way(packet.note), now)
 
-    def _resolve(self, port: int, frame: bytes, note: int, now: float) -> None:
-        hop = self.ports.nexthop(note)
-        neighbour = hop.neighbour(_destination(frame))
-        self.neighbours.resolve(Key(hop.port, neighbour), Held(port, frame), now)
+    def _resolve(self, packet: Packet, now: float) -> None:
+        way = self._way(packet.note)
+        if way is not None:
+            neighbour = way.neighbour(_destination(packet.frame))
+            held = None if packet.truncated else Held(packet.port.index, packet.frame)
+            self.neighbours.resolve(Key(way.port, neighbour), held, now)
+
+    def _way(self, note: int) -> NextHopRecord | None:
+        """The next hop that a program noted; None where its place has been given to something else since then."""
+        hop = self.ports.nexthop(note) if note else None
+        return hop if hop is not None and hop.kind in (Kind.CONNECTED, Kind.VIA) else None
 
     def _arp(self, port: RouterPort, packet: arp.Arp, now: float) -> None:
         """RFC 826: what is known is kept up to date, what is asked for is answered, what is ours is defended."""
@@ -155,7 +160,10 @@ class Router:
         if found.type == icmp6.Type.ADVERTISEMENT:
             if port.owns(found.target):
                 self._defend(port, found.target, parsed.source, now)
-            elif found.mac is not None:
+            elif found.mac is None:
+                if found.flags & icmp6.Flag.SOLICITED:
+                    self.neighbours.confirm(Key(port.index, found.target), now)
+            else:
                 override = bool(found.flags & icmp6.Flag.OVERRIDE)
                 self.neighbours.learn(Key(port.index, found.target), found.mac, now, override=override)
         elif port.owns(found.target) or port.is_anycast(found.target):
@@ -215,7 +223,7 @@ def on_packet(context: Context, packet: Packet) -> None:
     try:
         context.state.packet(packet, time.monotonic())
     except ValueError:
-        context.state.senseless += 1
+        context.state.answers.senseless += 1
 
 
 def stop(context: Context) -> None:
@@ -244,7 +252,7 @@ def _router(context: Context, now: float) -> Router:
     known = KnownNeighbours({version: context.map(f"neighbours{version}") for version in sorted(versions)})
 
     def gone(held: Held) -> None:
-        answers.undeliverable(held.port, held.frame, Reason.RESOLVE, None, time.monotonic())
+        answers.unanswered(held.port, held.frame, time.monotonic())
 
     return Router(context, ports, outlet, Neighbours(ports, known, outlet, gone, now), answers, following)
 

@@ -19,6 +19,7 @@ from runtime.routing.neighbours import (
     RETRANSMIT,
     TRIES,
     WAITING,
+    WAITING_BYTES,
     Entry,
     Held,
     Key,
@@ -266,7 +267,63 @@ def test_a_scan_is_bounded(world: World) -> None:
     for number in range(3 * WAITING):
         world.packet(number, Key(0, IPv4Address(int(IPv4Address("10.7.1.0")) + number)))
         world.now += 0.001
-    assert len(world.gone) == 2 * WAITING
+    assert len(world.neighbours) == WAITING
+    assert world.neighbours.counts.overflowed == 2 * WAITING
+    assert not world.gone, "nobody has found out that they are not there"
+
+
+def test_who_was_given_up_for_others_is_asked_again_by_the_next_packet(world: World) -> None:
+    world.packet(1)
+    for number in range(WAITING):
+        world.packet(number, Key(0, IPv4Address("10.7.2.0") + number))
+    world.neighbours.learn(HIM, HIS, world.now)
+    assert HIM not in world.table.content, "it was not asked for any more"
+    again = world.packet(2)
+    world.neighbours.learn(HIM, HIS, world.now)
+    assert world.outlet.injected == [again]
+
+
+def test_the_bytes_that_wait_are_bounded(world: World) -> None:
+    """Those asked for first give way; what a neighbour's answer or silence lets go makes room again."""
+    frame, keys = bytes(9600), [Key(0, IPv4Address("10.7.1.0") + number) for number in range(600)]
+    for _ in range(3):
+        for key in keys:
+            world.neighbours.resolve(key, Held(1, frame), world.now)
+        assert len(world.neighbours) == WAITING_BYTES // len(frame)
+        for key in keys[-50:]:
+            world.neighbours.learn(key, HIS, world.now)
+        assert len(world.outlet.injected) == 50
+        world.later(RETRANSMIT * TRIES + 0.5)
+        assert len(world.gone) == WAITING_BYTES // len(frame) - 50
+        world.later(REFUSED + 0.5)
+        for key in keys:
+            world.table.take(key)
+        world.later(2 * REACHABLE, step=1)
+        assert not len(world.neighbours)
+        world.outlet.injected.clear()
+        world.gone.clear()
+
+
+def test_a_packet_whose_end_is_missing_asks_but_does_not_wait(world: World) -> None:
+    world.neighbours.resolve(HIM, None, world.now)
+    assert len(world.outlet.sent) == 1
+    whole = world.packet(1)
+    world.neighbours.learn(HIM, HIS, world.now)
+    world.neighbours.resolve(HIM, None, world.now)
+    assert world.outlet.injected == [whole]
+
+
+def test_an_answer_without_a_mac_confirms_the_one_that_is_known(world: World) -> None:
+    world.packet(1, HIM6)
+    world.neighbours.confirm(HIM6, world.now)
+    assert world.neighbours[HIM6].state is State.INCOMPLETE, "nobody knows a MAC yet (RFC 4861 7.2.5)"
+    world.neighbours.learn(HIM6, HIS, world.now)
+    world.table.use(HIM6)
+    while world.neighbours[HIM6].state is not State.PROBE:
+        world.later(0.1)
+    world.neighbours.confirm(HIM6, world.now)
+    world.later(RETRANSMIT * TRIES + 1)
+    assert world.table.content[HIM6].mac == HIS
 
 
 def test_ipv6_is_asked_by_its_group_and_probed_alone(world: World) -> None:
