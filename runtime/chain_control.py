@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from schemas.manifest import Hook, Manifest, MapRecord, ServiceRecord
+from schemas.manifest import Hook, HostFact, Manifest, MapRecord, ServiceRecord
 from schemas.slow_path import RECORD
 
 from . import sys
@@ -63,6 +63,12 @@ class ServicePlace:
         self.ports |= {port.name: port for port in changed}
         self.in_order[:] = self.ports.values()
         return iter(changed)
+
+    def loaded(self, fact: HostFact, interface: str) -> bytes | None:
+        """What programs were told of an interface when they were loaded."""
+        symbols = (symbol for symbol in self._control.manifest.host_symbols if symbol.device == interface)
+        found = next((symbol for symbol in symbols if symbol.fact is fact), None)
+        return self._control.facts.get(found.symbol) if found else None
 
     def open_map(self, name: str, key: Layout | None, value: Layout | None) -> ControlMap:
         record = service_map(self._control.manifest, self.service, name)
@@ -120,6 +126,7 @@ class ChainControl:
         """Takes over the instances of `before`, which is read to its end first. Raises SyscallFailed if it vanishes."""
         self.pins = pins
         self.manifest = record.manifest
+        self.facts = record.facts
         self.home = name_of(record.home)
         self.unclaimed = 0
         self._log = log

@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from schemas.manifest import Hook
+from schemas.manifest import Hook, HostFact
 
 if TYPE_CHECKING:
     from .control_maps import ControlMap, Layout
@@ -94,6 +94,9 @@ class Context(Protocol):
     def ports(self) -> Mapping[str, Port]: ...
     @property
     def netns(self) -> str | None: ...
+
+    def loaded(self, fact: HostFact, interface: str) -> bytes | None:
+        """What programs were told of an interface (the chain's name) when they were loaded; None if nothing."""
 
     def map(self, name: str, key: Layout | None = None, value: Layout | None = None) -> ControlMap:
         """A map of the service, by the part of its name behind the service's (`fdb`); open until reload or stop.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from schemas.manifest import Hook
+from schemas.manifest import Hook, HostFact
 
 from .control import ControlPlane, Packet, Port
 from .control_maps import ControlMap, Layout
@@ -44,6 +44,7 @@ class Place(Protocol):
     def config(self) -> Mapping[str, Any]: ...
     @property
     def ports(self) -> Mapping[str, Port]: ...
+    def loaded(self, fact: HostFact, interface: str) -> bytes | None: ...
     def open_map(self, name: str, key: Layout | None, value: Layout | None) -> ControlMap: ...
     def out_of(self, port: str) -> Way: ...
     def into(self, service: str, port: str, hook: Hook | None) -> Way: ...
@@ -90,6 +91,9 @@ class InstanceContext:
     @property
     def netns(self) -> str | None:
         return self._place.netns
+
+    def loaded(self, fact: HostFact, interface: str) -> bytes | None:
+        return self._place.loaded(fact, interface)
 
     def map(self, name: str, key: Layout | None = None, value: Layout | None = None) -> ControlMap:
         opened = self._place.open_map(name, key, value)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from schemas.fib.table4 import Fib4
 from schemas.fib.table6 import Fib6
+from schemas.manifest import HostFact
 from schemas.services.router import FOLLOWED, NEIGHBOUR, NEIGHBOUR_KEY, Address, Kind, NextHopRecord, Reason
 
 from ..devices import find_device
@@ -316,11 +317,17 @@ def _described(context: Context) -> dict[Prefix, Ways]:
 
 
 def _port(context: Context, index: int, record: Mapping[str, Any]) -> RouterPort:
-    """A port; what the chain file leaves out is its interface's, as it was when the programs were loaded."""
-    device = find_device(record["device"], record["netns"] or context.netns) if record["device"] else None
-    mac = bytes.fromhex(record["mac"].replace(":", "")) if record["mac"] else device.mac if device else bytes(6)
-    mtu = record["mtu"] or (device.mtu if device else 0)
+    """A port; what the chain file leaves out is its interface's, as programs were told when they were loaded."""
+    mac = bytes.fromhex(record["mac"].replace(":", "")) if record["mac"] else _loaded(context, HostFact.MAC, record)
+    mtu = record["mtu"] or int.from_bytes(_loaded(context, HostFact.MTU, record), "little")
     return RouterPort(index, record["name"], mac, mtu, tuple(ip_interface(each) for each in record["addresses"]))
+
+
+def _loaded(context: Context, fact: HostFact, record: Mapping[str, Any]) -> bytes:
+    found = context.loaded(fact, record["interface"])
+    if found is None:
+        raise LookupError(f"programs know no {fact} of `{record['interface']}`")
+    return found
 
 
 def _destination(frame: bytes) -> Address:

@@ -155,6 +155,32 @@ def test_what_is_known_survives_the_daemon_and_a_reload(tmp_path: Path) -> None:
         assert router.heard(right=1) == {"right": [expected]}, "the neighbour is known under its new route as well"
 
 
+def test_a_device_that_has_changed_changes_nothing_until_the_next_apply(tmp_path: Path) -> None:
+    """Programs keep the MTU and the MAC that they were loaded with, and so does a control plane that starts later."""
+    described = chain(Mode.NATIVE)
+    for port in described["services"]["gw"]["ports"].values():
+        port.pop("mac"), port.pop("mtu", None)
+    with own_bpffs(tmp_path), daemon(tmp_path) as process, network("left", "right") as net:
+        left, right = net.cables["left"].port, net.cables["right"].port
+        with net.dut.netlink() as netlink:
+            netlink.link("set", index=right.ifindex, mtu=1400)
+            with running(net.dut, described, tmp_path) as compiled:
+                router = Served(net, process, compiled.manifest.chain)
+                process.wait_for(router.name, "gw", "running")
+                router.heard(left=2, right=2)
+                process.kill()
+                netlink.link("set", index=right.ifindex, mtu=1500)
+                netlink.link("set", index=left.ifindex, address="02:00:00:00:99:99")
+                process.start()
+                process.wait_for(router.name, "gw", "running")
+                net.send("left", ethernet(HOST, left.mac, IPV4, ipv4(HERE, THERE, bytes(1450))))
+                asked = [frame for frame in router.heard(left=2, right=3)["right"] if frame[12:14] == b"\x08\x06"]
+                assert asked, "no piece has come so far that the router needs the neighbour's MAC"
+                net.send("right", ethernet(SERVER, right.mac, ARP, arp(2, (SERVER, THERE), (right.mac, "10.7.2.1"))))
+                pieces = router.heard(right=2)["right"]
+    assert [len(piece) - 14 for piece in pieces] == [1396, 94]
+
+
 def test_another_gateway_compiles_nothing(tmp_path: Path) -> None:
     def compiled(gateway: str) -> Compiled:
         routes = [{"to": "192.0.2.0/24", "via": gateway}]

@@ -16,7 +16,7 @@ from runtime.control import ControlPlane, NoControlPlane, Packet, Port, control_
 from runtime.control_maps import ControlMap, Layout
 from runtime.log import Log
 from runtime.supervisor import Instance, State
-from schemas.manifest import Hook
+from schemas.manifest import Hook, HostFact
 
 LEFT = Port("left", 0, "interface wan")
 PACKET = Packet(LEFT, "unknown", bytes(60), 0, 0, 60, Hook.XDP)
@@ -47,6 +47,9 @@ class FakePlace:
         self.config: Mapping[str, Any] = config
         self.ports: Mapping[str, Port] = {"left": LEFT}
         self.sent: list[tuple[str, ...]] = []
+
+    def loaded(self, fact: HostFact, interface: str) -> bytes | None:
+        return None
 
     def open_map(self, name: str, key: Layout | None, value: Layout | None) -> ControlMap:
         raise LookupError(name)

@@ -80,6 +80,7 @@ def _port_record(instance: ServiceInstance, port: RouterPort) -> Mapping[str, An
         "addresses": [str(address.interface) for address in port.addresses],
         "mac": mac.hex(":") if mac else None,
         "mtu": port.mtu or (None if interface else DEFAULT_MTU),
+        "interface": interface.name if interface else None,
         "device": interface.device if interface else None,
         "netns": interface.netns if interface else None,
     }
