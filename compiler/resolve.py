@@ -48,6 +48,7 @@ class _Resolver:
         ends = Ends(interfaces, services, *known, self._open_services(), missing)
         links = resolve_links(self._root.get("links") if self._readable("links") else None, ends, self._report)
         services = with_interfaces(services, links)
+        self._check_services(services)
         check_topology(interfaces, services, links, self._report, complete=not self._report.diagnostics)
         text = name.data if name is not None and isinstance(name.data, str) else ""
         source = self._root.source
@@ -147,6 +148,12 @@ class _Resolver:
             else:
                 resolved.append(self._instance(name, service, value))
         return tuple(resolved)
+
+    def _check_services(self, services: tuple[ServiceInstance, ...]) -> None:
+        for instance in services:
+            value = self._root.get("services", instance.name)
+            if instance.service.check and self._sound(value):
+                instance.service.check(instance, self._report)
 
     def _unknown_kind(self, kind: Value) -> None:
         self._report.error(

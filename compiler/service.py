@@ -42,6 +42,8 @@ class Service:
     `transparent`: packets that enter at one port leave, if at all, at the other.
     `breaks_loops`: a packet cannot circle through it for ever (a router decrements TTL).
     `resolve`: (the instance's `Value`, ports, report) → the kind's frozen model; the schema has excluded shape errors.
+    `check`: (instance, report); reports what is wrong with it for the interfaces that its ports lead to, not known to
+    `resolve`. Only instances without a mistake of shape come here.
     `lower`: (instance, incoming port, hook) → what is special about the program for that port.
     `floods`: the verdict FLOOD may be returned. Where the lowered port says `transmits`, the C also defines
     `bool KIND_transmit(struct packet *, const struct KIND_config *, __u32 port)`: it makes a copy what leaves by
@@ -74,6 +76,7 @@ class Service:
     control: Callable[[ServiceInstance], Mapping[str, Any] | None] | None = None
     injects: bool = False
     templates: Traversable | None = None
+    check: Callable[[ServiceInstance, Report], None] | None = None
     origin: str = field(default="bpfchain", compare=False)
 
     @property

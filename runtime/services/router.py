@@ -7,7 +7,7 @@ packet came in by, so that programs route them (runtime/routing/answers.py).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
 from socket import AF_INET, AF_INET6
@@ -281,19 +281,24 @@ def _following(context: Context) -> Following | None:
         return None
     records = context.config["ports"]
     versions = sorted({ip_interface(each).version for record in records for each in record["addresses"]})
-    ports = {
-        device.ifindex: index
-        for index, record in enumerate(records)
-        if record["device"] and (device := find_device(record["device"], record["netns"] or context.netns))
-    }
+    first = next((record["netns"] for record in records if record["device"]), None)
+    netns = table["netns"] or first or context.netns
     followed = Followed(
         NextHops(context.map("followed").memory(), grace_period),
         {version: _table(context, version) for version in versions},
-        ports,
+        ports_by_ifindex(records, netns, context.netns),
         _described(context),
     )
-    netns = next((record["netns"] for record in records if record["netns"]), None)
-    return Following(context, followed, table["netns"] or netns or context.netns, table["table"])
+    return Following(context, followed, netns, table["table"])
+
+
+def ports_by_ifindex(records: Sequence[Mapping[str, Any]], netns: str | None, here: str | None) -> dict[int, int]:
+    """The ports whose devices are in one namespace, without which an ifindex says nothing; `here` is the chain's."""
+    return {
+        device.ifindex: index
+        for index, record in enumerate(records)
+        if record["device"] and (record["netns"] or here) == netns and (device := find_device(record["device"], netns))
+    }
 
 
 def _table(context: Context, version: int) -> Fib4 | Fib6:

@@ -15,9 +15,12 @@ import pytest
 import yaml
 
 import bpfchain
+from runtime.devices import find_device
 from runtime.netns import entered
+from runtime.services.router import ports_by_ifindex
 from schemas.manifest import Mode
 from tests.kernel.test_router import HERE, HERE6, HOST, LEFT, RIGHT, SERVER, THERE, THERE6, Served, chain, served
+from tests.rig.lab import Lab
 from tests.services.router_frames import ARP, IPV4, IPV6, advertisement, arp, ethernet, icmp6, ipv4, ipv6, option, ports
 
 pytestmark = [pytest.mark.kernel]
@@ -192,6 +195,22 @@ def test_routes_outlive_a_reload(tmp_path: Path) -> None:
         netlink.route("replace", dst="10.64.0.0/16", gateway=THERE)
         becomes(router, "10.64.1.1", "right")
         assert not router.process.failures(router.name, "gw")
+
+
+def test_an_ifindex_is_that_of_the_tables_namespace() -> None:
+    with Lab("routes") as lab:
+        here, there, far = (lab.namespace(name) for name in ("here", "there", "far"))
+        for number, namespace in enumerate((here, there)):
+            lab.cable((namespace, "eth0"), (far, f"far{number}"))
+        records: list[dict[str, str | None]] = [
+            {"device": "eth0", "netns": None},
+            {"device": "eth0", "netns": there.name},
+        ]
+        found = [find_device("eth0", namespace.name) for namespace in (here, there)]
+        indices = [device.ifindex for device in found if device]
+        assert indices[0] == indices[1], "or this shows nothing"
+        assert ports_by_ifindex(records, here.name, here.name) == {indices[0]: 0}
+        assert ports_by_ifindex(records, there.name, here.name) == {indices[0]: 1}
 
 
 # --- a routing daemon ------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from schemas.services.router import Reason
 
 from ...service import Service
 from .lowering import control, lower
-from .model import resolve
+from .model import check, resolve
 
 _HERE = Path(__file__).parent
 
@@ -20,6 +20,7 @@ SERVICE = Service(
     schema=SCHEMAS / "services" / "router.schema.json",
     header=_HERE / "router.bpf.h",
     resolve=resolve,
+    check=check,
     lower=lower,
     drop_reasons=named(0, 1, 5, 24, 25, 26, 27, 28, 29, 30),
     slow_path_reasons=tuple((reason.value, reason.name.lower().replace("_", "-")) for reason in Reason),

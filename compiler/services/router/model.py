@@ -1,4 +1,4 @@
-"""A router in the chain file → its frozen model: ports with addresses, next hops, routes. Mistakes: R101 to R113."""
+"""A router in the chain file → its frozen model: ports with addresses, next hops, routes. Mistakes: R101 to R114."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ...addresses import (
     parse_mac,
     parse_prefix,
 )
-from ...model import Port
+from ...model import Port, ServiceInstance
 from ...source import Report, Value
 from ...words import closest, listed, show
 
@@ -138,6 +138,25 @@ def resolve(value: Value, ports: tuple[Port, ...], report: Report) -> RouterMode
         _icmp_rates(value),
         _kernel_routes(kernel_routes) if kernel_routes else None,
     )
+
+
+def check(instance: ServiceInstance, report: Report) -> None:
+    """Reports R114: a route of the kernel names a device, of which each port that follows them needs one of its own."""
+    model = instance.config
+    assert isinstance(model, RouterModel)
+    if model.kernel_routes is None:
+        return
+    for port in instance.ports:
+        interface = instance.interface(port)
+        if interface is not None and interface.vlan:
+            report.error(
+                "R114",
+                f"routes of the kernel cannot lead to port `{port.name}`, which is a VLAN of a device",
+                model.kernel_routes.span,
+                label=f"a route by `{interface.device}` does not mean VLAN {interface.vlan}",
+                notes=(f"interface `{interface.name}` is at {interface.span}",),
+                help="give the port a device of its own, or write the routes under `routes:`",
+            )
 
 
 def _kernel_routes(value: Value) -> KernelRoutes:
