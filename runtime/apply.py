@@ -6,7 +6,7 @@ Entries of maps are changed in place (here), anything else is a new generation (
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from . import features, link, sys
 from .counts import carry_counts
 from .daemon_socket import tell_daemon
 from .host import look, require_interfaces
-from .pin import GenerationPins, bpffs_root, chain_pins, chains, ensure_bpffs, locked, new_record
+from .pin import GenerationPins, OnWait, bpffs_root, chain_pins, chains, ensure_bpffs, locked, new_record
 from .plan import Fate, Plan, Way, entry_updates, make_plan
 from .state import LiveChain, LiveGeneration, not_running, read
 from .steps import OnStep, Step, carry_out, explained, staged, timed
@@ -74,7 +74,7 @@ def apply(
     replace: Collection[Replace] = (),
     accept_state_loss: bool = False,
     on_step: OnStep | None = None,
-    on_wait: Callable[[], None] | None = None,
+    on_wait: OnWait | None = None,
     log_directory: Path | None = None,
 ) -> Applied:
     """Makes the host run `chain`. Raises `LoadFailed`, `VerifierRejected`, `NotSupported`: then all is as it was.
@@ -194,7 +194,13 @@ def _update(pins: GenerationPins, record: MapRecord, writes: Mapping[bytes, byte
 
 
 @explained("detach the chain")
-def detach(chain: str, *, bpffs: str | Path | None = None, on_step: OnStep | None = None) -> None:
+def detach(
+    chain: str,
+    *,
+    bpffs: str | Path | None = None,
+    on_step: OnStep | None = None,
+    on_wait: OnWait | None = None,
+) -> None:
     """Stops a chain and leaves nothing of it behind. Raises `LoadFailed` (A109) where it does not run."""
     features.require_privilege()
     root = bpffs_root(bpffs)
@@ -202,7 +208,7 @@ def detach(chain: str, *, bpffs: str | Path | None = None, on_step: OnStep | Non
         raise not_running(chain, root)
     from .takedown import take_down
 
-    with locked(root):
+    with locked(root, on_wait):
         live = read(root, chain)
         if live:
             carry_out(tuple(take_down(live)), on_step)

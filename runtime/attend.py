@@ -13,6 +13,7 @@ from schemas.diagnostic import LoadFailed
 from schemas.render import render
 
 from .guard import End, Guard, Outcome, Tell, its_end
+from .pin import OnWait
 from .trying import abort, confirm
 
 GUARD_KILLED = "its guard was killed"
@@ -30,6 +31,7 @@ class Attendant:
     bpffs: Path | None
     tell: Tell
     ask: bool
+    on_wait: OnWait
     begun: bool = False
 
     def attend(self) -> Outcome:
@@ -53,6 +55,8 @@ class Attendant:
         for message in self.guard.messages(_POLL_SECONDS):
             if "text" in message:
                 self.tell(message["text"])
+            elif "waits" in message:
+                self.on_wait()
             elif "begun" in message:
                 self.begun = True
                 self.tell(self._invitation(message["begun"]))
@@ -73,14 +77,14 @@ class Attendant:
     def _decide(self, decision: Callable[..., str]) -> None:
         """Too late is no error: how it ended is what the guard says."""
         try:
-            decision(self.chain, bpffs=self.bpffs)
+            decision(self.chain, bpffs=self.bpffs, on_wait=self.on_wait)
         except LoadFailed as refusal:
             if not _is_nothing_tried(refusal):
                 self.tell(render(refusal.diagnostics, {}).rstrip())
 
     def _in_its_place(self) -> Outcome:
         try:
-            abort(self.chain, bpffs=self.bpffs)
+            abort(self.chain, bpffs=self.bpffs, on_wait=self.on_wait)
         except LoadFailed as refusal:
             if _is_nothing_tried(refusal):
                 return Outcome(End.NOT_BEGUN, GUARD_KILLED)

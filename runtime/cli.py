@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import pkgutil
@@ -110,6 +111,7 @@ def apply(
     All or nothing: where something goes wrong, everything is as it was.
     """
     from .apply import apply as carry_out
+    from .pin import WAITS_FOR_LOCK
 
     built = _built(chain)
     with ProgressLine() as line:
@@ -119,7 +121,7 @@ def apply(
             replace=replace,
             accept_state_loss=accept_state_loss,
             on_step=lambda step: line.show(step.title),
-            on_wait=lambda: line.show("wait for another apply or detach"),
+            on_wait=lambda: line.show(WAITS_FOR_LOCK),
         )
     if timings:
         click.echo(timings_text(built.seconds + applied.timings), err=True)
@@ -171,10 +173,15 @@ def try_chain(chain: Path, timeout: float, require: str | None, accept_state_los
     from .apply import plan as make_plan
     from .attend import Attendant
     from .guard import End, set_guard
+    from .pin import WAITS_FOR_LOCK
     from .trying import cannot_be_undone
 
     def tell(text: str) -> None:
         click.echo(text, err=True)
+
+    def on_wait() -> None:
+        if sys.stderr.isatty():
+            tell(WAITS_FOR_LOCK)
 
     compiled = _compiled(chain)
     name = compiled.manifest.chain
@@ -184,7 +191,7 @@ def try_chain(chain: Path, timeout: float, require: str | None, accept_state_los
         for line in cannot_be_undone(wanted):
             tell(f"going back does not undo everything: {line}")
     guard = set_guard(compiled, timedelta(seconds=timeout), require, bpffs, accept_state_loss)
-    outcome = Attendant(guard, name, bpffs, tell, ask=sys.stdin.isatty() and not require).attend()
+    outcome = Attendant(guard, name, bpffs, tell, sys.stdin.isatty() and not require, on_wait).attend()
     match outcome.end:
         case End.TAKEN_BACK:
             tell(f"chain {name}: rolled back: {outcome.why}")
@@ -204,7 +211,9 @@ def confirm(chain: str | None, bpffs: Path | None) -> None:
     """Keep what is being tried: of CHAIN, or of the only chain that is."""
     from .trying import confirm as keep
 
-    click.echo(f"chain {keep(chain, bpffs=bpffs)}: confirmed", err=True)
+    with _waiting() as on_wait:
+        name = keep(chain, bpffs=bpffs, on_wait=on_wait)
+    click.echo(f"chain {name}: confirmed", err=True)
 
 
 @click.command()
@@ -214,7 +223,9 @@ def abort(chain: str | None, bpffs: Path | None) -> None:
     """Go back from what is being tried: of CHAIN, or of the only chain that is."""
     from .trying import abort as take_back
 
-    click.echo(f"chain {take_back(chain, bpffs=bpffs)}: rolled back", err=True)
+    with _waiting() as on_wait:
+        name = take_back(chain, bpffs=bpffs, on_wait=on_wait)
+    click.echo(f"chain {name}: rolled back", err=True)
 
 
 @click.command()
@@ -277,8 +288,18 @@ def detach(chain: str, bpffs: Path | None) -> None:
     """Stop CHAIN and leave nothing of it behind."""
     from .apply import detach as take_down
 
-    take_down(chain, bpffs=bpffs)
+    with _waiting() as on_wait:
+        take_down(chain, bpffs=bpffs, on_wait=on_wait)
     click.echo(f"chain {chain}: detached", err=True)
+
+
+@contextlib.contextmanager
+def _waiting() -> Iterator[Callable[[], None]]:
+    """What says on a terminal that somebody else is waited for."""
+    from .pin import WAITS_FOR_LOCK
+
+    with ProgressLine() as line:
+        yield lambda: line.show(WAITS_FOR_LOCK)
 
 
 def _replace(given: str) -> tuple[str, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -28,13 +29,15 @@ from schemas.diagnostic import ChainError, Diagnostic, LoadFailed, Severity, Spa
 from schemas.render import render
 
 from .daemon_socket import tell_daemon
-from .pin import bpffs_root, chain_pins, locked
+from .pin import OnWait, bpffs_root, chain_pins, locked
 from .state import read
 from .steps import OnStep, Step
 from .trial import Trial, read_trial
 from .trying import begin, go_back, keep
 
 POLL_SECONDS = 0.05
+_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+"""Seconds before what failed is tried again; then always the last."""
 TERMINATED = "its guard was told to end"
 WAITING = "wait until it is confirmed"
 
@@ -70,11 +73,12 @@ def guard(
     tell: Tell = lambda _: None,
     begun: Callable[[Trial], None] = lambda _: None,
     on_step: OnStep | None = None,
+    on_wait: OnWait | None = None,
     log_directory: Path | None = None,
 ) -> Outcome:
     """Tries a chain, in this process, from beginning to end. `require` is a shell command that has to succeed.
 
-    Raises `ChainError` where it cannot be applied, or not be taken back.
+    Raises `ChainError` where it cannot be applied. Once it is, this ends when it is decided, and not before.
     """
     root = bpffs_root(bpffs)
     name = chain.manifest.chain
@@ -86,6 +90,7 @@ def guard(
             bpffs=bpffs,
             accept_state_loss=accept_state_loss,
             on_step=on_step,
+            on_wait=on_wait,
             log_directory=log_directory,
         )
         for warning in applied.warnings:
@@ -97,38 +102,66 @@ def guard(
         if on_step:
             on_step(Step(WAITING, lambda: None))
         why = _required(root, name, trial, require) if require else _expired(root, name, trial, timeout)
-        if why is None:
-            _keep(root, name, trial, on_step)
-        else:
-            _take_back(root, name, trial, on_step)
-        return _outcome(root, name, trial, why or "")
-
-
-def _keep(root: Path, chain: str, trial: Trial, on_step: OnStep | None) -> None:
-    """Confirms, unless somebody else decided meanwhile."""
-    with locked(root):
-        live = read(root, chain)
-        if live and live.trial == trial:
-            keep(root, live, on_step)
-
-
-def _take_back(root: Path, chain: str, trial: Trial, on_step: OnStep | None) -> None:
-    """Goes back, unless somebody else decided meanwhile."""
-    with locked(root):
-        live = read(root, chain)
-        if live and live.trial == trial:
-            go_back(root, live, on_step)
+        outcome = _decided(root, name, trial, why, _once(tell), on_step, on_wait)
     tell_daemon(root)
+    return outcome
 
 
-def _outcome(root: Path, chain: str, trial: Trial, why: str) -> Outcome:
-    live = read(root, chain)
-    kept = live is not None and live.current is not None and live.current.number == trial.number
-    return Outcome(End.KEPT) if kept else Outcome(End.TAKEN_BACK, why or "it was aborted")
+def _decided(
+    root: Path,
+    chain: str,
+    trial: Trial,
+    why: str | None,
+    tell: Tell,
+    on_step: OnStep | None,
+    on_wait: OnWait | None,
+) -> Outcome:
+    """Confirms, or goes back where there is a reason `why`, unless somebody else decided.
+
+    Whatever stands in the way is told and tried again: as long as nothing is decided, nobody but the guard goes back.
+    """
+    for pause in itertools.chain(_PAUSES, itertools.repeat(_PAUSES[-1])):
+        if _is_decided(root, chain, trial):
+            break
+        try:
+            with locked(root, on_wait):
+                live = read(root, chain)
+                if live is None or live.trial != trial:
+                    break
+                if why is None:
+                    keep(root, live, on_step)
+                    return Outcome(End.KEPT)
+                go_back(root, live, on_step)
+                return Outcome(End.TAKEN_BACK, why)
+        except ChainError as error:
+            tell(render(error.diagnostics, {}).rstrip())
+        except OSError as error:
+            tell(str(error))
+        time.sleep(pause)
+    finished = [pins.number for pins in chain_pins(root, chain).generations() if pins.finished]
+    if max(finished, default=None) == trial.number:
+        return Outcome(End.KEPT)
+    return Outcome(End.TAKEN_BACK, why or "it was aborted")
+
+
+def _once(tell: Tell) -> Tell:
+    """The same, but nothing is told twice."""
+    told: set[str] = set()
+
+    def tell_new(text: str) -> None:
+        if text not in told:
+            told.add(text)
+            tell(text)
+
+    return tell_new
 
 
 def _is_decided(root: Path, chain: str, trial: Trial) -> bool:
-    return read_trial(chain_pins(root, chain)) != trial
+    """Whether somebody has decided. What cannot be read just now is not decided: it is read again."""
+    try:
+        return read_trial(chain_pins(root, chain)) != trial
+    except (ChainError, OSError):
+        return False
 
 
 def _expired(root: Path, chain: str, trial: Trial, timeout: timedelta) -> str | None:
@@ -144,7 +177,10 @@ def _expired(root: Path, chain: str, trial: Trial, timeout: timedelta) -> str | 
 
 def _required(root: Path, chain: str, trial: Trial, command: str) -> str | None:
     """Runs the required command: why to go back, or None where it succeeded or somebody has decided."""
-    process = subprocess.Popen(command, shell=True, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S602
+    try:
+        process = subprocess.Popen(command, shell=True, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S602
+    except OSError as error:
+        return f"`{command}` cannot be run: {error.strerror}"
     try:
         while trial.seconds_left:
             code = process.poll()
@@ -214,6 +250,7 @@ def set_guard(
             accept_state_loss=accept_state_loss,
             tell=lambda text: say(text=text),
             begun=lambda trial: say(begun=math.ceil(trial.seconds_left)),
+            on_wait=lambda: say(waits=True),
         )
         say(end=outcome.end, why=outcome.why)
     except ChainError as error:

@@ -48,15 +48,23 @@ class Hooks:
 
         found = []
         for point, _ in self.points.values():
-            if self.attached(point) or self._excluded(point):
-                continue
-            others = [each for each in attach.occupants(point, _ifindex(point)) if not self._is_ours(each)]
+            others = self._others(point)
             refused = [each for each in others if not each.prog_id or (point.device, each.prog_id) not in self.replace]
             found += [describe(point, each, self.replace) for each in refused]
-            self.foreign[point.name] = tuple(others)
+            self.foreign[point.name] = others
         found += self._unknown_devices()
         if found:
             raise LoadFailed(*found)
+
+    def _others(self, point: AttachPoint) -> tuple[Occupant, ...]:
+        """What of somebody else is on a hook that is to be taken anew."""
+        if self.attached(point) or self._excluded(point):
+            return ()
+        return tuple(each for each in attach.occupants(point, _ifindex(point)) if not self._is_ours(each))
+
+    def leave_out_taken(self) -> None:
+        """Does without hooks that somebody else is on."""
+        self.points = {name: found for name, found in self.points.items() if not self._others(found[0])}
 
     def _is_ours(self, found: Occupant) -> bool:
         return found.owner is not None and found.owner.chain == self.chain
@@ -203,10 +211,12 @@ def hooks_of(
 
 
 def hooks_again(manifest: Manifest, home: str | None, live: LiveChain, opened: contextlib.ExitStack) -> Hooks:
-    """The hooks of a chain that was applied in `home`, as far as their devices are still there."""
+    """The hooks of a chain that was applied in `home`, as far as their devices are there and nobody took them."""
     points = attach_points(manifest, home)
     there = {name: found for name, found in points.items() if find_device(found[0].device, found[0].netns)}
-    return Hooks(manifest.chain, live, there, opened)
+    found = Hooks(manifest.chain, live, there, opened)
+    found.leave_out_taken()
+    return found
 
 
 def program_on(point: AttachPoint, running: LiveAttachment) -> int:

@@ -40,6 +40,11 @@ from .uapi import MapFlag, MapType
 BPFFS = Path("/sys/fs/bpf")
 BPFFS_VARIABLE = "BPFCHAIN_BPFFS"
 LOCK_PATIENCE_SECONDS = 30.0
+WAITS_FOR_LOCK = "wait for another apply or detach"
+"""What is shown meanwhile."""
+
+OnWait = Callable[[], None]
+"""Called once where somebody else has to be waited for."""
 
 _UNFINISHED = "-unfinished"
 _GENERATION = re.compile(rf"generation-([0-9]{{1,9}})({_UNFINISHED})?")
@@ -219,7 +224,7 @@ def chains(root: Path) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def locked(root: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+def locked(root: Path, on_wait: OnWait | None = None) -> Iterator[None]:
     """One apply or detach at a time on a host. Raises `LoadFailed` (A111) if another one takes too long.
 
     `on_wait` is called once if there is another one.
@@ -302,7 +307,7 @@ def _opened(directory: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, deadline: float, on_wait: Callable[[], None] | None = None) -> None:
+def _lock(descriptor: int, deadline: float, on_wait: OnWait | None = None) -> None:
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -170,7 +170,7 @@ def return_to(back: LiveGeneration, live: LiveChain, pins: ChainPins, on_step: O
     """Puts a generation that is still there on every hook again, as a new one of the same programs and maps.
 
     So it is a swap as any other: whoever is killed in it leaves what the next one finds and mends. Hooks whose devices
-    are gone are left out.
+    are gone, or that somebody else took meanwhile, are left out.
     """
     assert back.record, "what cannot be read is refused before"
     manifest = back.record.manifest

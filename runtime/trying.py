@@ -23,7 +23,7 @@ from .apply import Applied, would_lose
 from .counts import carry_counts
 from .daemon_socket import tell_daemon
 from .host import look, require_interfaces
-from .pin import bpffs_root, chain_pins, chains, ensure_bpffs, locked
+from .pin import OnWait, bpffs_root, chain_pins, chains, ensure_bpffs, locked
 from .plan import Effect, Fate, Plan, Way, make_plan
 from .state import LiveChain, not_running, read
 from .steps import OnStep, Step, carry_out, explained, timed
@@ -43,6 +43,7 @@ def begin(
     bpffs: str | Path | None = None,
     accept_state_loss: bool = False,
     on_step: OnStep | None = None,
+    on_wait: OnWait | None = None,
     log_directory: Path | None = None,
 ) -> tuple[Applied, Trial | None]:
     """Applies a chain for now, and None instead of a try where there is nothing to change.
@@ -56,7 +57,7 @@ def begin(
     root = bpffs_root(bpffs)
     require_interfaces(chain.manifest)
     ensure_bpffs(root)
-    with locked(root):
+    with locked(root, on_wait):
         live, warnings = settle(root, chain.manifest.chain, on_step)
         wanted = make_plan(chain.manifest, live, look(chain.manifest))
         if not wanted and live and live.current:
@@ -98,24 +99,36 @@ def begin(
 
 
 @explained("keep what is being tried")
-def confirm(chain: str | None = None, *, bpffs: str | Path | None = None, on_step: OnStep | None = None) -> str:
+def confirm(
+    chain: str | None = None,
+    *,
+    bpffs: str | Path | None = None,
+    on_step: OnStep | None = None,
+    on_wait: OnWait | None = None,
+) -> str:
     """Keeps what is being tried, drops what ran before: the chain's name. Raises `LoadFailed` (A109, A141, A142)."""
     features.require_privilege()
     root = bpffs_root(bpffs)
     name = _tried(root, chain)
-    with locked(root):
+    with locked(root, on_wait):
         keep(root, _require_trial(root, name), on_step)
     _let_the_guard_go(root, name)
     return name
 
 
 @explained("go back")
-def abort(chain: str | None = None, *, bpffs: str | Path | None = None, on_step: OnStep | None = None) -> str:
+def abort(
+    chain: str | None = None,
+    *,
+    bpffs: str | Path | None = None,
+    on_step: OnStep | None = None,
+    on_wait: OnWait | None = None,
+) -> str:
     """Takes back what is being tried: the chain's name. Raises `LoadFailed` (A109, A141, A143)."""
     features.require_privilege()
     root = bpffs_root(bpffs)
     name = _tried(root, chain)
-    with locked(root):
+    with locked(root, on_wait):
         go_back(root, _require_trial(root, name), on_step)
     tell_daemon(root)
     _let_the_guard_go(root, name)

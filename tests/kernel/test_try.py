@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys as python
@@ -23,7 +25,7 @@ import pytest
 from runtime import trying
 from runtime.guard import WAITING, End, Outcome, guard, set_guard
 from runtime.netns import entered
-from runtime.pin import bpffs_root, chain_pins, chains
+from runtime.pin import bpffs_root, chain_pins, chains, locked
 from runtime.plan import Action, Change, Effect, Fate, Kind, Way
 from runtime.state import read
 from runtime.steps import Step
@@ -49,6 +51,7 @@ from tests.kernel.live import (
 from tests.kernel.live import (
     guard as guard_chain,
 )
+from tests.rig.daemon import own_bpffs
 from tests.rig.network import Network, network
 
 pytestmark = pytest.mark.kernel
@@ -522,6 +525,131 @@ def test_a_try_that_fails_at_any_step_goes_back(machine: Host, net: Network) -> 
     forwards(net)
 
 
+# --- what stands in the way -----------------------------------------------------------------------------------------
+
+
+def test_a_guard_whose_lock_others_have_for_long_waits_for_its_turn(
+    machine: Host, net: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    with own_bpffs(tmp_path), contextlib.ExitStack() as other:
+        machine.apply(open_guard())
+        monkeypatch.setattr("runtime.pin.LOCK_PATIENCE_SECONDS", 0.05)
+
+        def on_step(step: Step) -> None:
+            if step.title == WAITING:
+                other.enter_context(locked(bpffs_root()))
+                threading.Timer(1, other.close).start()
+
+        with entered(machine.namespace.name):
+            outcome = guard(machine.compiled(strict_guard()), SHORT, on_step=on_step, tell=said.append)
+        assert outcome == Outcome(End.TAKEN_BACK, "it was not confirmed within 0.05 s")
+        assert machine.generations() == ["generation-3"]
+        assert not blocks(net)
+    (refused,) = said[1:]
+    assert refused.startswith("error[A111]: another apply or detach has been running for 0 s\n")
+
+
+@pytest.mark.parametrize("require", [None, "true"], ids=["taken-back", "kept"])
+def test_a_guard_tries_again_what_fails(
+    require: str | None, machine: Host, net: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of its steps fails once, until it is decided; a clean-up that fails is left to the next apply."""
+    monkeypatch.setattr("runtime.guard._PAUSES", (0.01,))
+    machine.apply(open_guard())
+    done: list[str] = []
+    failed: list[str] = []
+
+    def on_step(step: Step) -> None:
+        if WAITING in done and step.title not in failed:
+            failed.append(step.title)
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        done.append(step.title)
+
+    assert guarded(machine, machine.compiled(strict_guard()), require, on_step).end is (
+        End.KEPT if require else End.TAKEN_BACK
+    )
+    assert failed[-2:] == ["keep what is tried" if require else "finish the way back", "wait for packets on their way"]
+    assert machine.status().trial is None
+    assert blocks(net) == bool(require)
+    machine.apply(strict_guard() if require else open_guard())
+    assert len(machine.generations()) == 1
+    assert machine.status().problems == ()
+
+
+def test_a_required_command_that_cannot_be_run_is_one_that_fails(machine: Host) -> None:
+    machine.apply(open_guard())
+    long = f"true {'x' * 200_000}"
+    outcome = guarded(machine, machine.compiled(strict_guard()), long)
+    assert outcome == Outcome(End.TAKEN_BACK, f"`{long}` cannot be run: Argument list too long")
+
+
+def test_a_hook_that_somebody_took_meanwhile_does_not_keep_the_rest_from_going_back(
+    machine: Host, net: Network, tmp_path: Path
+) -> None:
+    machine.apply(bridge(ports=("p1", "p2", "p3")))
+    with host(net.dut, tmp_path) as other, contextlib.ExitStack() as lock:
+        tried(machine, bridge(ports=("p1", "p2")), lock)
+        other.apply(at("p3"))
+        taken_back(machine, lock)
+        states = {found.name: found.state for found in machine.status().interfaces}
+        assert states == {
+            "p1": "attached",
+            "p2": "attached",
+            "p3": "nothing of this chain is attached any more",
+        }
+        assert other.status().problems == ()
+    assert machine.generations() == ["generation-3"]
+    machine.apply(bridge(ports=("p1", "p2", "p3")))
+    forwards(net)
+
+
+def at(device: str) -> dict[str, Any]:
+    """A guard between one device and the host."""
+    links = [["p1", "guard.outside"], ["guard.inside", "host"]]
+    return {**guard_chain(), "interfaces": {"p1": {"device": device}}, "links": links}
+
+
+def test_what_others_apply_next_is_not_how_it_ended(machine: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.apply(bridge())
+
+    @contextlib.contextmanager
+    def others_turn(*arguments: Any) -> Iterator[None]:
+        with locked(*arguments):
+            yield
+        machine.apply(bridge(aging="8s"))
+
+    monkeypatch.setattr("runtime.guard.locked", others_turn)
+    assert guarded(machine, machine.compiled(bridge(aging="9s")), "true") == Outcome(End.KEPT)
+    assert machine.generations() == ["generation-3"]
+
+
+def test_whoever_has_to_wait_says_so(machine: Host, terminal: Terminal, net: Network, strict: Path) -> None:
+    for command, code in (("confirm", 0), ("abort", 0), ("detach", 0)):
+        machine.apply(open_guard())
+        with contextlib.ExitStack() as lock:
+            if command != "detach":
+                tried(machine, strict_guard(), lock)
+            lock.close()
+            assert waits(terminal, command, machine.name) == code
+    assert waits(terminal, "try", strict, "--require", "true") == 0
+
+
+def waits(terminal: Terminal, *arguments: object) -> int:
+    """Runs a command on a terminal while somebody else is at work, until it says that it waits; its exit code."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as screen:
+        with locked(bpffs_root()):
+            process = terminal.start(*arguments, stderr=theirs)
+            shown = b""
+            while b"wait for another apply or detach" not in shown:
+                assert select.select([screen], [], [], PATIENCE_SECONDS)[0], shown
+                shown += screen.read(4096)
+        os.close(theirs)
+        process.communicate(timeout=60)
+    return process.returncode
+
+
 # --- what is kept ---------------------------------------------------------------------------------------------------
 
 
@@ -786,10 +914,8 @@ def test_what_going_back_does_not_undo(machine: Host) -> None:
 def test_several_are_tried(machine: Host, net: Network, tmp_path: Path) -> None:
     with host(net.dut, tmp_path) as other, contextlib.ExitStack() as locks:
         for one, ports in ((machine, ("p1",)), (other, ("p2",))):
-            chain = {**guard_chain(), "interfaces": {"p1": {"device": ports[0]}}}
-            chain["links"] = [["p1", "guard.outside"], ["guard.inside", "host"]]
             lock = locks.enter_context(contextlib.ExitStack())
-            tried(one, chain, lock)
+            tried(one, at(ports[0]), lock)
         with entered(machine.namespace.name), pytest.raises(LoadFailed) as caught:
             confirm()
         (found,) = caught.value.diagnostics
