@@ -22,7 +22,7 @@ from .daemon_socket import tell_daemon
 from .host import look, require_interfaces
 from .pin import GenerationPins, OnWait, bpffs_root, chain_pins, chains, ensure_bpffs, locked, new_record
 from .plan import Fate, Plan, Way, entry_updates, make_plan
-from .state import LiveChain, LiveGeneration, not_running, read
+from .state import LiveChain, LiveGeneration, not_running, read, read_steadily
 from .steps import OnStep, Step, carry_out, explained, staged, timed
 from .trial import forget_trial, read_trial
 
@@ -63,7 +63,7 @@ def plan(chain: CompiledChain | Manifest, *, bpffs: str | Path | None = None) ->
     features.require_privilege()
     manifest = chain if isinstance(chain, Manifest) else chain.manifest
     require_interfaces(manifest)
-    return make_plan(manifest, read(bpffs_root(bpffs), manifest.chain), look(manifest))
+    return make_plan(manifest, read_steadily(bpffs_root(bpffs), manifest.chain), look(manifest))
 
 
 @explained("apply the chain")

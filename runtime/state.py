@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from schemas.diagnostic import Diagnostic, LoadFailed
 from schemas.manifest import Manifest, Mode
@@ -16,10 +17,13 @@ from .devices import DeviceFinder, find_device
 from .home import name_of
 from .info import MapInfo, link_info, map_info, prog_by_id, prog_info
 from .link import device_slot
-from .pin import Counted, GenerationPins, Record, chain_pins, chains
+from .pin import ChainPins, Counted, GenerationPins, Record, chain_pins, chains
 from .trial import Trial, read_trial
 from .veth import veth_pairs
 from .whereabouts import Whereabouts, locate, moved
+
+_ATTEMPTS = 10
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +158,26 @@ def read(root: Path, chain: str, find: DeviceFinder = find_device) -> LiveChain 
             found = replace(found, program=pinned[found.prog_id])
             attachments.setdefault((found.point.name, found.point.place, found.prog_id), found)
     return LiveChain(chain, generations, tuple(attachments.values()), read_trial(chain_pins(root, chain)))
+
+
+def read_steadily(root: Path, chain: str) -> LiveChain | None:
+    """The same, for whoever has not the lock."""
+    return steadily(chain_pins(root, chain), lambda: read(root, chain))
+
+
+def steadily(pins: ChainPins, look: Callable[[], _T]) -> _T:
+    """What `look` finds of a chain. If generations came or went meanwhile, it looks once more."""
+    for attempt in range(_ATTEMPTS):
+        before = pins.generations()
+        try:
+            found = look()
+        except OSError as error:
+            if error.errno != errno.ENOENT or attempt == _ATTEMPTS - 1:
+                raise
+        else:
+            if pins.generations() == before:
+                break
+    return found
 
 
 def read_generation(pins: GenerationPins) -> LiveGeneration:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +18,13 @@ from . import features
 from .counts import totals
 from .daemon_socket import daemon_status
 from .pin import ChainPins, bpffs_root, chain_pins, chains
-from .state import LiveChain, LiveGeneration, attach_points, not_running, read
+from .state import LiveChain, LiveGeneration, attach_points, not_running, read, steadily
 from .steps import explained
 from .tally import Tally, label_of
 from .trial import is_guarded, read_trial
 
 JSON_FORMAT = 1
 NO_DAEMON = "no daemon"
-_ATTEMPTS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,20 +134,14 @@ def status(chain: str | None = None, *, bpffs: str | Path | None = None) -> Chai
 
 
 def _looked_at(root: Path, chain: str) -> ChainStatus | None:
-    """One chain; None if nothing of it runs. If generations came or went meanwhile, it is looked at once more."""
+    """One chain; None if nothing of it runs."""
     pins = chain_pins(root, chain)
-    for attempt in range(_ATTEMPTS):
-        before = pins.generations()
-        try:
-            live = read(root, chain)
-            found = _chain(live, pins, _served(root, live)) if live else None
-        except OSError as error:
-            if error.errno != errno.ENOENT or attempt == _ATTEMPTS - 1:
-                raise
-        else:
-            if pins.generations() == before:
-                break
-    return found
+
+    def look() -> ChainStatus | None:
+        live = read(root, chain)
+        return _chain(live, pins, _served(root, live)) if live else None
+
+    return steadily(pins, look)
 
 
 def _served(root: Path, live: LiveChain) -> Mapping[str, str]:

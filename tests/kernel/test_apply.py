@@ -13,8 +13,9 @@ from click.testing import CliRunner
 
 from runtime.cli import commands
 from runtime.netns import entered
-from runtime.pin import bpffs_root, chain_pins, chains
+from runtime.pin import GenerationPins, bpffs_root, chain_pins, chains
 from runtime.plan import Action, Kind, Way
+from runtime.state import LiveGeneration, read_generation
 from runtime.status import status, status_data
 from schemas.compiled import save
 from schemas.counters import Count
@@ -49,6 +50,22 @@ def net() -> Iterator[Network]:
 def machine(net: Network, tmp_path: Path) -> Iterator[Host]:
     with host(net.dut, tmp_path) as found:
         yield found
+
+
+def test_a_plan_while_somebody_else_applies(machine: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was looked at has gone before all of it was seen: it is looked at once more."""
+    machine.apply(bridge())
+    wanted = machine.compiled(bridge(aging="9s"))
+    applied: list[GenerationPins] = []
+
+    def interrupted(pins: GenerationPins) -> LiveGeneration:
+        if not applied:
+            applied.append(pins)
+            machine.apply(wanted)
+        return read_generation(pins)
+
+    monkeypatch.setattr("runtime.state.read_generation", interrupted)
+    assert not machine.plan(wanted)
 
 
 @pytest.mark.parametrize("mode", MODES)
