@@ -31,6 +31,7 @@ from .rtnetlink import (
     Subscription,
     Upheaval,
     links,
+    neighbours,
     routes,
 )
 
@@ -169,7 +170,7 @@ class Follower:
     """Follows one table of a namespace. `update` gets every prefix that has changed, with its route (None: none).
 
     Begin with a `resync`. Then call `read` whenever `fileno` can be read, and `resync` again when it says so.
-    `on_neighbour` gets changes of the kernel's neighbours.
+    `on_neighbour` gets the kernel's neighbours: all with a `resync` (and as gone those that are no more), then changes.
     """
 
     netns: str | None
@@ -182,6 +183,7 @@ class Follower:
     routes: KernelRoutes = field(init=False)
     _subscription: Subscription = field(init=False)
     _running: dict[int, bool] = field(default_factory=dict)
+    _neighbours: dict[tuple[int, bytes], NeighbourChange] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.routes = KernelRoutes(self.table)
@@ -235,11 +237,30 @@ class Follower:
 
     def _dump(self, fresh: KernelRoutes) -> Iterator[None]:
         self._running = {link.ifindex: link.running for link in links(self.netns)}
+        if self.on_neighbour is not None:
+            self._tell_neighbours(self.on_neighbour)
         for family in FAMILIES:
             for found in routes(self.netns, family, self.table):
                 for route in found:
                     fresh.add(route, NLM_F_APPEND)  # the kernel dumps in the order of its preference
                 yield
+
+    def _tell_neighbours(self, tell: Callable[[NeighbourChange], object]) -> None:
+        found = {(each.ifindex, each.address): each for each in neighbours(self.netns)}
+        before, self._neighbours = self._neighbours, found
+        for key, each in before.items():
+            if key not in found:
+                tell(each._replace(gone=True))
+        for each in found.values():
+            tell(each)
+
+    def _neighbour(self, change: NeighbourChange, tell: Callable[[NeighbourChange], object]) -> None:
+        key = change.ifindex, change.address
+        if change.gone:
+            self._neighbours.pop(key, None)
+        else:
+            self._neighbours[key] = change
+        tell(change)
 
     def _catch_up(self, fresh: KernelRoutes) -> bool:
         """Whether the changes that are waiting are all, and can be told from routes alone."""
@@ -266,7 +287,7 @@ class Follower:
             elif isinstance(change, Upheaval):
                 whole = False
             elif self.on_neighbour is not None:
-                self.on_neighbour(change)
+                self._neighbour(change, self.on_neighbour)
         return whole
 
     def _lets_routes_vanish(self, change: LinkChange) -> bool:

@@ -44,7 +44,7 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_DELADDR = 21
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
-RTM_NEWNEIGH, RTM_DELNEIGH = 28, 29
+RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 RTM_NEWNEXTHOP, RTM_DELNEXTHOP = 104, 105
 
 NLM_F_REQUEST, NLM_F_DUMP_INTR, NLM_F_REPLACE, NLM_F_DUMP, NLM_F_APPEND = 0x1, 0x10, 0x100, 0x300, 0x800
@@ -55,8 +55,9 @@ RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_MULTIPATH, RTA_TABLE, RTA_VIA =
 RTM_F_CLONED = 0x200
 RTNH_F_DEAD = 1
 IFF_UP, IFF_RUNNING = 0x1, 0x40
-_REQUESTS = {RTM_GETLINK: "RTM_GETLINK", RTM_GETROUTE: "RTM_GETROUTE"}
+_REQUESTS = {RTM_GETLINK: "RTM_GETLINK", RTM_GETROUTE: "RTM_GETROUTE", RTM_GETNEIGH: "RTM_GETNEIGH"}
 NDA_DST, NDA_LLADDR = 1, 2
+NUD_REACHABLE, NUD_STALE, NUD_DELAY, NUD_PROBE, NUD_PERMANENT = 0x02, 0x04, 0x08, 0x10, 0x80
 
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr
 _ROUTE = struct.Struct("=BBBBBBBBI")  # rtmsg
@@ -200,6 +201,12 @@ def links(netns: str | None) -> list[LinkChange]:
     """Every device as it is now. Raises `Interrupted`, `SyscallFailed`."""
     datagrams = _dumped(netns, RTM_GETLINK, bytes(_LINK.size))
     return [change for datagram in datagrams for change in _changes(datagram) if isinstance(change, LinkChange)]
+
+
+def neighbours(netns: str | None) -> list[NeighbourChange]:
+    """Every neighbour as it is now. Raises `Interrupted`, `SyscallFailed`."""
+    datagrams = _dumped(netns, RTM_GETNEIGH, bytes(_NEIGHBOUR.size))
+    return [change for datagram in datagrams for change in _changes(datagram) if isinstance(change, NeighbourChange)]
 
 
 def _dumped(netns: str | None, request: int, body: bytes) -> Iterator[bytes]:

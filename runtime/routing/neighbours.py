@@ -46,12 +46,13 @@ class Key(NamedTuple):
 
 
 class State(Enum):
-    """RFC 4861 7.3.2. A neighbour that is known is in the programs' map as long as it is REACHABLE or in PROBE."""
+    """RFC 4861 7.3.2. A neighbour that is known is in the programs' map while REACHABLE, in PROBE or PERMANENT."""
 
     INCOMPLETE = "incomplete"
     REACHABLE = "reachable"
     PROBE = "probe"
     FAILED = "failed"
+    PERMANENT = "permanent"
 
 
 class Entry(NamedTuple):
@@ -141,7 +142,7 @@ class Neighbours:
                 self._hold(key, neighbour, held)
             case State.FAILED:
                 self._gone(held)
-            case State.REACHABLE | State.PROBE:  # it came up before the neighbour was known
+            case State.REACHABLE | State.PROBE | State.PERMANENT:  # it came up before the neighbour was known
                 self._pass_on(key, neighbour.mac, [held])
 
     def learn(self, key: Key, mac: bytes, now: float, *, override: bool = True) -> None:
@@ -150,7 +151,7 @@ class Neighbours:
         Without `override`, what is known by another MAC already stays as it is (RFC 4861 7.2.5).
         """
         neighbour = self._table.get(key)
-        if neighbour is None or neighbour.state is State.FAILED:
+        if neighbour is None or neighbour.state in (State.FAILED, State.PERMANENT):
             return
         if neighbour.mac and neighbour.mac != mac and not override:
             return
@@ -159,6 +160,27 @@ class Neighbours:
         elif self._pass_on(key, mac, self._released(neighbour)):
             self._put(key, self._reachable(mac, now, 0))
         else:
+            self._remove(key)
+
+    def offer(self, key: Key, mac: bytes, now: float) -> None:
+        """Somebody else knows this neighbour: worth something as long as nothing better is known."""
+        neighbour = self._table.get(key) or Neighbour(State.INCOMPLETE, now)
+        if neighbour.state is State.INCOMPLETE and self._pass_on(key, mac, self._released(neighbour)):
+            self._put(key, self._reachable(mac, now, 0))
+
+    def fix(self, key: Key, mac: bytes) -> None:
+        """It has this MAC, whatever else is heard, until it is `unfix`ed; it is neither asked nor forgotten."""
+        neighbour = self._table.get(key)
+        if neighbour is not None and (neighbour.state, neighbour.mac) == (State.PERMANENT, mac):
+            return
+        if self._pass_on(key, mac, self._released(neighbour) if neighbour else ()):
+            self._put(key, Neighbour(State.PERMANENT, float("inf"), mac))
+
+    def unfix(self, key: Key) -> None:
+        """It is fixed no more, if it was: the next packet asks for it."""
+        neighbour = self._table.get(key)
+        if neighbour is not None and neighbour.state is State.PERMANENT:
+            self._known.take(key)
             self._remove(key)
 
     def mac(self, key: Key) -> bytes | None:
@@ -185,7 +207,7 @@ class Neighbours:
     def confirm(self, key: Key, now: float) -> None:
         """It has answered without saying its MAC, so that is still the one that it was asked by (RFC 4861 7.2.5)."""
         neighbour = self._table.get(key)
-        if neighbour is not None and neighbour.mac:
+        if neighbour is not None and neighbour.mac and neighbour.state is not State.PERMANENT:
             self._put(key, self._reachable(neighbour.mac, now, neighbour.used))
 
     def _hold(self, key: Key, neighbour: Neighbour, held: Held) -> None:

@@ -27,6 +27,7 @@ from ..protocols.internet import read_ipv6
 from ..routing.answers import Answers
 from ..routing.followed import Followed, NextHops, Ways
 from ..routing.following import Following
+from ..routing.kernel_neighbours import KernelNeighbours
 from ..routing.limit import ErrorLimit
 from ..routing.neighbours import Entry, Held, Key, Neighbours, announcements
 from ..routing.ports import Outlet, Ports, Route, RouterPort
@@ -255,7 +256,10 @@ def _router(context: Context, now: float) -> Router:
     def gone(held: Held) -> None:
         answers.unanswered(held.port, held.frame, time.monotonic())
 
-    return Router(context, ports, outlet, Neighbours(ports, known, outlet, gone, now), answers, following)
+    neighbours = Neighbours(ports, known, outlet, gone, now)
+    if following:
+        following.follower.on_neighbour = KernelNeighbours(following.followed.ports, ports, neighbours).take
+    return Router(context, ports, outlet, neighbours, answers, following)
 
 
 def _nexthops(context: Context) -> Callable[[int], NextHopRecord]:

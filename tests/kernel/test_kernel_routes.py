@@ -320,3 +320,18 @@ def test_neighbours_are_told_of() -> None:
         follow(follower)
         assert any(each.gone or not each.mac for each in made.neighbours if each.address == bytes((10, 1, 0, 9)))
         follower.close()
+
+
+def test_neighbours_from_before_are_told_of_and_those_that_went_unseen() -> None:
+    with net() as (made, netlink):
+        index, him = made.cables[0].port.ifindex, bytes((10, 1, 0, 9))
+        netlink.neigh("add", ifindex=index, dst="10.1.0.9", lladdr="02:00:00:00:00:09", state="permanent")
+        follower = made.follower(buffer=1)
+        assert [(each.ifindex, each.gone) for each in made.neighbours if each.address == him] == [(index, False)]
+        made.neighbours.clear()
+        for number in range(100):
+            netlink.route("add", dst=f"10.70.{number}.0/24", gateway="10.1.0.2")
+        netlink.neigh("del", ifindex=index, dst="10.1.0.9")
+        follow(follower)
+        assert [(each.ifindex, each.gone) for each in made.neighbours if each.address == him] == [(index, True)]
+        follower.close()

@@ -197,6 +197,29 @@ def test_routes_outlive_a_reload(tmp_path: Path) -> None:
         assert not router.process.failures(router.name, "gw")
 
 
+def test_neighbours_of_the_kernel_are_the_routers(tmp_path: Path) -> None:
+    """Packets to a permanent one leave without a question, until it is deleted; a daemon that starts finds it too."""
+    with following(tmp_path) as (router, netlink):
+        (index,) = netlink.link_lookup(ifname="left")
+        netlink.neigh("add", ifindex=index, dst="10.7.1.77", lladdr="52:54:00:00:00:77", state="permanent")
+        assert wait_for(lambda: sent_to(router, "10.7.1.77") == "525400000077")
+        router.process.kill()
+        netlink.neigh("add", ifindex=index, dst="10.7.1.78", lladdr="52:54:00:00:00:78", state="permanent")
+        router.process.start()
+        assert wait_for(lambda: sent_to(router, "10.7.1.78") == "525400000078")
+        netlink.neigh("del", ifindex=index, dst="10.7.1.77")
+        assert wait_for(lambda: sent_to(router, "10.7.1.77") is None)
+
+
+def sent_to(router: Served, destination: str) -> str | None:
+    """The MAC that a packet from the right leaves for, on the left; None if it does not."""
+    packet = ipv4(SOURCE, destination, ports(1, 9))
+    router.net.send("right", ethernet(SERVER, RIGHT, IPV4, packet))
+    time.sleep(0.1)
+    frames = router.net.arrivals().get("left", [])
+    return next((frame[:6].hex() for frame in frames if is_forwarded(frame, LEFT, packet)), None)
+
+
 def test_an_ifindex_is_that_of_the_tables_namespace() -> None:
     with Lab("routes") as lab:
         here, there, far = (lab.namespace(name) for name in ("here", "there", "far"))

@@ -354,3 +354,36 @@ def test_announcements_tell_every_address() -> None:
     assert (first.sender, first.target, first.sender_mac) == (IPv4Address("10.7.1.1"), IPv4Address("10.7.1.1"), MAC)
     told = icmp6.read_discovery(read_ipv6(read_frame(frames[1][1]).payload))
     assert (told.type, told.target, told.mac) == (icmp6.Type.ADVERTISEMENT, IPv6Address("fd00:1::1"), MAC)
+
+
+def test_one_that_is_fixed_is_neither_asked_nor_moved_nor_forgotten(world: World) -> None:
+    held = world.packet(1)
+    world.outlet.sent.clear()
+    world.neighbours.fix(HIM, HIS)
+    assert world.outlet.injected == [held]
+    world.table.use(HIM)
+    world.neighbours.learn(HIM, NEW, world.now)
+    world.neighbours.confirm(HIM, world.now)
+    world.later(2 * FORGOTTEN, 1.0)
+    assert world.table.content == {HIM: Entry(HIS, 1)}
+    assert not world.outlet.sent
+    world.neighbours.fix(HIM, NEW)
+    assert world.table.content == {HIM: Entry(NEW, 0)}
+
+
+def test_one_that_is_fixed_no_more_is_asked_for_again(world: World) -> None:
+    world.neighbours.fix(HIM, HIS)
+    world.neighbours.unfix(HIM)
+    assert not world.table.content
+    world.packet(1)
+    assert len(list(world.asked())) == 1
+
+
+def test_what_others_know_helps_where_nothing_is_known(world: World) -> None:
+    held = world.packet(1)
+    world.neighbours.offer(HIM, HIS, world.now)
+    assert world.outlet.injected == [held]
+    world.neighbours.offer(HIM, NEW, world.now)
+    world.neighbours.unfix(HIM)
+    assert world.table.content == {HIM: Entry(HIS, 0)}
+    assert world.neighbours[HIM].state is State.REACHABLE, "and is asked after as any other"
