@@ -12,7 +12,9 @@ import hashlib
 import json
 import os
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+
+from schemas.frozen import dataclass
 
 from .cache import cache_folder, write_whole
 

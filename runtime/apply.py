@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from schemas.compiled import CompiledChain
 from schemas.diagnostic import Diagnostic, LoadFailed
+from schemas.frozen import dataclass
 from schemas.manifest import Manifest, MapRecord
 from schemas.stopwatch import Stopwatch, Timings
 

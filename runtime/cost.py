@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from schemas.compiled import CompiledChain
+from schemas.frozen import dataclass
 from schemas.manifest import HostFact, Manifest, MapRecord
 
 from . import features, sys

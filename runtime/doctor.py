@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from schemas.diagnostic import ChainError, Diagnostic, LoadFailed, Severity
+from schemas.frozen import dataclass
 from schemas.manifest import Hook, HostFact, InterfaceRecord, Manifest, Mode
 from schemas.trust import distrust
 

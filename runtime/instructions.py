@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+
+from schemas.frozen import dataclass
 
 from .elf import Malformed, Relocation, RelocationType
 from .spec import DataReference, FunctionPlace, MapReference

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from schemas.diagnostic import ChainError, Diagnostic, LoadFailed
+from schemas.frozen import dataclass
 from schemas.stopwatch import Stopwatch
 
 

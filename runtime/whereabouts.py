@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from schemas.diagnostic import LoadFailed
+from schemas.frozen import dataclass
 
 from . import attach
 from .attach import AttachPoint, Occupant

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import pwd
 import stat
-from dataclasses import dataclass
+
+from .frozen import dataclass
 
 ROOT = 0
 _GROUP_OR_OTHERS = stat.S_IWGRP | stat.S_IWOTH

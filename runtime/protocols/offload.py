@@ -7,7 +7,8 @@ A stack leaves checksums to devices that can do them. The field then holds the s
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+
+from schemas.frozen import dataclass
 
 from .internet import checksum
 

@@ -5,7 +5,7 @@ bridge.bpf.h has the other half: an entry is one word of port, time and the part
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from schemas.frozen import dataclass
 
 MAC_BITS = 48
 WORD_BITS = 64

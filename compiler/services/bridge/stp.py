@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
 from schemas.diagnostic import Span
+from schemas.frozen import dataclass
 
 from ...addresses import parse_duration
 from ...model import Port

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+
+from schemas.frozen import dataclass
 
 from ...addresses import Prefix
 

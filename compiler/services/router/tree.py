@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from schemas.frozen import dataclass
 
 from ...decision import Below, End, decision
 from .model import Route
