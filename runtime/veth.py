@@ -62,10 +62,6 @@ class VethPair:
     def attach_point(self) -> AttachPoint:
         return AttachPoint(self.link, self.b, self.netns, self.mode)
 
-    @property
-    def exists(self) -> bool:
-        return find_device(self.a, self.netns) is not None and find_device(self.b, self.netns) is not None
-
 
 def veth_pair(manifest: Manifest, link: InternalLinkRecord, home: str | None = None) -> VethPair:
     """The pair of an internal link; `home` is the namespace that the chain was applied in."""

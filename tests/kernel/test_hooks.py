@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from runtime import features
+from runtime import features, veth
 from runtime.attach import AttachPoint, Owner, occupants
 from runtime.pin import bpffs_root, chains
 from runtime.plan import Effect, Kind
@@ -293,6 +295,19 @@ def test_an_internal_link_that_is_gone_is_made_again(machine: Host, net: Network
     assert machine.status().problems == ()
     net.send("p1", frame(A, B))
     assert net.arrivals(p2=1, p3=1) == {"p2": [frame(A, B)], "p3": [frame(A, B)]}
+
+
+def test_an_internal_link_that_cannot_be_made_whole_leaves_nothing(
+    machine: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(name: str, netns: str | None) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
+
+    monkeypatch.setattr(veth, "_silence", refuse)
+    (found,) = machine.refused(guarded_bridge())
+    assert found.message.startswith("`make internal link br0.up-xdp` failed: [Errno 13] Permission denied: 'bc")
+    assert [name for name in machine.devices() if name.startswith("bc")] == []
+    assert machine.name not in chains(bpffs_root())
 
 
 def test_internal_links_go_when_nothing_needs_them(machine: Host) -> None:

@@ -44,6 +44,15 @@ def test_batches_and_single_entries_agree(map_type: MapType) -> None:
         assert len(dict(sys.map_entries(fd, 4, 8))) == 9000 - 101
 
 
+def test_a_map_that_takes_no_entries_says_so() -> None:
+    with sys.map_create(MapType.BPF_MAP_TYPE_HASH, key_size=4, value_size=8, max_entries=3) as fd:
+        sys.map_freeze(fd)
+        with pytest.raises(sys.SyscallFailed, match="EPERM"):
+            sys.map_update_batch(fd, [bytes(4)], [bytes(8)])
+        with pytest.raises(sys.SyscallFailed, match="EPERM"):
+            sys.map_delete_batch(fd, [bytes(4)])
+
+
 def test_a_type_without_batches_is_read_entry_by_entry() -> None:
     with (
         sys.map_create(MapType.BPF_MAP_TYPE_PROG_ARRAY, key_size=4, value_size=4, max_entries=3) as fd,

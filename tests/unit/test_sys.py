@@ -150,6 +150,19 @@ def test_a_batch_that_stops_is_gone_on_with_where_it_stopped(script: Script) -> 
     assert written == [b"b", b"c"]
 
 
+@pytest.mark.parametrize("refusal", [errno.EPERM, errno.EBADF, errno.ENOMEM])
+def test_a_batch_that_is_refused_as_a_whole_has_done_nothing(script: Script, refusal: int) -> None:
+    """The kernel leaves `count` as it was then."""
+    script.on(Cmd.BPF_MAP_UPDATE_BATCH, failing(refusal))
+    script.on(Cmd.BPF_MAP_UPDATE_ELEM, failing(refusal))
+    with pytest.raises(sys.SyscallFailed, match="scripted"):
+        sys.map_update_batch(7, [b"a", b"b"], [b"1", b"2"])
+    script.on(Cmd.BPF_MAP_DELETE_BATCH, failing(refusal))
+    script.on(Cmd.BPF_MAP_DELETE_ELEM, failing(refusal))
+    with pytest.raises(sys.SyscallFailed, match="scripted"):
+        sys.map_delete_batch(7, [b"a", b"b"])
+
+
 def test_entries_come_in_batches_with_room_for_large_buckets(script: Script) -> None:
     room: list[int] = []
 
