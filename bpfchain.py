@@ -117,7 +117,7 @@ def apply(
 
     `replace` names foreign programs, as (device, program id), that may be taken off the chain's hooks. What would lose
     something that was learned is refused unless `accept_state_loss`.
-    Raises ChainError: LoadFailed, VerifierRejected, NotSupported; then everything is as it was.
+    Raises ChainError: LoadFailed, VerifierRejected, NotSupported; then what ran before runs on.
     """
     from runtime.apply import apply as carry_out
 

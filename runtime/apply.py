@@ -5,8 +5,10 @@ Entries of maps are changed in place (here), anything else is a new generation (
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,14 +18,13 @@ from schemas.frozen import dataclass
 from schemas.manifest import Manifest, MapRecord
 from schemas.stopwatch import Stopwatch, Timings
 
-from . import features, link, sys
-from .counts import carry_counts
+from . import features, sys
 from .daemon_socket import tell_daemon
 from .host import look, require_interfaces
 from .pin import GenerationPins, OnWait, bpffs_root, chain_pins, chains, ensure_bpffs, locked, new_record
 from .plan import Fate, Plan, Way, entry_updates, make_plan
 from .state import LiveChain, LiveGeneration, not_running, read, read_steadily
-from .steps import OnStep, Step, carry_out, explained, staged, timed
+from .steps import OnStep, Step, carry_out, explained, staged, tidy_up, timed
 from .trial import forget_trial, read_trial
 
 if TYPE_CHECKING:
@@ -77,7 +78,9 @@ def apply(
     on_wait: OnWait | None = None,
     log_directory: Path | None = None,
 ) -> Applied:
-    """Makes the host run `chain`. Raises `LoadFailed`, `VerifierRejected`, `NotSupported`: then all is as it was.
+    """Makes the host run `chain`. Raises `LoadFailed`, `VerifierRejected`, `NotSupported`: then what ran runs on.
+
+    What fails once the change is live is a warning (A114) in what is returned.
 
     `replace` names foreign programs, as (device, program id), that may be taken off the chain's hooks.
     `on_wait` is called where another apply or detach has to be waited for.
@@ -97,12 +100,13 @@ def apply(
         wanted = make_plan(chain.manifest, live, look(chain.manifest))
         if wanted.lost and not accept_state_loss:
             raise would_lose(wanted, "apply")
+        live = _as_recorded(live, on_step) if live else None
         pins = chain_pins(root, chain.manifest.chain)
         current = live.current if live else None
         if wanted.way is Way.GENERATION:
             from .swap import swap_generations  # the loader takes a while to import: not where nothing is loaded
 
-            swap_generations(
+            warnings += swap_generations(
                 chain, wanted, live, pins, on_step, log_directory, replace, accept_state_loss=accept_state_loss
             )
             number = wanted.following
@@ -112,10 +116,10 @@ def apply(
             assert current.record
             number = current.number
             if wanted.way is Way.IN_PLACE:
-                carry_out(tuple(staged("update", _in_place(chain.manifest, wanted, current))), on_step)
+                carry_out(tuple(staged("update", _in_place(chain.manifest, current))), on_step)
             elif chain.manifest != current.record.manifest:
                 current.pins.write_record(new_record(chain.manifest, current.record.facts))
-            carry_out(tuple(staged("clean up", _clean_up(current, live.leftovers))), on_step)
+            warnings += tidy_up(staged("clean up", _clean_up(chain.manifest, live, current)), on_step)
     tell_daemon(root)
     return Applied(wanted, number, watch.stop(), warnings)
 
@@ -139,40 +143,63 @@ def would_lose(wanted: Plan, command: str) -> LoadFailed:
     return LoadFailed(Diagnostic("A150", "what was learned would be lost", notes=notes, help=help_text))
 
 
-def _clean_up(current: LiveGeneration, leftovers: tuple[LiveGeneration, ...]) -> Iterator[Step]:
+def _clean_up(manifest: Manifest, live: LiveChain, current: LiveGeneration) -> Iterator[Step]:
     """What an interrupted apply left, and what was counted there."""
-    if leftovers:
-        yield Step("wait for packets on their way", link.settle)
-        yield Step("keep what was counted", functools.partial(carry_counts, current.pins, leftovers))
-    for generation in leftovers:
-        yield Step(f"drop {generation.pins.path.name}", generation.pins.remove)
+    if live.leftovers:
+        from .hooks import hooks_of
+        from .takedown import drop_rest
+
+        with contextlib.ExitStack() as opened:
+            yield from drop_rest(hooks_of(manifest, live, opened), live, current.pins, manifest)
 
 
 # --- in place -------------------------------------------------------------------------------------------------------
 
 
-def _in_place(manifest: Manifest, wanted: Plan, current: LiveGeneration) -> Iterator[Step]:
+def _in_place(manifest: Manifest, current: LiveGeneration) -> Iterator[Step]:
     """Entries of maps, and then the record that says so. A pending record makes an interruption known."""
     assert current.record is not None
     running = current.record.manifest
     record = new_record(manifest, current.record.facts)
-    bases = [running, *([current.pending] if current.pending else [])]
     yield Step(
         "say what is about to change",
         lambda: current.pins.write_record(record, pending=True),
         current.pins.forget_pending,
+        clears=True,
     )
-    before = {old.name: old for old in running.maps}
-    for new in manifest.maps:
-        writes, deletes = entry_updates(new, bases)
-        if writes or deletes:
-            back = entry_updates(before[new.name], [manifest])
-            yield Step(
-                f"update {new.name}",
-                functools.partial(_update, current.pins, new, writes, deletes),
-                functools.partial(_update, current.pins, new, *back),
-            )
+    for there, back in _changed_maps(running, manifest):
+        yield Step(
+            f"update {there.name}",
+            functools.partial(_update, current.pins, there, *entry_updates(there, [running])),
+            functools.partial(_update, current.pins, back, *entry_updates(back, [manifest])),
+        )
     yield Step("keep the record", current.pins.keep_pending)
+
+
+def _changed_maps(running: Manifest, wanted: Manifest) -> Iterator[tuple[MapRecord, MapRecord]]:
+    """Maps whose entries change, as they are to be and as they were."""
+    before = {old.name: old for old in running.maps}
+    for new in wanted.maps:
+        if any(entry_updates(new, [running])):
+            yield new, before[new.name]
+
+
+def _as_recorded(live: LiveChain, on_step: OnStep | None) -> LiveChain:
+    """The chain once an update in place that was interrupted is taken back: from there on, the record is the truth."""
+    current = live.current
+    if current is None or current.record is None or current.pending is None:
+        return live
+    steps = [
+        Step(
+            f"take back {record.name}",
+            functools.partial(_update, current.pins, record, *entry_updates(record, [current.pending])),
+        )
+        for _, record in _changed_maps(current.record.manifest, current.pending)
+        if record.name in current.maps
+    ]
+    carry_out(tuple(staged("look", [*steps, Step("forget what was pending", current.pins.forget_pending)])), on_step)
+    mended = replace(current, pending=None)
+    return replace(live, generations=tuple(mended if found is current else found for found in live.generations))
 
 
 def _update(pins: GenerationPins, record: MapRecord, writes: Mapping[bytes, bytes], deletes: set[bytes]) -> None:

@@ -108,7 +108,7 @@ def apply(
 ) -> None:
     """Run the compiled chain in DIRECTORY, or a chain FILE, in place of what runs under its name.
 
-    All or nothing: where something goes wrong, everything is as it was.
+    All or nothing: what goes wrong before all of it runs is taken back, and what ran before runs on.
     """
     from .apply import apply as carry_out
     from .pin import WAITS_FOR_LOCK

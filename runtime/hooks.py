@@ -108,8 +108,9 @@ class Hooks:
 
     def stale(self) -> tuple[LiveAttachment, ...]:
         """What of this chain runs on hooks that it no longer needs."""
-        needed = [self.attached(point) for point, _ in self.points.values()]
-        return tuple(found for found in self._live() if found not in needed and found not in self.evicted)
+        needed = {_hook(found) for point, _ in self.points.values() if (found := self.attached(point))}
+        left = [found for found in self._live() if found not in self.evicted]
+        return tuple(found for found in left if found.at is None or _hook(found) not in needed)
 
     def _live(self) -> tuple[LiveAttachment, ...]:
         return self.live.attachments if self.live else ()
@@ -136,7 +137,7 @@ class Hooks:
                 replace(generation.programs[program], old)
 
         def undo() -> None:
-            if program_on(point, running) == prog_info(generation.programs[program]).id:
+            if is_on(point, running, prog_info(generation.programs[program]).id):
                 with running.open_program() as old:
                     replace(old, generation.programs[program])
 
@@ -177,11 +178,10 @@ class Hooks:
             taken.append(Takeover(point, _ifindex(point), found[0], new, owner, pins.link(point.name), self.opened))
             taken[0].do()
 
-        def undo() -> None:
+        def undo() -> Diagnostic | None:
             if taken:
-                taken[0].undo()
-            elif plain.undo:
-                plain.undo()
+                return taken[0].undo()
+            return plain.undo() if plain.undo else None
 
         return Step(f"take over {point}", do, undo)
 
@@ -219,13 +219,17 @@ def hooks_again(manifest: Manifest, home: str | None, live: LiveChain, opened: c
     return found
 
 
-def program_on(point: AttachPoint, running: LiveAttachment) -> int:
-    """The id of the program that one of our attachments has now."""
+def _hook(found: LiveAttachment) -> object:
+    """The same for two attachments of one hook: an interrupted apply may have known it by another name."""
+    return found.at and (found.at.netns, found.at.mode, found.ifindex)
+
+
+def is_on(point: AttachPoint, running: LiveAttachment, prog_id: int) -> bool:
+    """Whether one of our attachments has this program now. Without a link, others may be on the hook as well."""
     if running.link:
         with sys.obj_get(running.link) as link:
-            return link_info(link).prog_id
-    found = attach.occupants(point, running.ifindex)
-    return found[0].prog_id if found else 0
+            return link_info(link).prog_id == prog_id
+    return any(found.prog_id == prog_id for found in attach.occupants(point, running.ifindex))
 
 
 def remove(attachment: LiveAttachment) -> None:

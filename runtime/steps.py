@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from schemas.diagnostic import ChainError, Diagnostic, LoadFailed
+from schemas.diagnostic import ChainError, Diagnostic, LoadFailed, Severity
 from schemas.frozen import dataclass
 from schemas.stopwatch import Stopwatch
 
@@ -15,12 +15,15 @@ from schemas.stopwatch import Stopwatch
 class Step:
     """One thing to do, and how to take it back. `undo` finds everything as `do` left it, or was interrupted.
 
+    `undo` returns what there is to tell where things are not quite as before. One that `clears` away what later steps
+    build on is left out where one of these could not be taken back: it may be in use, and mending starts from it.
     `stage` is what the time that it takes is counted as.
     """
 
     title: str
-    do: Callable[[], None]
-    undo: Callable[[], None] | None = None
+    do: Callable[[], object]
+    undo: Callable[[], Diagnostic | None] | None = None
+    clears: bool = False
     stage: str = ""
 
 
@@ -48,7 +51,7 @@ def carry_out(steps: Sequence[Step], on_step: OnStep | None = None) -> None:
     """Does every step, or takes back what was done, last first, and raises what stopped it.
 
     What the system refuses becomes `LoadFailed` (A108) that names the step; if taking back fails too, that is told with
-    it and the rest is taken back all the same.
+    it and the rest is taken back all the same, as far as that clears nothing away.
     """
     begun: list[Step] = []
     try:
@@ -66,6 +69,26 @@ def carry_out(steps: Sequence[Step], on_step: OnStep | None = None) -> None:
         raise
 
 
+_NEXT_TIME = "the next apply or detach goes on with it"
+
+
+def tidy_up(
+    steps: Iterable[Step], on_step: OnStep | None = None, *, ways_on: str = _NEXT_TIME
+) -> tuple[Diagnostic, ...]:
+    """Does what is left to do once the change is live: what fails ends it, and is a warning (A114)."""
+    title = "look what is left over"
+    try:
+        for step in steps:
+            title = step.title
+            if on_step:
+                on_step(step)
+            step.do()
+    except (OSError, ChainError) as error:
+        message = f"the chain runs, but tidying up is not done: `{title}` failed: {error}"
+        return (Diagnostic("A114", message, severity=Severity.WARNING, help=ways_on),)
+    return ()
+
+
 @contextlib.contextmanager
 def explained(what: str) -> Iterator[None]:
     """What the system refuses in the block becomes `LoadFailed` (A108)."""
@@ -76,16 +99,20 @@ def explained(what: str) -> Iterator[None]:
 
 
 def _take_back(begun: Sequence[Step]) -> list[Diagnostic]:
-    problems = []
+    told: list[Diagnostic] = []
+    failed = False
     for step in reversed(begun):
-        if step.undo is None:
+        if step.undo is None or (failed and step.clears):
             continue
         try:
-            step.undo()
+            notice = step.undo()
         except (OSError, ChainError) as error:
+            failed = True
             help_text = "the next apply or detach finds what is left, and mends it"
-            problems.append(Diagnostic("A108", f"cannot take back `{step.title}`: {error}", help=help_text))
-    return problems
+            told.append(Diagnostic("A108", f"cannot take back `{step.title}`: {error}", help=help_text))
+        else:
+            told += [notice] if notice else []
+    return told
 
 
 def _refused(step: Step | None, error: OSError) -> Diagnostic:

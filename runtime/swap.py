@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from schemas.compiled import CompiledChain
+from schemas.diagnostic import Diagnostic
 from schemas.manifest import Manifest
 
 from . import features, hooks, link, sys, veth
@@ -23,8 +24,8 @@ from .host import Host, host_facts, look, require_interfaces
 from .pin import ChainPins, GenerationPins, new_record
 from .plan import Plan
 from .state import LiveChain, LiveGeneration, read_generation
-from .steps import OnStep, Step, carry_out, staged
-from .takedown import drop_veths
+from .steps import OnStep, Step, carry_out, staged, tidy_up
+from .takedown import drop_rest
 
 if TYPE_CHECKING:
     from .foreign import Replace
@@ -41,8 +42,8 @@ def swap_generations(
     *,
     accept_state_loss: bool,
     begun: Step | None = None,
-) -> None:
-    """Builds generation `wanted.following`, puts it on every hook, drops what ran before.
+) -> tuple[Diagnostic, ...]:
+    """Builds generation `wanted.following`, puts it on every hook, drops what ran before: warnings of what is left.
 
     A try drops nothing: `begun` makes it known, before any packet notices, and the generation that ran before stays.
     """
@@ -56,7 +57,7 @@ def swap_generations(
                     *staged("load", _build(chain, generation, taken, live, new_pins, log_directory, accept_state_loss)),
                     *staged("swap", [begun] if begun else []),
                     *staged("swap", taken.steps(generation, new_pins)),
-                    Step("finish the new generation", lambda: _finish(new_pins), stage="swap"),
+                    Step("finish the new generation", new_pins.finish, stage="swap"),
                 ),
                 on_step,
             )
@@ -65,12 +66,19 @@ def swap_generations(
                 pins.remove_if_empty()
             raise
         new = pins.finished(wanted.following)
-        rest = _hand_over(taken, live, generation) if begun else _drop_old(taken, live, new, generation)
-        carry_out(tuple(staged("clean up", rest)), on_step)
+        if begun:
+            carry_out(tuple(staged("clean up", _hand_over(taken, live, generation))), on_step)
+            return ()
+        return (
+            *_evict(taken, on_step),
+            *tidy_up(staged("clean up", _drop_old(taken, live, new, generation)), on_step),
+        )
 
 
-def _finish(pins: GenerationPins) -> None:
-    pins.finish()
+def _evict(taken: hooks.Hooks, on_step: OnStep | None) -> Iterator[Diagnostic]:
+    """Each whether or not the others can be."""
+    for step in staged("clean up", taken.evictions()):
+        yield from tidy_up([step], on_step, ways_on="take it off by hand: the chain's program comes before it")
 
 
 def _catch_up(generation: Generation, before: Predecessor | None) -> None:
@@ -133,7 +141,7 @@ def _build(
             carry_counts(current.pins, [read_generation(pins)])
 
     yield Step("ask the kernel for its features", lambda: features.require(manifest.features))
-    yield Step("begin the new generation", begin, pins.remove)  # whatever comes of it, the record knows what to remove
+    yield Step("begin the new generation", begin, pins.remove, clears=True)  # its record knows of all that follows
     for pair in veth.veth_pairs(manifest):
         if not taken.attached(pair.attach_point) and not veth.is_ours(pair):
             yield _make_veth(pair, manifest)
@@ -142,7 +150,7 @@ def _build(
     yield Step("make the maps", provide_maps)
     yield Step("load the programs", lambda: load_programs(generation, chain.objects, log_directory))
     yield Step("fill and check the slots", link_up)
-    yield Step("pin the new generation", pin, unpin)
+    yield Step("pin the new generation", pin, unpin, clears=True)
 
 
 def _make_veth(pair: veth.VethPair, manifest: Manifest) -> Step:
@@ -150,7 +158,7 @@ def _make_veth(pair: veth.VethPair, manifest: Manifest) -> Step:
         devices = [find_device(interface.device, interface.netns) for interface in manifest.interfaces]
         veth.create(pair, max(device.mtu for device in devices if device) + veth.INJECTED_BYTES)
 
-    return Step(f"make internal link {pair.link}", do, functools.partial(veth.remove_ours, pair))
+    return Step(f"make internal link {pair.link}", do, functools.partial(veth.remove_ours, pair), clears=True)
 
 
 def _hand_over(taken: hooks.Hooks, live: LiveChain | None, generation: Generation) -> Iterator[Step]:
@@ -182,7 +190,7 @@ def return_to(back: LiveGeneration, live: LiveChain, pins: ChainPins, on_step: O
             (
                 *_reopen(back, generation, taken, new_pins),
                 *taken.steps(generation, new_pins),
-                Step("finish the way back", lambda: _finish(new_pins)),
+                Step("finish the way back", new_pins.finish),
             ),
             on_step,
         )
@@ -205,7 +213,7 @@ def _reopen(back: LiveGeneration, generation: Generation, taken: hooks.Hooks, pi
                 generation.maps[found.name] = sys.obj_get(back.pins.map(found.name, found.layout))
                 sys.obj_pin(generation.maps[found.name], pins.map(found.name, found.layout))
 
-    yield Step("begin the way back", begin, pins.remove)
+    yield Step("begin the way back", begin, pins.remove, clears=True)
     for pair in veth.veth_pairs(record.manifest, back.home):
         if not veth.is_ours(pair):
             yield _make_veth(pair, record.manifest)
@@ -220,17 +228,9 @@ def _drop_old(
     home: str | None = None,
 ) -> Iterator[Step]:
     """What nothing needs any more; from here on there is no way back."""
-    yield from taken.evictions()
-    if live is None:
-        return
-    for attachment in taken.stale():
-        yield Step(f"leave {attachment.point}", functools.partial(hooks.remove, attachment))
-    yield Step("wait for packets on their way", link.settle)
-    yield Step("keep what was counted", functools.partial(carry_counts, new, live.generations))
-    yield from _catching_up(live, generation)
-    yield from drop_veths(live, generation.manifest, home)  # before the records that know of them
-    for old in live.generations:
-        yield Step(f"drop {old.pins.path.name}", old.pins.remove)
+    if live:
+        between = _catching_up(live, generation)
+        yield from drop_rest(taken, live, new, generation.manifest, home=home, between=between)
 
 
 @contextlib.contextmanager

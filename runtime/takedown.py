@@ -1,16 +1,18 @@
-"""A chain that runs in, the steps that leave nothing of it behind out."""
+"""A chain that runs in, the steps that leave nothing of it behind out, or nothing but one generation."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from schemas.manifest import Manifest
 
 from . import hooks, link, sys, veth
 from .attach import empty
+from .counts import carry_counts
 from .home import is_reachable
 from .info import link_info
+from .pin import GenerationPins
 from .state import LiveChain, LiveGeneration
 from .steps import Step
 
@@ -25,6 +27,27 @@ def take_down(live: LiveChain) -> Iterator[Step]:
     yield from drop_veths(live, None)  # before the records that know of them
     for generation in live.generations:
         yield Step(f"drop {generation.pins.path.name}", generation.pins.remove)
+
+
+def drop_rest(
+    taken: hooks.Hooks,
+    live: LiveChain,
+    kept: GenerationPins,
+    manifest: Manifest,
+    *,
+    home: str | None = None,
+    between: Iterable[Step] = (),
+) -> Iterator[Step]:
+    """What the generation `kept` (of `manifest`, in `home`) does not need; `between` once no packet is in any of it."""
+    others = tuple(generation for generation in live.generations if generation.pins != kept)
+    for attachment in taken.stale():
+        yield Step(f"leave {attachment.point}", functools.partial(hooks.remove, attachment))
+    yield Step("wait for packets on their way", link.settle)
+    yield Step("keep what was counted", functools.partial(carry_counts, kept, others))
+    yield from between
+    yield from drop_veths(live, manifest, home)  # before the records that know of them
+    for old in others:
+        yield Step(f"drop {old.pins.path.name}", old.pins.remove)
 
 
 def _unlink(generation: LiveGeneration) -> None:

@@ -12,7 +12,7 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from schemas.diagnostic import Diagnostic, LoadFailed
+from schemas.diagnostic import Diagnostic
 
 from . import attach, sys
 from .attach import AttachPoint, Holder, Occupant, Owner
@@ -47,22 +47,23 @@ class Takeover:
             self.opened.enter_context(self.made)
             sys.obj_pin(self.made, self.pin)
 
-    def undo(self) -> None:
-        """Raises `LoadFailed` (A108) where the program is back, but not by the link that it had."""
+    def undo(self) -> Diagnostic | None:
+        """What to tell (A108) where the program is back, but not by the link that it had."""
         here = [found.prog_id for found in attach.occupants(self.point, self.ifindex)]
         ours = prog_info(self.new).id in here
         if self.evicted is None:
             if ours:
                 with prog_by_id(self.found.prog_id) as old:
                     self._replace(old, self.new, pin=False)
-            return
+            return None
         if ours:
             attach.detach(self.point, self.ifindex, self.made, self.new)
         attach.put_back(self.point, self.ifindex, self.found, self.evicted)
-        if self.found.holder is Holder.XDP_LINK:
-            device = self.point.device
-            message = f"program {self.found.prog_id} is on `{device}` again, by netlink: its link cannot be restored"
-            raise LoadFailed(Diagnostic("A108", message))
+        if self.found.holder is not Holder.XDP_LINK:
+            return None
+        device = self.point.device
+        message = f"program {self.found.prog_id} is on `{device}` again, by netlink: its link cannot be restored"
+        return Diagnostic("A108", message)
 
     def _replace(self, new: sys.Fd, old: sys.Fd, *, pin: bool) -> None:
         if self.found.holder is not Holder.XDP_LINK:

@@ -79,15 +79,18 @@ Point = tuple[Call, int]
 
 
 class Doors:
-    """Lets calls through and remembers them; the call at `fail` fails, at `die` the process ends."""
+    """Lets calls through and remembers them; those at `fail` fail, at `die` the process ends."""
 
-    def __init__(self, fail: Point | None = None, die: Point | None = None) -> None:
+    def __init__(self, *fail: Point, die: Point | None = None) -> None:
         self.points: list[Point] = []
         self._seen: Counter[Call] = Counter()
-        self._fail, self._die = fail, die
+        self._refusals = {point: _ATTEMPTS.get(point[0].name, 1) for point in fail}
+        self._threads: dict[Point, int] = {}
+        self._die = die
         self._lock = threading.Lock()
-        self._attempts = _ATTEMPTS.get(fail[0].name, 1) if fail else 0
-        self._thread = 0
+
+    def __str__(self) -> str:
+        return f"doors that fail at {list(self._refusals)} and close for good at {self._die}"
 
     @property
     def calls(self) -> list[Call]:
@@ -107,12 +110,14 @@ class Doors:
 
     def _refuses(self, point: Point) -> bool:
         """Programs are loaded by several threads: what another one loads is no repetition of what was refused."""
-        if point == self._fail:
-            self._thread = threading.get_ident()
-        elif not (self._fail and point[0].name == self._fail[0].name and self._thread == threading.get_ident()):
-            return False
-        self._attempts -= 1
-        return self._attempts >= 0
+        if point in self._refusals:
+            self._threads[point] = threading.get_ident()
+        for failing, thread in self._threads.items():
+            again = failing[0].name == point[0].name and thread == threading.get_ident()
+            if again and self._refusals[failing]:
+                self._refusals[failing] -= 1
+                return True
+        return False
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -209,7 +214,7 @@ def dies(doors: Doors, command: Callable[[], object]) -> None:
         finally:
             os._exit(1)
     _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == KILLED
+    assert os.waitstatus_to_exitcode(status) == KILLED, f"it did not come to {doors}"
 
 
 # --- frames meanwhile -----------------------------------------------------------------------------------------------

@@ -18,18 +18,21 @@ import pytest
 from runtime import features, sys
 from runtime.apply import apply
 from runtime.attach import AttachPoint, occupants
+from runtime.devices import require_device
 from runtime.info import prog_info
 from runtime.load import load_object
 from runtime.netns import entered
 from runtime.object import read_object
 from runtime.pin import bpffs_root, chain_pins, chains
-from runtime.plan import Kind
+from runtime.plan import Kind, Way
+from runtime.steps import Step
 from runtime.uapi import AttachType, MapType
+from runtime.veth import veth_pairs
 from schemas.compiled import CompiledChain
-from schemas.diagnostic import ChainError
+from schemas.diagnostic import ChainError, Diagnostic, LoadFailed
 from schemas.manifest import Mode, Role
 from tests.clang.c import compile_c
-from tests.kernel.faults import Call, Doors, Stream, dies, to_die_at, to_fail
+from tests.kernel.faults import Call, Doors, Point, Stream, dies, to_die_at, to_fail
 from tests.kernel.live import NOTHING, Host, bridge, descriptors, eventually, guard, guarded_bridge, host
 from tests.rig.network import Network, network
 
@@ -53,6 +56,12 @@ def blocked(*more: str) -> dict[str, Any]:
     return guard(sources=(*(f"10.{number // 256}.{number % 256}.0/24" for number in range(300)), *more))
 
 
+def renamed(chain: dict[str, Any]) -> dict[str, Any]:
+    """The same devices under other names."""
+    interfaces = {f"{name}-again": interface for name, interface in chain["interfaces"].items()}
+    return {**chain, "interfaces": interfaces, "links": [[port, f"{name}-again"] for port, name in chain["links"]]}
+
+
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """What runs and what is to run (None: nothing), whether packets may be lost, whether the kernel has links."""
@@ -70,6 +79,9 @@ SCENARIOS = {
     "swap by netlink": Scenario(bridge(), bridge(aging="9s"), lossless=True, links=False),
     "swap of a filter": Scenario(bridge("tc"), bridge("tc", aging="9s"), lossless=True, links=False),
     "another mode": Scenario(bridge(), bridge("generic")),
+    "more, by netlink": Scenario(bridge(), guarded_bridge(), links=False),
+    "less, by netlink": Scenario(guarded_bridge(), bridge(), links=False),
+    "another name": Scenario(bridge(), renamed(bridge())),
     "in place": Scenario(blocked("198.51.100.0/24"), blocked("203.0.113.0/24"), lossless=True),
     "detach": Scenario(guarded_bridge(), None),
 }
@@ -83,12 +95,13 @@ class Stage:
     before: CompiledChain | None
     after: CompiledChain | None
 
-    def bring(self, chain: CompiledChain | None) -> None:
-        """Makes the machine run this chain, or nothing."""
+    def bring(self, chain: CompiledChain | None) -> tuple[Diagnostic, ...]:
+        """Makes the machine run this chain, or nothing: warnings."""
         if chain:
-            self.machine.apply(chain)
-        elif self.runs:
+            return self.machine.apply(chain).warnings
+        if self.runs:
             self.machine.detach()
+        return ()
 
     @property
     def runs(self) -> bool:
@@ -104,9 +117,9 @@ class Stage:
 
     def settled(self, chain: CompiledChain | None) -> None:
         """Fails unless exactly this chain runs, whole, and nothing else is there."""
+        self.nowhere_else(chain)
         if chain is None:
             assert not self.runs
-            assert not [name for name in self.machine.devices() if name.startswith("bc")]
             assert self.machine.qdiscs() == []
             return
         assert len(self.machine.generations()) == 1
@@ -114,6 +127,19 @@ class Stage:
         assert not self.machine.plan(chain)
         self.whole_tables()
         assert not [path for path in self.machine.pins() if "fresh" in path or "pending" in path]
+
+    def nowhere_else(self, chain: CompiledChain | None) -> None:
+        """Fails where there is a veth pair, or a program on a device, that this chain does not need."""
+        pairs = veth_pairs(chain.manifest) if chain else ()
+        ends = {end for pair in pairs for end in (pair.a, pair.b)}
+        assert {name for name in self.machine.devices() if name.startswith("bc")} == ends
+        used = {interface.device for interface in chain.manifest.interfaces} if chain else set()
+        namespace = self.machine.namespace.name
+        for port in {"p1", "p2", "p3"} - used:
+            for mode in (Mode.NATIVE, Mode.TC):
+                assert (
+                    occupants(AttachPoint(port, port, namespace, mode), require_device(port, namespace).ifindex) == ()
+                )
 
     def whole_tables(self) -> None:
         """Fails unless configured maps have what the record says."""
@@ -190,7 +216,7 @@ def test_whoever_dies_at_any_call_is_mended_by_the_next(name: str, machine: Host
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_any_call_that_fails_leaves_one_whole_generation(name: str, machine: Host) -> None:
-    """Before the new generation is finished, all is as it was; after that it runs, and only tidying is left."""
+    """Before the new generation is finished, all is as it was; after that it runs, and a warning says what is left."""
     known = _known(name, machine)
     with staged(SCENARIOS[name], machine) as stage:
         failures = 0
@@ -198,15 +224,19 @@ def test_any_call_that_fails_leaves_one_whole_generation(name: str, machine: Hos
             stage.bring(stage.before)
             running, before = machine.footprint(), descriptors()
             try:
-                with Doors(fail=point).watched():
-                    stage.bring(stage.after)
+                with Doors(point).watched():
+                    told = stage.bring(stage.after)
             except ChainError as error:  # anything else is no diagnostic, and fails the test
                 failures += 1
-                told = "\n".join(str(found.message) for found in error.diagnostics)
-                assert re.search("ENOMEM|no memory|Cannot allocate memory", told), f"{told}\n{point}"
-                _one_of_two(stage, running.progs, str(point))
+                _is_told(error.diagnostics, point)
+                _as_before(stage, running.progs, str(point))
             else:
-                stage.settled(stage.after)
+                if told:
+                    assert {found.code for found in told} == {"A114"}
+                    _is_told(told, point)
+                    _only_left_over(stage, str(point))
+                else:
+                    stage.settled(stage.after)
             assert descriptors() == before
             stage.bring(stage.after)
             stage.settled(stage.after)
@@ -214,19 +244,108 @@ def test_any_call_that_fails_leaves_one_whole_generation(name: str, machine: Hos
         assert failures
 
 
-def _one_of_two(stage: Stage, programs: frozenset[int], where: str) -> None:
-    """What a failed command leaves: everything as it was, or the new state with something to tidy up."""
-    machine = stage.machine
+def _is_told(diagnostics: tuple[Diagnostic, ...], point: Point) -> None:
+    told = "\n".join(str(found.message) for found in diagnostics)
+    assert re.search("ENOMEM|no memory|Cannot allocate memory", told), f"{told}\n{point}"
+
+
+def _as_before(stage: Stage, programs: frozenset[int], where: str) -> None:
+    """What a command that failed leaves: everything as it was."""
     if stage.after is None:  # half a detach: what is left still says so
         assert stage.runs, where
-    elif stage.before is None and not stage.runs:
-        stage.settled(None)
-    elif stage.before and not machine.plan(stage.before):
-        assert machine.footprint().progs == programs, where
+        return
+    stage.settled(stage.before)
+    assert stage.machine.footprint().progs == programs, where
+
+
+def _only_left_over(stage: Stage, where: str) -> None:
+    """What a command that warns leaves: the new chain at work, and something to tidy up."""
+    assert stage.after
+    assert {change.kind for change in stage.machine.plan(stage.after).changes} <= {Kind.LEFTOVER}, where
+    assert {found.state for found in stage.machine.status().interfaces} == {"attached"}, where
+
+
+COMMITS = ("finish the new generation", "keep the record")
+
+
+def _taken_back(stage: Stage, doors: Doors) -> None:
+    """Stops an apply right before its last step; what takes it back goes through the doors."""
+    with contextlib.ExitStack() as meanwhile:
+
+        def stop(step: Step) -> None:
+            if step.title in COMMITS:
+                meanwhile.enter_context(doors.watched())
+                raise LoadFailed
+
+        assert stage.after
+        with pytest.raises(LoadFailed):
+            stage.machine.apply(stage.after, stop)
+
+
+@pytest.mark.parametrize("name", ["swap", "swap of a filter", "more, by netlink", "another mode", "in place"])
+def test_what_cannot_be_taken_back_is_mended_by_the_next(name: str, machine: Host, net: Network) -> None:
+    """One call that takes an apply back fails, or that one and all that follow."""
+    scenario = SCENARIOS[name]
+    with staged(scenario, machine) as stage, contextlib.ExitStack() as meanwhile:
+        stage.bring(stage.before)
+        stream = meanwhile.enter_context(Stream(net, "p1", "p2")) if scenario.lossless else None
+        clean = Doors()
+        _taken_back(stage, clean)
         stage.settled(stage.before)
-    else:
-        assert {change.kind for change in machine.plan(stage.after).changes} <= {Kind.LEFTOVER}, where
-        assert {found.state for found in machine.status().interfaces} == {"attached"}, where
+        for turn, point in enumerate(to_fail(clean.points)):
+            onwards = clean.points[clean.points.index(point) :]
+            for failing in ([point], onwards):
+                descriptors_before = descriptors()
+                _taken_back(stage, Doors(*failing))
+                assert descriptors() == descriptors_before
+                if stream:
+                    stream.goes_on()
+                footprint, wanted = machine.footprint(), stage.after if turn % 2 else stage.before
+                stage.bring(wanted)
+                stage.settled(wanted)
+                eventually((footprint - machine.footprint()).left, NOTHING)
+                stage.bring(stage.before)
+        if stream:
+            stream.goes_on()
+    if stream:
+        stream.check()
+
+
+# --- updates in place, one after the other ---------------------------------------------------------------------------
+
+
+def test_an_update_in_place_that_died_is_taken_back_by_whatever_comes_next(machine: Host) -> None:
+    """The next command dies too, or fails, at any of its calls; or it is a new generation, which keeps the tables."""
+    scenario = Scenario(blocked("198.51.100.0/24"), blocked("203.0.113.0/24"))
+    other, larger = machine.compiled(blocked("192.0.2.0/24")), blocked("198.51.100.0/24")
+    larger["services"]["guard"]["rate"] = {"per-source": 1000}
+    with staged(scenario, machine) as stage:
+        last = to_die_at(stage.clean_run().points)[-1]
+
+        def half() -> None:
+            """All entries are those of `after`, and the record is not."""
+            stage.bring(stage.before)
+            dies(Doors(die=last), lambda: stage.bring(stage.after))
+
+        half()
+        doors = Doors()
+        with doors.watched():
+            machine.apply(other)
+        for point in to_die_at(doors.points):
+            half()
+            dies(Doors(die=point), lambda: stage.bring(other))
+            stage.bring(stage.before)
+            stage.settled(stage.before)
+        for point in to_fail(doors.points):
+            half()
+            with contextlib.suppress(ChainError), Doors(point).watched():
+                stage.bring(other)
+            stage.bring(stage.before)
+            stage.settled(stage.before)
+        half()
+        generation = machine.compiled(larger)
+        assert machine.apply(generation).plan.way is Way.GENERATION
+        stage.settled(generation)
 
 
 # --- a hook that changes hands --------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from runtime import sys
+from runtime import attach, features, sys
 from runtime.apply import apply
 from runtime.attach import CLSACT_INGRESS, AttachPoint, Filter, Holder, Occupant, occupants
 from runtime.cli import commands
@@ -86,9 +87,11 @@ class Foreign:
         with entered(self.net.dut.name):
             sys.prog_attach(self.ifindex(port), self.tc, AttachType.BPF_TCX_INGRESS)
 
-    def by_filter(self, port: str) -> None:
+    def by_filter(self, port: str, *, beside_ours: bool = False) -> None:
+        """Of our filter's priority or of a later one; of one priority, the newest filter comes first."""
         with self.net.dut.netlink() as netlink:
-            netlink.tc("add", "clsact", self.ifindex(port))
+            if not beside_ours:
+                netlink.tc("add", "clsact", self.ifindex(port))
             netlink.tc(
                 "add-filter",
                 "bpf",
@@ -96,7 +99,8 @@ class Foreign:
                 fd=self.tc.fileno(),
                 name="stranger.o:[tc]",
                 parent=CLSACT_INGRESS,
-                prio=7,
+                prio=1 if beside_ours else 7,
+                handle=2,
                 direct_action=True,
             )
 
@@ -276,13 +280,64 @@ def test_an_apply_that_fails_gives_the_hook_back(case: Case, machine: Host, fore
         assert now == (Occupant(there[0].prog_id, Holder.XDP_NETLINK, Mode.NATIVE),)
         (problem,) = caught.value.diagnostics
         back = f"program {there[0].prog_id} is on `p2` again, by netlink: its link cannot be restored"
-        assert problem.message == f"cannot take back `take over p2 (generic)`: A108: {back}"
+        assert (problem.code, problem.message) == ("A108", back)
     else:
         assert now == there
         assert caught.value.diagnostics == ()
     untouched(machine)
     assert descriptors() == before
     if link:
+        link.close()
+
+
+def test_a_filter_before_ours_does_not_keep_it_from_going_back(
+    machine: Host, foreign: Foreign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has = features.has
+    monkeypatch.setattr(features, "has", lambda feature: not feature.startswith("link:") and has(feature))
+    first = machine.compiled(bridge("tc"))
+    machine.apply(first)
+    running = {found.prog_id for found in foreign.on("p1", Mode.TC)}
+    foreign.by_filter("p1", beside_ours=True)
+    assert [found.prog_id in running for found in foreign.on("p1", Mode.TC)] == [False, True]
+
+    def fail_at_the_end(step: Step) -> None:
+        if step.title == "finish the new generation":
+            raise LoadFailed
+
+    with pytest.raises(LoadFailed):
+        machine.apply(bridge("tc", aging="9s"), fail_at_the_end)
+    assert {found.prog_id for found in foreign.on("p1", Mode.TC)} == running | {foreign.tc_id}
+    assert not machine.plan(first)
+
+
+NOT_TAKEN_OFF = """\
+warning[A114]: the chain runs, but tidying up is not done: `take program ID off p1 (tc)` failed: \
+BPF_LINK_DETACH: Cannot allocate memory (ENOMEM)
+  = help: take it off by hand: the chain's program comes before it
+"""
+
+
+def test_what_cannot_be_taken_off_keeps_nothing_else_from_being_done(
+    machine: Host, foreign: Foreign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.apply(bridge())
+    links = [foreign.by_link(port, AttachType.BPF_TCX_INGRESS) for port in PORTS]
+    evict = attach.evict
+
+    def fail_at_p1(point: AttachPoint, ifindex: int, found: Occupant) -> None:
+        if point.device == "p1":
+            raise sys.SyscallFailed(errno.ENOMEM, "BPF_LINK_DETACH")
+        evict(point, ifindex, found)
+
+    monkeypatch.setattr(attach, "evict", fail_at_p1)
+    with entered(machine.namespace.name):
+        applied = apply(machine.compiled(bridge("tc")), replace=[(port, foreign.tc_id) for port in PORTS])
+    shown = NOT_TAKEN_OFF.replace("ID", str(foreign.tc_id), 1)
+    assert render(applied.warnings, {}, "text") == shown
+    assert [len(foreign.on(port, Mode.TC)) for port in PORTS] == [2, 1]
+    assert machine.generations() == ["generation-2"]
+    for link in links:
         link.close()
 
 

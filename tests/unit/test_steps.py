@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 
 import pytest
 
-from runtime.steps import Step, carry_out, explained
+from runtime.steps import Step, carry_out, explained, tidy_up
 from runtime.sys import SyscallFailed
 from schemas.diagnostic import Diagnostic, LoadFailed, VerifierRejected
+from schemas.render import render
 
 
 class Journal(list[str]):
@@ -61,6 +63,45 @@ def test_what_cannot_be_taken_back_is_told_and_the_rest_taken_back() -> None:
     assert journal[-3:] == ["undo c", "undo b", "undo a"]
     assert caught.value.log_path == "/log"
     assert [found.message for found in caught.value.diagnostics] == ["no", "cannot take back `b`: [Errno 16] busy"]
+
+
+def test_what_a_step_that_is_still_done_needs_is_not_cleared_away() -> None:
+    journal = Journal()
+    steps = [
+        replace(journal.step("a"), clears=True),
+        journal.step("b"),
+        journal.step("c", undo_error=OSError(errno.EBUSY, "busy")),
+        replace(journal.step("d"), clears=True),
+        journal.step("e", SyscallFailed(errno.ENOMEM, "BPF_LINK_UPDATE")),
+    ]
+    with pytest.raises(LoadFailed):
+        carry_out(steps)
+    assert journal[5:] == ["undo e", "undo d", "undo c", "undo b"]
+
+
+def test_what_is_otherwise_than_before_is_told_and_is_no_failure() -> None:
+    journal = Journal()
+    notice = Diagnostic("A108", "the program is back, without its link")
+    told = Step("b", lambda: None, lambda: notice)
+    with pytest.raises(LoadFailed) as caught:
+        carry_out([replace(journal.step("a"), clears=True), told, journal.step("c", LoadFailed())])
+    assert caught.value.diagnostics == (notice,)
+    assert journal[-1] == "undo a"
+
+
+NOT_TIDY = """\
+warning[A114]: the chain runs, but tidying up is not done: `b` failed: BPF_LINK_DETACH: Cannot allocate memory (ENOMEM)
+  = help: the next apply or detach goes on with it
+"""
+
+
+def test_tidying_up_ends_with_a_warning() -> None:
+    journal = Journal()
+    failure = SyscallFailed(errno.ENOMEM, "BPF_LINK_DETACH")
+    told = tidy_up([journal.step("a"), journal.step("b", failure), journal.step("c")])
+    assert render(told, {}, "text") == NOT_TIDY
+    assert journal == ["do a", "do b"]
+    assert tidy_up([journal.step("c")]) == ()
 
 
 def test_a_signal_takes_back_too() -> None:
