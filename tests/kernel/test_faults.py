@@ -289,7 +289,7 @@ def _taken_back(stage: Stage, doors: Doors) -> None:
             stage.machine.apply(stage.after, stop)
 
 
-@pytest.mark.parametrize("name", ["swap", "swap of a filter", "more, by netlink", "another mode", "in place"])
+@pytest.mark.parametrize("name", ["swap", "more, by netlink", "another mode", "in place"])
 def test_what_cannot_be_taken_back_is_mended_by_the_next(name: str, machine: Host, net: Network) -> None:
     """One call that takes an apply back fails, or that one and all that follow."""
     scenario = SCENARIOS[name]
@@ -301,17 +301,16 @@ def test_what_cannot_be_taken_back_is_mended_by_the_next(name: str, machine: Hos
         stage.settled(stage.before)
         for turn, point in enumerate(to_fail(clean.points)):
             onwards = clean.points[clean.points.index(point) :]
-            for failing in ([point], onwards):
-                descriptors_before = descriptors()
-                _taken_back(stage, Doors(*failing))
-                assert descriptors() == descriptors_before
-                if stream:
-                    stream.goes_on()
-                footprint, wanted = machine.footprint(), stage.after if turn % 2 else stage.before
-                stage.bring(wanted)
-                stage.settled(wanted)
-                eventually((footprint - machine.footprint()).left, NOTHING)
-                stage.bring(stage.before)
+            before = descriptors()
+            _taken_back(stage, Doors(*(onwards if turn % 2 else [point])))
+            assert descriptors() == before
+            if stream:
+                stream.goes_on()
+            footprint, wanted = machine.footprint(), stage.after if turn % 4 < 2 else stage.before
+            stage.bring(wanted)
+            stage.settled(wanted)
+            eventually((footprint - machine.footprint()).left, NOTHING)
+            stage.bring(stage.before)
         if stream:
             stream.goes_on()
     if stream:
@@ -343,7 +342,7 @@ def test_an_update_in_place_that_died_is_taken_back_by_whatever_comes_next(machi
             dies(Doors(die=point), lambda: stage.bring(other))
             stage.bring(stage.before)
             stage.settled(stage.before)
-        for point in to_fail(doors.points):
+        for point in (found for found in to_fail(doors.points) if found[0].lasts):
             half()
             with contextlib.suppress(ChainError), Doors(point).watched():
                 stage.bring(other)
