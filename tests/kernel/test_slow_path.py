@@ -162,20 +162,23 @@ def test_a_flood_of_one_reason_does_not_starve_the_other(mode: Mode, tmp_path: P
 
 
 def test_a_flood_that_nobody_reads_leaves_half_of_the_ring(tmp_path: Path) -> None:
-    """Without a reader the flooding reason fills half, and the other one still gets through."""
-    with probed(Mode.NATIVE, tmp_path, rate=20_000) as (net, ring, name):
-        deadline = time.monotonic() + 10
-        while ring.pending < ring.size // 2 and time.monotonic() < deadline:
+    """Without a reader the flooding reason fills half, and the other one still gets through.
+
+    A flood that pauses, because the machine has other work, has saved up for a little more.
+    """
+    with probed(Mode.NATIVE, tmp_path, rate=2000) as (net, ring, name):
+
+        def refused() -> int:
+            return counted(net, name).service("probe").labelled["slow-path flood refused: ring full"].packets
+
+        deadline = time.monotonic() + 20
+        while not refused() and time.monotonic() < deadline:
             net.send("p1", *[frame(FLOOD, length=1500)] * 100)
-        net.send("p1", *[frame(FLOOD, length=1500)] * 100)
-        assert ring.size // 2 <= ring.pending < ring.size // 2 + 2 * 1600
+        assert ring.size // 2 <= ring.pending < ring.size * 3 // 4
         net.send("p1", frame(CALM, 7))
         upcalls = arrived(ring, ring.size // 2 // 1600)
         assert upcalls[-1].note == 7
-        service = counted(net, name).service("probe")
-        refused = service.labelled["slow-path flood refused: ring full"].packets
-        assert refused
-        assert service.port("outside").drops["slow-path-full"].packets == refused
+        assert counted(net, name).service("probe").port("outside").drops["slow-path-full"].packets == refused() > 0
 
 
 def test_the_reader_is_woken_up(tmp_path: Path) -> None:
