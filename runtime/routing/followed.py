@@ -122,8 +122,10 @@ class Followed:
         wanted = {prefix: ways for prefix, route in routes.items() if (ways := self._wanted(prefix, route))}
         entries: dict[int, list[FibRoute]] = {version: [] for version in self.tables}
         for prefix, ways in {**wanted, **self.fixed}.items():
+            if _VERSIONS[prefix[0]] not in entries:
+                continue
             index = self._hold(prefix, ways)
-            if index and _VERSIONS[prefix[0]] in entries:
+            if index:
                 entries[_VERSIONS[prefix[0]]].append((prefix[1], prefix[2], index))
         for version, table in self.tables.items():
             table.load(entries[version])

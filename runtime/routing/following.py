@@ -38,7 +38,7 @@ class Following:
         self.follower.close()
 
     async def _resync(self) -> None:
-        """Dumps in small steps, so that everything else goes on, until nothing happens meanwhile that asks for more."""
+        """Dumps in small steps, so that everything else goes on, until nothing meanwhile asks for more."""
         while True:
             try:
                 for _ in self.follower.resync():

@@ -224,6 +224,19 @@ def test_next_hops_for_which_another_process_left_no_room_have_a_place_once_its_
             assert memory.ways(f"10.{number}.0.1") == (record(Kind.VIA, 0, bytes((10, 7, 1, number))),)
 
 
+def test_routes_of_a_version_that_the_router_does_not_speak_take_no_place() -> None:
+    memory = Memory(2)
+    hops = NextHops(memory.hops, memory.grace)
+    followed = Followed(hops, {4: Fib4(memory.roots[4], memory.ranges4, memory.grace)}, PORTS, {})
+    followed.load(
+        route("fd64::/16", kind=RTN_BLACKHOLE)
+        | route("fd65::/16", kind=RTN_PROHIBIT)
+        | route("10.64.0.0/16", via(GATEWAY))
+    )
+    assert memory.ways("10.64.0.1") == (record(Kind.VIA, 0, GATEWAY),)
+    assert not followed.unplaced
+
+
 def test_the_way_of_the_routers_own_packets_is_that_of_the_longest_prefix() -> None:
     memory = Memory()
     followed = memory.followed()
