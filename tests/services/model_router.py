@@ -98,7 +98,7 @@ class RouterModel:
             return "drop malformed", frame
         if total > len(packet):
             return "drop truncated", frame
-        if words == 5 and checksum(packet[:20]) != 0:
+        if checksum(packet[: 4 * words]) != 0:
             return "drop checksum", frame
         if frame[0] & 1:
             return "drop not-routed", frame
@@ -122,11 +122,7 @@ class RouterModel:
             return "slow-path too-big", frame
         header = bytearray(packet[: 4 * words])
         header[8] -= 1
-        if words == 5:
-            header[10:12] = checksum(bytes(header[:10]) + bytes(2) + bytes(header[12:])).to_bytes(2, "big")
-        else:  # not checked before, so what is wrong stays as wrong as it was (RFC 1624)
-            less = int.from_bytes(header[10:12], "big") + 0x0100
-            header[10:12] = ((less + (less >= 0xFFFF)) & 0xFFFF).to_bytes(2, "big")
+        header[10:12] = checksum(bytes(header[:10]) + bytes(2) + bytes(header[12:])).to_bytes(2, "big")
         return self._send(hop, destination, frame, bytes(header) + packet[4 * words :])
 
     def _ipv6(self, port: str, frame: bytes, own: bool) -> tuple[str, bytes]:

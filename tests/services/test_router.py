@@ -171,6 +171,26 @@ HEADER_ROWS = [
     left("options (5.2.4)", OPTIONS, to_server(options=b"\x07\x07\x04" + bytes(5))),
     left("end of options only", OPTIONS, to_server(options=bytes(4))),
     left("options for the router", OPTIONS, ipv4(HERE, "10.7.1.1", options=bytes(4))),
+    left("as many options as there can be", OPTIONS, to_server(options=b"\x07\x27\x04" + bytes(range(37)))),
+    *(
+        left(
+            f"options of {size} bytes and a wrong checksum", CHECKSUM, to_server(options=bytes(size), wrong_checksum=1)
+        )
+        for size in (4, 20, 40)
+    ),
+    left(
+        "options and a wrong checksum from the port's own MAC",
+        CHECKSUM,
+        to_server(options=bytes(4), wrong_checksum=1),
+        source=LEFT,
+    ),
+    Row(
+        "options that the control plane has dealt with",
+        "left",
+        ethernet(LEFT, LEFT, IPV4, to_server(options=b"\x07\x07\x08\1\2\3\4\0")),
+        "out right",
+        ethernet(RIGHT, SERVER, IPV4, to_server(options=b"\x07\x07\x08\1\2\3\4\0", ttl=63)),
+    ),
 ]
 
 MARTIAN_ROWS = [

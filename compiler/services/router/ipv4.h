@@ -12,8 +12,24 @@ enum {
 	IPV4_FRAGMENT = 0x3fff, /* frag_off: more fragments, or an offset */
 };
 
-/* RFC 1812 5.2.2; `whole` bytes are left of the frame. A header with options is summed by the control plane. */
-static __always_inline __u32 ipv4_check(const struct iphdr *ip, __u32 whole)
+/* Whether the header with its options has the right checksum. All of it can be read: it lies within TC_LINEAR_BYTES. */
+static __always_inline bool ipv4_sums_up(const struct packet *pkt, const struct iphdr *ip)
+{
+	struct cursor options = {.position = (void *)(ip + 1), .end = pkt->end};
+	__u64 sum = checksum_add(0, ip, IPV4_WORDS);
+
+	for (__u32 words = opaque(ip->ihl); unlikely(words > IPV4_WORDS); words = opaque(words) - 1) {
+		const __u32 *option = cursor_take(&options, sizeof(*option));
+
+		if (!option)
+			return false;
+		sum += *option;
+	}
+	return !checksum_fold(sum);
+}
+
+/* RFC 1812 5.2.2; `whole` bytes are left of the frame. */
+static __always_inline __u32 ipv4_check(const struct packet *pkt, const struct iphdr *ip, __u32 whole)
 {
 	__u32 total = bpf_ntohs(ip->tot_len);
 
@@ -21,7 +37,7 @@ static __always_inline __u32 ipv4_check(const struct iphdr *ip, __u32 whole)
 		return drop(DROP_MALFORMED);
 	if (unlikely(total > whole))
 		return drop(DROP_TRUNCATED);
-	if (likely(ip->ihl == IPV4_WORDS) && unlikely(checksum_fold(checksum_add(0, ip, IPV4_WORDS))))
+	if (unlikely(!ipv4_sums_up(pkt, ip)))
 		return drop(DROP_CHECKSUM);
 	return PARSED;
 }
@@ -97,8 +113,8 @@ static __always_inline __u32 ipv4_route(struct packet *pkt, const struct router_
 }
 
 /*
- * A frame whose Ethernet source is the port's own MAC comes from the control plane (`own`): the router's own packets,
- * and those whose options it has dealt with.
+ * A frame whose Ethernet source is the port's own MAC is taken for one from the control plane (`own`): the router's own
+ * packets, and those whose options it has dealt with. A station on the link can pretend to be that.
  */
 static __always_inline __u32 ipv4_receive(struct packet *pkt, const struct router_config *cfg, bool own)
 {
@@ -107,7 +123,7 @@ static __always_inline __u32 ipv4_receive(struct packet *pkt, const struct route
 
 	if ((void *)(ip + 1) > pkt->end)
 		return drop(DROP_TRUNCATED);
-	verdict = ipv4_check(ip, pkt->bytes - sizeof(*pkt->eth));
+	verdict = ipv4_check(pkt, ip, pkt->bytes - sizeof(*pkt->eth));
 	if (unlikely(verdict != PARSED))
 		return verdict;
 	if (unlikely(is_group_mac(mac_u64(pkt->eth->h_dest))))
