@@ -37,7 +37,7 @@ class KernelNeighbours:
         is_station = len(change.mac) == _MAC_SIZE and any(change.mac) and not change.mac[0] & 1
         state = change.state if is_station and not change.gone else 0
         if state & NUD_PERMANENT:
-            self.neighbours.fix(key, change.mac)
+            self.neighbours.fix(key, change.mac, time.monotonic())
             return
         self.neighbours.unfix(key)
         if state & _USABLE:

@@ -36,6 +36,8 @@ WAITING = 1024
 """Neighbours that are asked for at once; the one asked for first is given up when there is one more."""
 WAITING_BYTES = 4 << 20
 """Bytes of all packets that wait; likewise. As many as may wait for one neighbour always have room."""
+CROWDED_OUT = 1024
+"""Neighbours that are looked at when the programs' map is full: those that nobody has used since make room."""
 
 
 class Key(NamedTuple):
@@ -101,9 +103,7 @@ class Neighbour:
 class Counts:
     """What has happened since the control plane started."""
 
-    solicitations: int = 0
     overflowed: int = 0  # held packets that gave way to newer ones, or had no room
-    failed: int = 0
     no_room: int = 0  # neighbours that the programs' map had no room for
 
 
@@ -143,7 +143,7 @@ class Neighbours:
             case State.FAILED:
                 self._gone(held)
             case State.REACHABLE | State.PROBE | State.PERMANENT:  # it came up before the neighbour was known
-                self._pass_on(key, neighbour.mac, [held])
+                self._pass_on(key, neighbour.mac, [held], now)
 
     def learn(self, key: Key, mac: bytes, now: float, *, override: bool = True) -> None:
         """`mac` has been told for a neighbour. Only one that is known or asked for is listened to.
@@ -157,7 +157,7 @@ class Neighbours:
             return
         if neighbour.mac == mac:
             self._put(key, self._reachable(mac, now, neighbour.used))
-        elif self._pass_on(key, mac, self._released(neighbour)):
+        elif self._pass_on(key, mac, self._released(neighbour), now):
             self._put(key, self._reachable(mac, now, 0))
         else:
             self._remove(key)
@@ -165,15 +165,15 @@ class Neighbours:
     def offer(self, key: Key, mac: bytes, now: float) -> None:
         """Somebody else knows this neighbour: worth something as long as nothing better is known."""
         neighbour = self._table.get(key) or Neighbour(State.INCOMPLETE, now)
-        if neighbour.state is State.INCOMPLETE and self._pass_on(key, mac, self._released(neighbour)):
+        if neighbour.state is State.INCOMPLETE and self._pass_on(key, mac, self._released(neighbour), now):
             self._put(key, self._reachable(mac, now, 0))
 
-    def fix(self, key: Key, mac: bytes) -> None:
+    def fix(self, key: Key, mac: bytes, now: float) -> None:
         """It has this MAC, whatever else is heard, until it is `unfix`ed; it is neither asked nor forgotten."""
         neighbour = self._table.get(key)
         if neighbour is not None and (neighbour.state, neighbour.mac) == (State.PERMANENT, mac):
             return
-        if self._pass_on(key, mac, self._released(neighbour) if neighbour else ()):
+        if self._pass_on(key, mac, self._released(neighbour) if neighbour else (), now):
             self._put(key, Neighbour(State.PERMANENT, float("inf"), mac))
 
     def unfix(self, key: Key) -> None:
@@ -243,11 +243,13 @@ class Neighbours:
         del self._table[key]
         self._asked.pop(key, None)
 
-    def _pass_on(self, key: Key, mac: bytes, held: Iterable[Held]) -> bool:
+    def _pass_on(self, key: Key, mac: bytes, held: Iterable[Held], now: float) -> bool:
         """Makes a neighbour known and lets its packets arrive again, which then find it; without room they are lost."""
         if not self._known.add(key, mac):
-            self.counts.no_room += 1
-            return False
+            self._crowd_out(key.address.version, now)
+            if not self._known.add(key, mac):
+                self.counts.no_room += 1
+                return False
         for packet in held:
             self._outlet.inject(packet.port, packet.frame)
         return True
@@ -274,7 +276,6 @@ class Neighbours:
 
     def _fail(self, key: Key, neighbour: Neighbour, now: float) -> None:
         """It does not answer: programs forget it, and who waits for it is told."""
-        self.counts.failed += 1
         if neighbour.state is State.PROBE:
             self._known.take(key)
             self._remove(key)  # the next packet asks everybody
@@ -305,13 +306,22 @@ class Neighbours:
         else:
             self._remove(key)
 
+    def _crowd_out(self, version: int, now: float) -> None:
+        """Forgets neighbours that have not been used for longest, as far as that is known."""
+        settled = [
+            (neighbour.idle_since, key)
+            for key, neighbour in self._table.items()
+            if neighbour.state is State.REACHABLE and key.address.version == version
+        ]
+        for _, key in sorted(settled)[:CROWDED_OUT]:
+            self._forget(key, self._table[key], now)
+
     def _solicit(self, key: Key, mac: bytes | None) -> None:
         """Asks everybody on the link, or the one at `mac`."""
         port = self._ports[key.port]
         source = port.address_for(key.address) or self._any_address(key.address)
         if source is None:
             return
-        self.counts.solicitations += 1
         self._outlet.send(port.index, solicitation(port, source, key.address, mac))
 
     def _any_address(self, like: Address) -> Address | None:

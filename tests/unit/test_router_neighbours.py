@@ -263,6 +263,26 @@ def test_without_room_packets_are_lost_and_do_not_circle() -> None:
     assert not len(world.neighbours)
 
 
+def test_neighbours_that_nobody_uses_make_room_for_new_ones() -> None:
+    """One station that answers for a whole subnet keeps nobody else out, and takes nobody who is used."""
+    world = World(Table(room=200))
+    for number in range(200):
+        key = Key(0, IPv4Address("10.7.1.0") + number)
+        world.packet(number, key)
+        world.neighbours.learn(key, HIS, world.now)
+    used = Key(0, IPv4Address("10.7.1.7"))
+    world.table.use(used)
+    world.packet(1, HIM6)
+    world.neighbours.learn(HIM6, HIS, world.now)
+    assert HIM6 not in world.table.content, "the others are of another IP version, in another map"
+    newcomer = Key(0, IPv4Address("10.7.1.222"))
+    held = world.packet(2, newcomer)
+    world.neighbours.learn(newcomer, NEW, world.now)
+    assert world.outlet.injected[-1] == held
+    assert set(world.table.content) == {used, newcomer}
+    assert world.neighbours.counts.no_room == 1
+
+
 def test_a_scan_is_bounded(world: World) -> None:
     for number in range(3 * WAITING):
         world.packet(number, Key(0, IPv4Address(int(IPv4Address("10.7.1.0")) + number)))
@@ -359,7 +379,7 @@ def test_announcements_tell_every_address() -> None:
 def test_one_that_is_fixed_is_neither_asked_nor_moved_nor_forgotten(world: World) -> None:
     held = world.packet(1)
     world.outlet.sent.clear()
-    world.neighbours.fix(HIM, HIS)
+    world.neighbours.fix(HIM, HIS, world.now)
     assert world.outlet.injected == [held]
     world.table.use(HIM)
     world.neighbours.learn(HIM, NEW, world.now)
@@ -367,12 +387,12 @@ def test_one_that_is_fixed_is_neither_asked_nor_moved_nor_forgotten(world: World
     world.later(2 * FORGOTTEN, 1.0)
     assert world.table.content == {HIM: Entry(HIS, 1)}
     assert not world.outlet.sent
-    world.neighbours.fix(HIM, NEW)
+    world.neighbours.fix(HIM, NEW, world.now)
     assert world.table.content == {HIM: Entry(NEW, 0)}
 
 
 def test_one_that_is_fixed_no_more_is_asked_for_again(world: World) -> None:
-    world.neighbours.fix(HIM, HIS)
+    world.neighbours.fix(HIM, HIS, world.now)
     world.neighbours.unfix(HIM)
     assert not world.table.content
     world.packet(1)
