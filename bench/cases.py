@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from schemas.manifest import Mode
+from schemas.services.router import NEIGHBOUR
 
 from .contenders import BareRedirect, Chain, Contender, Generic, TailCalls
 from .kernel import IpForward, LinuxBridge, NftFilter, NftMasquerade
@@ -50,7 +51,6 @@ class Case:
 
 
 _PORT_FORWARDING, _PORT_STATES_BYTES = 2, 256  # enum port_state, struct port_states in bridge.bpf.h
-_NEIGHBOUR_BYTES = 16
 
 
 def _blocked(count: int) -> list[str]:
@@ -104,7 +104,7 @@ def router(mode: Mode) -> Chain:
 def _neighbour(lane: Lane) -> Mapping[str, Mapping[bytes, bytes]]:
     """The router's entry for 192.168.0.2 on port `b`: compiler/services/router/config.h."""
     key = ipaddress.IPv4Address("192.168.0.2").packed + (1).to_bytes(4, "little")
-    return {"gw__neighbours4": {key: lane.station.ljust(_NEIGHBOUR_BYTES, b"\0")}}
+    return {"gw__neighbours4": {key: lane.station.ljust(NEIGHBOUR.size, b"\0")}}
 
 
 def guarded_bridge(mode: Mode) -> Chain:

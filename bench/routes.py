@@ -153,7 +153,7 @@ def _fill(generation: Generation, routes: Routes, station: bytes) -> None:
     hop = NextHopRecord(Kind.VIA, _TO_OUT, gateway=GATEWAY.packed)
     kernel.map_update_elem(maps["gw__followed"], (1).to_bytes(4, "little"), hop.packed())
     key = NEIGHBOUR_KEY[4].pack(GATEWAY.packed, _TO_OUT)
-    kernel.map_update_elem(maps["gw__neighbours4"], key, NEIGHBOUR.pack(station, 0, 0))
+    kernel.map_update_elem(maps["gw__neighbours4"], key, NEIGHBOUR.pack(station, 0))
     table = Fib4(words_of(maps["gw__roots4"], "Q"), words_of(maps["gw__ranges4"], "I"), grace_period)
     table.load([(address, length, value) for (address, length), value in routes.items()])
 

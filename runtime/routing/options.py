@@ -44,13 +44,13 @@ def processed4(packet: Ipv4, address: IPv4Address, milliseconds: int) -> Ipv4:
 
 
 def _write(options: bytearray, at: int, length: int, address: IPv4Address, milliseconds: int) -> None:
-    match options[at]:
-        case 131 | 137:
-            raise OptionProblem(None)
-        case 7:
-            _record_route(options, at, length, address)
-        case 68:
-            _timestamp(options, at, length, address, milliseconds)
+    kind = options[at]
+    if kind in (LOOSE_SOURCE_ROUTE, STRICT_SOURCE_ROUTE):
+        raise OptionProblem(None)
+    if kind == RECORD_ROUTE:
+        _record_route(options, at, length, address)
+    elif kind == TIMESTAMP:
+        _timestamp(options, at, length, address, milliseconds)
 
 
 def _record_route(options: bytearray, at: int, length: int, address: IPv4Address) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field
 from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
 from socket import AF_INET, AF_INET6
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,9 @@ HOST = "host"
 DEFENCE = 10.0
 """Seconds between two announcements of an address that somebody else uses too (RFC 5227 1.1, DEFEND_INTERVAL)."""
 
+REPORT = 60.0
+"""Seconds between two reports of what has been lost."""
+
 _REASONS = {reason.name.lower().replace("_", "-"): reason for reason in Reason}
 
 
@@ -66,7 +70,7 @@ class KnownNeighbours:
 
     def add(self, key: Key, mac: bytes) -> bool:
         try:
-            self.maps[key.address.version].set(_packed(key), NEIGHBOUR.pack(mac, 0, int(time.monotonic())))
+            self.maps[key.address.version].set(_packed(key), NEIGHBOUR.pack(mac, 0))
         except SyscallFailed:  # E2BIG: the map is full
             return False
         return True
@@ -78,8 +82,7 @@ class KnownNeighbours:
 
 
 def _entry(value: bytes) -> Entry:
-    mac, used, _ = NEIGHBOUR.unpack(value)
-    return Entry(mac, used)
+    return Entry(*NEIGHBOUR.unpack(value))
 
 
 def _packed(key: Key) -> bytes:
@@ -116,7 +119,9 @@ class Router:
     neighbours: Neighbours
     answers: Answers
     following: Following | None = None
-    defended: float = float("-inf")
+    defended: dict[int, float] = field(default_factory=dict)  # by port: when it was last done
+    lost: tuple[int, int, int] = (0, 0, 0)  # what has been reported
+    reported: float = float("-inf")
 
     def packet(self, packet: Packet, now: float) -> None:
         """One that came up."""
@@ -187,11 +192,20 @@ class Router:
 
     def _defend(self, port: RouterPort, address: Address, mac: bytes, now: float) -> None:
         """Somebody else uses an address of ours: all are told whose it is, not too often."""
-        if mac == port.mac or now - self.defended < DEFENCE:
+        if mac == port.mac or now - self.defended.get(port.index, float("-inf")) < DEFENCE:
             return
-        self.defended = now
+        self.defended[port.index] = now
         self.context.log.warning("address-conflict", address=address, port=port.name, mac=mac.hex(":"))
         self.announce([port])
+
+    def report(self, now: float) -> None:
+        """Says how many packets and neighbours have been lost so far, when there are more of them."""
+        counts = self.neighbours.counts
+        lost = (counts.overflowed, counts.no_room, self.answers.senseless)
+        if now - self.reported < REPORT or lost == self.lost:
+            return
+        self.lost, self.reported = lost, now
+        self.context.log.warning("packets-lost", overflowed=lost[0], neighbours_without_room=lost[1], senseless=lost[2])
 
     def announce(self, ports: list[RouterPort]) -> None:
         """Tells the links of these ports where their addresses are."""
@@ -236,7 +250,9 @@ def stop(context: Context) -> None:
 
 def tick(context: Context) -> None:
     """Solicits again, gives up, looks after who is used."""
-    context.state.neighbours.tick(time.monotonic())
+    now = time.monotonic()
+    context.state.neighbours.tick(now)
+    context.state.report(now)
 
 
 def _router(context: Context, now: float) -> Router:

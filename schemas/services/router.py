@@ -37,7 +37,6 @@ class Kind(IntEnum):
     BLACKHOLE = 4
     UNREACHABLE = 5
     PROHIBIT = 6
-    LOCAL = 7
 
 
 NEXTHOP = struct.Struct("<IIII16s")
@@ -49,8 +48,8 @@ FOLLOWED = 1 << 16
 FOLLOWED_ORDER = 14
 """There is room for 2^14 of them."""
 
-NEIGHBOUR = struct.Struct("<6s2xII")
-"""struct neighbour: MAC, when it was used (jiffies), when it was confirmed (seconds, the control plane's own)."""
+NEIGHBOUR = struct.Struct("<6s2xI")
+"""struct neighbour: MAC, when it was used (jiffies)."""
 
 NEIGHBOUR_KEY = {4: struct.Struct("<4sI"), 6: struct.Struct("<16sI")}
 """struct neighbour4_key and neighbour6_key: the address and the port's index."""

@@ -161,7 +161,7 @@ def introduce(plan: Plan, name: str) -> None:
             for (port, address), mac in plan.neighbours.items():
                 if ipaddress.ip_address(address).version == version:
                     key = NEIGHBOUR_KEY[version].pack(packed(address), PORTS.index(port))
-                    kernel.map_update_elem(opened, key, NEIGHBOUR.pack(frames.mac(mac), 0, 0))
+                    kernel.map_update_elem(opened, key, NEIGHBOUR.pack(frames.mac(mac), 0))
 
 
 @dataclass(frozen=True, slots=True)

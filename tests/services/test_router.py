@@ -75,7 +75,7 @@ def entries(config: Mapping[str, Any], neighbours: Mapping[tuple[str, str], str]
             continue
         address = ipaddress.ip_address(text)
         key = address.packed + list(config["ports"]).index(port).to_bytes(4, "little")
-        value = frames.mac(link_address) + bytes(10)
+        value = frames.mac(link_address) + bytes(6)
         maps.setdefault(f"tested__neighbours{address.version}", {})[key] = value
     return maps
 

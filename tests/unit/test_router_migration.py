@@ -15,7 +15,7 @@ MAC = bytes.fromhex("02aa00000001")
 
 
 def entry(address: str, port: int) -> tuple[bytes, bytes]:
-    return NEIGHBOUR_KEY[4].pack(ipaddress.IPv4Address(address).packed, port), NEIGHBOUR.pack(MAC, 7, 8)
+    return NEIGHBOUR_KEY[4].pack(ipaddress.IPv4Address(address).packed, port), NEIGHBOUR.pack(MAC, 7)
 
 
 def test_neighbours_stay_on_their_ports() -> None:

@@ -59,7 +59,6 @@ struct neighbour {
 	__u8 mac[ETH_ALEN];
 	__u16 reserved;
 	__u32 used;
-	__u32 confirmed; /* the control plane's own */
 };
 
 struct router_config {

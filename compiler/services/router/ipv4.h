@@ -106,8 +106,6 @@ static __always_inline __u32 ipv4_route(struct packet *pkt, const struct router_
 		return upcall(pkt, ROUTER_UNREACHABLE, index);
 	case NEXTHOP_PROHIBIT:
 		return upcall(pkt, ROUTER_PROHIBITED, index);
-	case NEXTHOP_LOCAL:
-		return upcall(pkt, ROUTER_LOCAL, index);
 	}
 	return upcall(pkt, ROUTER_NO_ROUTE, 0);
 }

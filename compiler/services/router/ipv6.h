@@ -20,7 +20,7 @@ static __always_inline bool is_martian6(const struct ipv6hdr *ip)
 	return is_multicast6(&ip->saddr) || is_low6(&ip->saddr, 1) || is_low6(&ip->daddr, 0) || is_low6(&ip->daddr, 1);
 }
 
-/* RFC 6438: the flow label stands for the ports; where it is zero, the ports do if they come first. */
+/* RFC 6438: addresses, flow label, next header, and the ports where they come first: not all senders set labels. */
 static __always_inline __u32 ipv6_flow(const struct packet *pkt, const struct ipv6hdr *ip)
 {
 	const struct transport_ports *ports = (const void *)(ip + 1);
@@ -79,8 +79,6 @@ static __always_inline __u32 ipv6_route(struct packet *pkt, const struct router_
 		return upcall(pkt, ROUTER_UNREACHABLE, index);
 	case NEXTHOP_PROHIBIT:
 		return upcall(pkt, ROUTER_PROHIBITED, index);
-	case NEXTHOP_LOCAL:
-		return upcall(pkt, ROUTER_LOCAL, index);
 	}
 	return upcall(pkt, ROUTER_NO_ROUTE, 0);
 }

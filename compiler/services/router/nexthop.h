@@ -17,7 +17,6 @@ enum nexthop_kind {
 	NEXTHOP_BLACKHOLE = 4,   /* dropped in silence */
 	NEXTHOP_UNREACHABLE = 5, /* dropped, its sender is told */
 	NEXTHOP_PROHIBIT = 6,
-	NEXTHOP_LOCAL = 7, /* the router's own */
 };
 
 struct nexthop {
