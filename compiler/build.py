@@ -7,13 +7,13 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 
 from schemas import manifest as m
 from schemas.compiled import MANIFEST_FILE, CompiledChain, object_file, save
 from schemas.drop import GLUE_DROPS, SLOW_PATH_DROPS, named
-from schemas.frozen import dataclass
 from schemas.stopwatch import Stopwatch, Timings
 
 from .clang import CompiledObject, compile_units, find_clang

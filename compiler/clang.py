@@ -10,11 +10,11 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from schemas.diagnostic import CompileFailed, Diagnostic, Span
-from schemas.frozen import dataclass
 
 from .cache import cache_folder, write_whole
 from .emit import CUnit

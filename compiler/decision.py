@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
-
-from schemas.frozen import dataclass
 
 Thing = TypeVar("Thing")
 Leaf = TypeVar("Leaf")

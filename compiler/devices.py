@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from schemas.drop import named
-from schemas.frozen import dataclass
 from schemas.manifest import Hook
 
 from .ir import Constant, GeneratedFunction, Inlined, LoweredPort

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from schemas.counters import CounterLayout
 from schemas.diagnostic import Span
-from schemas.frozen import dataclass
 from schemas.manifest import Hook, HostFact
 
 from .ir import ChainIR, Edge, HostBound, Injector, Inlined, MapDef, Program, ToHost, ToInterface, ToProgram

@@ -7,8 +7,8 @@ program takes the label off and tail-calls the port's own one, so that the frame
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
-from schemas.frozen import dataclass
 from schemas.manifest import Hook, Role, Scope
 from schemas.slow_path import INJECT_LINK
 

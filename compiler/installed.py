@@ -12,9 +12,7 @@ import hashlib
 import json
 import os
 import sys
-from dataclasses import asdict
-
-from schemas.frozen import dataclass
+from dataclasses import asdict, dataclass
 
 from .cache import cache_folder, write_whole
 

@@ -6,8 +6,9 @@ immutable.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from schemas.diagnostic import Span
-from schemas.frozen import dataclass
 from schemas.manifest import Hook, HostFact, Role, Scope
 
 from .model import Interface, ServiceInstance, SlowPath

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from schemas.diagnostic import Span
-from schemas.frozen import dataclass
 from schemas.manifest import Mode
 
 from .service import Service

@@ -11,12 +11,11 @@ import importlib
 import json
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from schemas.diagnostic import CompileFailed, Diagnostic
-from schemas.frozen import dataclass
 
 from .installed import ENTRY_POINT_GROUP, installed
 

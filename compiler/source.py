@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from schemas.diagnostic import Diagnostic, InvalidChain, Span
-from schemas.frozen import dataclass
 
 Pointer = tuple[str | int, ...]
 """Path of keys and indices from the document's root, as in `("services", "br0", "ports", "p1")`."""

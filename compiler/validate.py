@@ -9,12 +9,12 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from schemas import SCHEMAS
 from schemas.diagnostic import Diagnostic
-from schemas.frozen import dataclass
 
 from . import yaml12
 from .cache import cache_folder, write_whole

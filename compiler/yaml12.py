@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import yaml
 
 from schemas.diagnostic import Diagnostic, InvalidChain, Span
-from schemas.frozen import dataclass
 
 from .source import Pointer
 

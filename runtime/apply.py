@@ -8,13 +8,12 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from schemas.compiled import CompiledChain
 from schemas.diagnostic import Diagnostic, LoadFailed
-from schemas.frozen import dataclass
 from schemas.manifest import Manifest, MapRecord
 from schemas.stopwatch import Stopwatch, Timings
 

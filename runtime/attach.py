@@ -10,11 +10,11 @@ import contextlib
 import dataclasses
 import errno
 from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from schemas.diagnostic import Diagnostic, LoadFailed
-from schemas.frozen import dataclass
 from schemas.manifest import Mode
 
 from . import features, sys

@@ -9,9 +9,8 @@ from __future__ import annotations
 import functools
 import struct
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from enum import IntEnum
-
-from schemas.frozen import dataclass
 
 from .elf import Malformed
 

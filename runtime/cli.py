@@ -8,13 +8,13 @@ import json
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from schemas.frozen import dataclass
 from schemas.stopwatch import Stopwatch, Timings, timings_text
 from schemas.terminal import ProgressLine
 

@@ -12,9 +12,9 @@ import importlib
 import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from schemas.frozen import dataclass
 from schemas.manifest import Hook, HostFact
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ import re
 import struct
 from collections import namedtuple
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from schemas.frozen import dataclass
 from schemas.manifest import Manifest, MapRecord
 
 from . import sys

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from schemas.compiled import CompiledChain
-from schemas.frozen import dataclass
 from schemas.manifest import HostFact, Manifest, MapRecord
 
 from . import features, sys

@@ -7,10 +7,9 @@ import hashlib
 import json
 import os
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from schemas.frozen import dataclass
 
 RUN_DIRECTORY = Path("/run/bpfchain")
 RUN_VARIABLE = "BPFCHAIN_RUN"

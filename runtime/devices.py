@@ -8,9 +8,9 @@ import fcntl
 import socket
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from schemas.diagnostic import Diagnostic, LoadFailed
-from schemas.frozen import dataclass
 
 from .netns import NETNS_DIRECTORY, entered
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from schemas.diagnostic import ChainError, Diagnostic, LoadFailed, Severity
-from schemas.frozen import dataclass
 from schemas.manifest import Hook, HostFact, InterfaceRecord, Manifest, Mode
 from schemas.trust import distrust
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from schemas.diagnostic import LoadFailed
-from schemas.frozen import dataclass
 from schemas.manifest import Hook, InternalLinkRecord, Manifest
 from schemas.slow_path import INJECT_LINK, LABEL, LABEL_ETHERTYPE, LABEL_HEADER, LABEL_MAGIC
 

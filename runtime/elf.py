@@ -9,10 +9,9 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
-
-from schemas.frozen import dataclass
 
 EM_BPF = 247
 ET_REL = 1

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from schemas.compiled import CompiledChain
 from schemas.diagnostic import Diagnostic, LoadFailed
-from schemas.frozen import dataclass
 from schemas.manifest import Manifest, MapRecord, ObjectRecord, Role
 
 from . import link, sys

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -25,7 +26,6 @@ from typing import Any, BinaryIO
 
 from schemas.compiled import CompiledChain
 from schemas.diagnostic import ChainError, Diagnostic, LoadFailed, Severity, Span
-from schemas.frozen import dataclass
 from schemas.render import render
 
 from .daemon_socket import tell_daemon

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from schemas.frozen import dataclass
 from schemas.manifest import HostFact, Manifest
 
 from . import features

@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TypeVar
-
-from schemas.frozen import dataclass
 
 from . import sys
 from .uapi import Cmd, LinkType

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Mapping
-
-from schemas.frozen import dataclass
+from dataclasses import dataclass
 
 from .elf import Malformed, Relocation, RelocationType
 from .spec import DataReference, FunctionPlace, MapReference

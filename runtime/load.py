@@ -6,11 +6,11 @@ import contextlib
 import errno
 import functools
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from schemas.diagnostic import Diagnostic, LoadFailed, NotSupported
-from schemas.frozen import dataclass
 from schemas.manifest import Hook, ProgramRecord
 
 from . import features, sys

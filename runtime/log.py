@@ -7,10 +7,8 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, TextIO
-
-from schemas.frozen import dataclass
 
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:/+@%")
 

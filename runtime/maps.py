@@ -7,9 +7,7 @@ A map is a struct whose members are never used as such: `int (*type)[N]` says a 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import field, replace
-
-from schemas.frozen import dataclass
+from dataclasses import dataclass, field, replace
 
 from .btf import Btf, Kind, Member, Type
 from .elf import STT_FUNC, STT_OBJECT, STT_SECTION, ElfFile, Malformed, Relocation, RelocationType, Section, Symbol

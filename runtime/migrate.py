@@ -13,10 +13,10 @@ from __future__ import annotations
 import errno
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from schemas.diagnostic import Diagnostic, LoadFailed
-from schemas.frozen import dataclass
 from schemas.manifest import Manifest, MapRecord
 
 from . import sys

@@ -13,11 +13,11 @@ import os
 import socket
 import struct
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import Any
 
 from schemas.diagnostic import LoadFailed
-from schemas.frozen import dataclass
 
 from . import sys
 from .attach import NetlinkRefused, netlink

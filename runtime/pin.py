@@ -22,11 +22,11 @@ import stat
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from schemas.counters import Count
 from schemas.diagnostic import Diagnostic, LoadFailed
-from schemas.frozen import dataclass
 from schemas.manifest import Manifest
 from schemas.manifest_json import from_data, parse, to_data
 from schemas.trust import Distrust, distrust

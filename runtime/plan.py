@@ -6,11 +6,10 @@ Pure: the same manifest, live state and host give the same plan, and nothing is 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from schemas.diagnostic import Diagnostic, LoadFailed
-from schemas.frozen import dataclass
 from schemas.manifest import Manifest, MapRecord, ProgramRecord, Role
 
 from .attach import AttachPoint

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
 from schemas.counters import Count
-from schemas.frozen import dataclass
 from schemas.manifest import Manifest, Mode, ServiceRecord
 
 from . import features

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from schemas.diagnostic import ChainError, Diagnostic, LoadFailed, Severity
-from schemas.frozen import dataclass
 from schemas.stopwatch import Stopwatch
 
 

@@ -13,11 +13,11 @@ import functools
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 from schemas.diagnostic import Diagnostic, NotSupported
-from schemas.frozen import dataclass
 
 from .uapi import BPF_ENOTSUPP, BPF_OBJ_NAME_LEN, BPF_STATS_RUN_TIME, PER_CPU_MAP_TYPES, AttachFlag, Cmd
 

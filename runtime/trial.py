@@ -13,9 +13,8 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-
-from schemas.frozen import dataclass
 
 from .pin import ChainPins, forget_frozen, read_frozen, unreadable, write_frozen
 

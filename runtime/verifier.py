@@ -11,10 +11,10 @@ import os
 import re
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from schemas.diagnostic import Diagnostic, Span, VerifierRejected
-from schemas.frozen import dataclass
 from schemas.manifest import ProgramRecord
 from schemas.trust import distrust
 

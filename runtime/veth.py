@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import errno
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 from schemas.diagnostic import Diagnostic, LoadFailed
-from schemas.frozen import dataclass
 from schemas.manifest import Hook, InternalLinkRecord, Manifest, Mode
 
 from .attach import AttachPoint, NetlinkRefused, netlink

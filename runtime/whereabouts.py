@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from schemas.diagnostic import LoadFailed
-from schemas.frozen import dataclass
 
 from . import attach
 from .attach import AttachPoint, Occupant

@@ -12,11 +12,11 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .diagnostic import Diagnostic, LoadFailed
-from .frozen import dataclass
 from .manifest import Manifest
 from .manifest_json import MAX_BYTES, check_schema, from_data, parse, to_json
 from .trust import distrust

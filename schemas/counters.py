@@ -10,7 +10,7 @@ came in by): they are sent, not received.
 
 from __future__ import annotations
 
-from .frozen import dataclass
+from dataclasses import dataclass
 
 COUNTER_SIZE = 16  # bytes: packets, bytes
 DROP_REASON_LIMIT = 64  # reasons are numbers below this

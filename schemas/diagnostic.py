@@ -6,9 +6,8 @@ Producers make `Diagnostic` values and never print; `schemas.render` is the only
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import StrEnum
-
-from .frozen import dataclass
 
 
 @dataclass(frozen=True, slots=True, order=True)

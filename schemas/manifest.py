@@ -7,10 +7,9 @@ in a directory together with its objects. Names refer to records of the same man
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
-
-from .frozen import dataclass
 
 FORMAT = 1
 """Version of this layout; a runtime refuses a manifest of another one."""

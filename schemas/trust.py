@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 import pwd
 import stat
-
-from .frozen import dataclass
+from dataclasses import dataclass
 
 ROOT = 0
 _GROUP_OR_OTHERS = stat.S_IWGRP | stat.S_IWOTH

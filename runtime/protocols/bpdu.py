@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, Self
-
-from schemas.frozen import dataclass
 
 BRIDGE_GROUP_ADDRESS = bytes.fromhex("0180c2000000")
 _LLC = bytes.fromhex("424203")  # both SAPs 0x42, unnumbered information (802.1D 9.2, 802.2)

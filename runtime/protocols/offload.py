@@ -7,8 +7,7 @@ A stack leaves checksums to devices that can do them. The field then holds the s
 from __future__ import annotations
 
 import struct
-
-from schemas.frozen import dataclass
+from dataclasses import dataclass
 
 from .internet import checksum
 

@@ -5,9 +5,8 @@ The nouns of the Rapid Spanning Tree Protocol (IEEE 802.1D-2004 clause 17); rstp
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
-
-from schemas.frozen import dataclass
 
 from .bpdu import NO_PRIORITY, NO_TIMES, Bpdu, PriorityVector, Times
 

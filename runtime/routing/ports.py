@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import NamedTuple, Protocol
 
-from schemas.frozen import dataclass
 from schemas.services.router import Address, Kind, NextHopRecord
 
 from ..protocols.icmp6 import link_local

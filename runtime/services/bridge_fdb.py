@@ -10,10 +10,8 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-
-from schemas.frozen import dataclass
 
 from .. import features
 from ..clock import jiffies64

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
 from socket import AF_INET, AF_INET6
 from typing import TYPE_CHECKING, Any
 
 from schemas.fib.table4 import Fib4
 from schemas.fib.table6 import Fib6
-from schemas.frozen import dataclass
 from schemas.manifest import HostFact
 from schemas.services.router import FOLLOWED, NEIGHBOUR, NEIGHBOUR_KEY, Address, Kind, NextHopRecord, Reason
 

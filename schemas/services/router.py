@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address
-
-from ..frozen import dataclass
 
 Address = IPv4Address | IPv6Address
 

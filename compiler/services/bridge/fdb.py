@@ -5,7 +5,7 @@ bridge.bpf.h has the other half: an entry is one word of port, time and the part
 
 from __future__ import annotations
 
-from schemas.frozen import dataclass
+from dataclasses import dataclass
 
 MAC_BITS = 48
 WORD_BITS = 64

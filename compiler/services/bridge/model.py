@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 
 from schemas.diagnostic import Span
-from schemas.frozen import dataclass
 
 from ...addresses import parse_duration, parse_mac
 from ...model import Port

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
 from schemas.diagnostic import Span
-from schemas.frozen import dataclass
 
 from ...addresses import parse_duration
 from ...model import Port

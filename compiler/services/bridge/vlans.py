@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from schemas.diagnostic import Span
-from schemas.frozen import dataclass
 
 from ...model import Port
 from ...source import Report, Value

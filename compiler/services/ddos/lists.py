@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from schemas.diagnostic import Span
-from schemas.frozen import dataclass
 
 from ...addresses import Prefix
 from ...decision import Below, End, decision

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from schemas.counters import COUNTER_SIZE
 from schemas.diagnostic import Span
-from schemas.frozen import dataclass
 from schemas.manifest import Hook, Role, Scope
 
 from ...bucket import bucket_rate, coarse_clock

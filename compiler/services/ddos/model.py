@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from schemas.diagnostic import Span
-from schemas.frozen import dataclass
 
 from ...addresses import Prefix, check_overlaps, parse_prefix
 from ...model import Port

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-
-from schemas.frozen import dataclass
+from dataclasses import dataclass
 
 from ...addresses import Prefix
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 from schemas.diagnostic import Span
-from schemas.frozen import dataclass
 from schemas.manifest import Hook, HostFact, Role, Scope
 from schemas.services.router import NEIGHBOUR, NEIGHBOUR_KEY, NEXTHOP
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from ipaddress import IPv6Address
 
 from schemas.diagnostic import Span
-from schemas.frozen import dataclass
 from schemas.services.router import Kind
 
 from ...addresses import (

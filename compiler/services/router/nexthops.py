@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from schemas.diagnostic import Span
-from schemas.frozen import dataclass
 from schemas.services.router import Kind, NextHopRecord
 
 from .model import NextHop, Route, RouterModel

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-
-from schemas.frozen import dataclass
+from dataclasses import dataclass
 
 from ...decision import Below, End, decision
 from .model import Route
