@@ -189,6 +189,17 @@ def _costs(found: Results) -> str:
     )
 
 
+def _reloads(found: Results) -> str:
+    """Frames lost under load, and the way of a changed constant from the saved file to live, without load."""
+    stages = ("clang", "load", "swap")
+    lines = [
+        [row.mode, f"{row.swaps}", f"{row.frames:,}", f"{row.lost}", f"{row.mpps:.2f}", f"{row.live_ms:.0f} ms"]
+        + [f"{row.stages_ms[stage]:.0f} ms" for stage in stages]
+        for row in found.reloads
+    ]
+    return _table(("mode", "swaps", "frames", "lost", "Mpps", "until live", *stages), lines)
+
+
 def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """A table of Markdown."""
     rows = [head, ["---"] * len(head), *lines]
@@ -205,5 +216,6 @@ _BLOCKS: dict[str, Callable[[Results], str]] = {
     "features": _features,
     "tail-calls": _tail_calls,
     "costs": _costs,
+    "reloads": _reloads,
 }
 """What stands in docs/performance.md, by the name in its markers."""
