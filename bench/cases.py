@@ -38,6 +38,7 @@ FEW_FLOWS = Traffic("1k flows", flows=1024)
 ZIPF_FLOWS = Traffic("64k Zipf", flows=65536, zipf=True)
 STATIONS = Traffic("8 stations", flows=8)
 MANY_FLOWS = Traffic("64k flows", flows=65536)
+TAGGED = Traffic("1 flow, VLAN 10", frame_bytes=64, vlan=10)
 QUICK_TRAFFIC = (ONE_FLOW, MANY_FLOWS)
 
 
@@ -80,6 +81,13 @@ def vlan_bridge(mode: Mode) -> Chain:
     ports = {name: {"vlan": {"access": 10}} for name in ("a", "b")}
     links = [("in", "br0.a"), ("br0.b", "out")]
     return Chain("bridge, VLANs", {"br0": {**_BRIDGE, "ports": ports}}, links, mode)
+
+
+def trunk_bridge(mode: Mode) -> Chain:
+    """Between trunks, with a spanning tree: frames stay tagged."""
+    ports = {name: {"vlan": {"trunk": [10, 20, "100-199"]}} for name in ("a", "b")}
+    services = {"br0": {**_BRIDGE, "ports": ports, "stp": {}}}
+    return Chain("bridge, trunks, STP", services, [("in", "br0.a"), ("br0.b", "out")], mode, state=_forwarding)
 
 
 def stp_bridge(mode: Mode) -> Chain:
@@ -146,11 +154,12 @@ _OTHER_HOOKS = (Mode.GENERIC, Mode.TC)
 def cases() -> tuple[Case, ...]:
     """All of them, the limit first."""
     return (
-        Case(LIMIT, (*_ALL, STATIONS), quick=True),
+        Case(LIMIT, (*_ALL, STATIONS, TAGGED), quick=True),
         Case(ddos(Mode.NATIVE), _ALL, quick=True),
         Case(bridge(Mode.NATIVE), (*_ALL, STATIONS), quick=True),
         Case(vlan_bridge(Mode.NATIVE), _ENDS),
         Case(stp_bridge(Mode.NATIVE), _ENDS),
+        Case(trunk_bridge(Mode.NATIVE), (TAGGED,)),
         Case(router(Mode.NATIVE), _ENDS),
         Case(guarded_bridge(Mode.NATIVE), _ALL, quick=True),
         *(Case(generic(Mode.NATIVE), _ENDS, quick=True) for generic in (generic_ddos, generic_bridge)),

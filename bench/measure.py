@@ -146,7 +146,7 @@ def measure(cases: Sequence[Case], traffic: Traffic, effort: Effort, progress: P
 
         with Rig() as rig, ExitStack() as stack:
             generator = stack.enter_context(rig.generator(traffic))
-            runners = _set_up_all(rig, cases, random.Random(number), stack, tell)  # noqa: S311  # an order, no secret
+            runners = _set_up_all(rig, cases, traffic, random.Random(number), stack, tell)  # noqa: S311  # an order, no secret
             if number == 0:
                 for runner in runners:
                     tell(f"checking {runner}")
@@ -164,19 +164,19 @@ def measure(cases: Sequence[Case], traffic: Traffic, effort: Effort, progress: P
 
 
 def _set_up_all(
-    rig: Rig, cases: Sequence[Case], order: random.Random, stack: ExitStack, tell: Progress
+    rig: Rig, cases: Sequence[Case], traffic: Traffic, order: random.Random, stack: ExitStack, tell: Progress
 ) -> list[_Runner]:
     """A runner for each case, set up in any order: pages that an epoch frees are taken again in the order of asking."""
     places = order.sample(range(len(cases)), len(cases))
-    runners = {place: _set_up(rig, cases[place].contender, stack, tell) for place in places}
+    runners = {place: _set_up(rig, cases[place].contender, traffic, stack, tell) for place in places}
     return [runners[place] for place in range(len(cases))]
 
 
-def _set_up(rig: Rig, contender: Contender, stack: ExitStack, tell: Progress) -> _Runner:
+def _set_up(rig: Rig, contender: Contender, traffic: Traffic, stack: ExitStack, tell: Progress) -> _Runner:
     tell(f"setting up {contender.service}, {contender.name}")
     lane = rig.lane()
     runner = _Runner(contender, lane, contender.set_up(lane, stack))
-    rig.announce(lane)
+    rig.announce(lane, traffic.vlan)
     return runner
 
 

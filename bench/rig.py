@@ -166,9 +166,10 @@ class Rig:
         kernel.map_update_batch(latencies, used, [bytes(size)] * len(used))
         return counts
 
-    def announce(self, lane: Lane) -> None:
-        """One frame from the sink's station, so that bridges know where it is."""
-        frame = lane.entry.station.mac_bytes + lane.station + b"\x88\xb5" + bytes(46)
+    def announce(self, lane: Lane, vlan: int | None = None) -> None:
+        """One frame from the sink's station, tagged if there is a VLAN, so that bridges know where it is."""
+        tag = b"" if vlan is None else b"\x81\x00" + vlan.to_bytes(2)
+        frame = lane.entry.station.mac_bytes + lane.station + tag + b"\x88\xb5" + bytes(46)
         with Wire(lane.exit.station) as wire:
             wire.send(frame)
 

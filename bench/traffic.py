@@ -20,7 +20,8 @@ _SEED = 2018
 class Traffic:
     """UDP in IPv4 from `flows` stations to one, each with a MAC and an IP address of its own.
 
-    Flows are drawn at random, each as likely as any other, or (`zipf`) the one of rank r with a weight of 1/r.
+    Flows are drawn at random, each as likely as any other, or (`zipf`) the one of rank r with a weight of 1/r. With a
+    `vlan`, frames are tagged, and `frame_bytes` has the four bytes of the tag in it.
     """
 
     name: str

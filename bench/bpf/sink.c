@@ -65,9 +65,15 @@ int sink_count(struct xdp_md *ctx)
 	return XDP_DROP;
 }
 
+/* Behind the addresses, which nobody looks at here, a tagged frame is as one without that begins a tag later. */
+static __always_inline const struct frame *behind_tag(const struct frame *frame)
+{
+	return frame->ethertype == bpf_htons(ETH_P_8021Q) ? (const void *)frame + sizeof(struct vlan_hdr) : frame;
+}
+
 /*
- * Untagged frames only. A router may write the Ethernet addresses, time to live and checksum, a NAT the source as well;
- * all else is as sent.
+ * A router may write the Ethernet addresses, time to live and checksum, a NAT the source as well, a bridge the tag; all
+ * else is as sent.
  */
 static __always_inline bool is_damaged(const struct frame *frame)
 {
@@ -99,6 +105,8 @@ int sink_check(struct xdp_md *ctx)
 
 	if (!arrived)
 		return XDP_DROP;
+	if ((void *)(frame + 1) <= (void *)(long)ctx->data_end)
+		frame = behind_tag(frame);
 	if ((void *)(frame + 1) > (void *)(long)ctx->data_end) {
 		arrived->damaged++;
 		return XDP_DROP;
@@ -119,6 +127,8 @@ int sink_latency(struct xdp_md *ctx)
 	__u64 *bucket;
 
 	count_arrival(ctx);
+	if ((void *)(frame + 1) <= (void *)(long)ctx->data_end)
+		frame = behind_tag(frame);
 	if ((void *)(frame + 1) > (void *)(long)ctx->data_end)
 		return XDP_DROP;
 	index = (now - frame->sent_ns) / LATENCY_STEP_NS;

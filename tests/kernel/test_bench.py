@@ -59,7 +59,7 @@ def test_contenders_carry_their_traffic() -> None:
                 generators[traffic] = stack.enter_context(rig.generator(traffic))
             lane = rig.lane()
             standing = case.contender.set_up(lane, stack)
-            rig.announce(lane)
+            rig.announce(lane, traffic.vlan)
             check(rig, generators[traffic], lane, standing, frames=4096)
 
 
