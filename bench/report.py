@@ -73,7 +73,17 @@ def _run(found: Results) -> str:
 
 def _goals(found: Results) -> str:
     lines = [_goal_cells(found, *goal) for goal in _GOALS]
-    head = ("service and traffic", "Mpps", "ratio", "+ ns", "goal", "at 10 Mpps", "× generic build", "× Linux")
+    head = (
+        "service and traffic",
+        "Mpps",
+        "ratio",
+        "of medians",
+        "+ ns",
+        "goal",
+        "at 10 Mpps",
+        "× generic build",
+        "× Linux",
+    )
     return _table(head, (cells for cells in lines if cells))
 
 
@@ -81,13 +91,14 @@ def _goal_cells(found: Results, title: str, service: str, traffic: str, goal: fl
     row = _find(found, service, traffic)
     if row is None:
         return None
-    generic = _find(found, service, traffic, _GENERIC)
+    limit, generic = _limit(found, traffic), _find(found, service, traffic, _GENERIC)
     linux = _find(found, service, traffic, _LINUX.get(service, ""), "kernel")
     there = _LIMIT_NS_THERE / (_LIMIT_NS_THERE + row.ns)
     return (
         title,
         f"{row.mpps:.2f}",
         f"{row.ratio_to_redirect:.3f} ± {row.spread:.3f}",
+        f"{row.median_mpps / limit.median_mpps:.3f}" if limit else "–",
         f"{row.ns:.0f}",
         f"{goal:.2f}" if goal else "–",
         f"{there:.2f}",

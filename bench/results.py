@@ -33,7 +33,7 @@ _COLUMNS = (
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Lines of text; `ratio` is to the bare redirect of the same round, `+ ns` what a packet costs above it."""
+    """Lines of text; `ratio` is to the bare redirect of the same epochs, `+ ns` what a packet costs above it."""
     lines = [" ".join(f"{title:{width}}" for title, width, _ in _COLUMNS)]
     for row in rows:
         cells = (f"{text.format(row).replace('None', '–'):{width}}" for _, width, text in _COLUMNS)

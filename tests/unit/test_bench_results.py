@@ -128,11 +128,12 @@ def test_two_results_are_compared_row_by_row() -> None:
 
 def test_tables_of_the_page_are_written_between_their_markers() -> None:
     page = "# Page\n\n<!-- goals -->\nold\n<!-- end -->\n\nprose\n\n<!-- costs -->\n\n<!-- end -->\n"
-    found = Results({"kernel": "6.18", "cpu": "a CPU", "cpus": 2}, Effort(3, 2), (ROW, KERNEL), (COST,))
+    limit = dataclasses.replace(ROW, service="redirect", contender="bare redirect", median_mpps=2 * ROW.median_mpps)
+    found = Results({"kernel": "6.18", "cpu": "a CPU", "cpus": 2}, Effort(3, 2), (limit, ROW, KERNEL), (COST,))
     filled = report.filled(page, found)
     assert "old" not in filled
     assert "prose" in filled
-    assert "| bridge | 3.33 | 0.967 ± 0.014 | 10 | 0.86 | 0.91 | – | 5.00 |" in filled
+    assert "| bridge | 3.33 | 0.967 ± 0.014 | 0.500 | 10 | 0.86 | 0.91 | – | 5.00 |" in filled
     assert "| bridge | 2 | 136 | 1048 | 328 ms | 18 ms | 52 ms |" in filled
     assert report.filled(filled, found) == filled
 
