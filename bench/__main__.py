@@ -43,7 +43,10 @@ def main() -> None:
         case "compare":
             sys.stdout.write(compare.table(results.read(options.before), results.read(options.after)))
         case "docs":
-            report.write(results.read(options.results), DOCS)
+            found = results.read(options.results)
+            if found.effort.epochs < _FULL.epochs:
+                parser.error(f"{options.results} is of a quick run: `make bench` measures for the page")
+            report.write(found, DOCS)
         case _:
             run(options.quick, options.seconds, options.output)
 

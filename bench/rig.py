@@ -66,11 +66,6 @@ class Sent:
     arrived: Arrived
     ns: int
 
-    @property
-    def mpps(self) -> float:
-        """Million packets a second that arrived."""
-        return self.arrived.packets * 1000 / self.ns
-
 
 class Program:
     """An object of the bench in the kernel, its maps with it."""

@@ -10,6 +10,7 @@ import errno
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from schemas.diagnostic import LoadFailed
@@ -50,13 +51,15 @@ class FrameSocket:
         """How many frames the device has taken, with one system call for many; the rest are not sent."""
         sent = 0
         while sent < len(frames):
-            batch = frames[sent : sent + sys.MessageBatch.LIMIT]
-            taken = self._taken(lambda opened, batch=batch: self._batch.send(opened.fileno(), batch))  # type: ignore[misc]
+            taken = self._taken(partial(self._send_batch, frames[sent : sent + sys.MessageBatch.LIMIT]))
             if not taken:
                 break
             sent += taken
         self.unsent += len(frames) - sent
         return sent
+
+    def _send_batch(self, frames: Sequence[bytes], opened: socket.socket) -> int:
+        return self._batch.send(opened.fileno(), frames)
 
     def _taken(self, send: Callable[[socket.socket], int]) -> int:
         """How much was taken; where the device is another one by now, by a socket that is opened anew."""
