@@ -18,13 +18,13 @@ FIND_CLANG      := $(BIN)/python -c 'from compiler.clang import find_clang; find
 demo: root $(READY) ## a bridge with a guard in front, between four network namespaces (root)
 	@$(BIN)/python -m tests.demo
 
-test: root bird $(READY) ## all tests (root)
+test: root tools $(READY) ## all tests (root)
 	@$(PYTEST) $(ARGS)
 
 test-unit: $(READY) ## the tests that need no root
 	@$(PYTEST) -m "not kernel" $(ARGS)
 
-test-kernel: root bird $(READY) ## the tests that load programs and move packets (root)
+test-kernel: root tools $(READY) ## the tests that load programs and move packets (root)
 	@$(PYTEST) -m kernel $(ARGS)
 
 bench: root $(READY) ## how fast chains are, beside the bare redirect and the kernel (root; QUICK=1: under a minute)
@@ -83,10 +83,14 @@ root:
 	@[ "$$(id -u)" = 0 ] || { \
 		echo "this needs root: it makes network namespaces and loads BPF programs (without: make test-unit)" >&2; exit 1; }
 
-# A routing daemon, which feeds the router in the tests.
-bird:
-	@PATH="$$PATH:/usr/sbin"; command -v bird >/dev/null || { \
-		command -v apt-get >/dev/null || { echo "the tests need BIRD: install bird2" >&2; exit 1; }; \
-		apt-get update --quiet=2 && apt-get install --quiet=2 --no-install-recommends bird2; } >&2
+# What tests run beside their own programs: as COMMAND:DEBIAN-PACKAGE. What is missing is installed.
+TEST_TOOLS := bird:bird2 iperf3:iperf3
 
-.PHONY: demo test test-unit test-kernel bench bench-compare bench-docs lint types format wheel lock clean help root bird
+tools:
+	@PATH="$$PATH:/usr/sbin"; missing=; for tool in $(TEST_TOOLS); do \
+		command -v "$${tool%%:*}" >/dev/null || missing="$$missing $${tool#*:}"; done; [ -z "$$missing" ] || { \
+		command -v apt-get >/dev/null || { echo "the tests need more programs; install:$$missing" >&2; exit 1; }; \
+		apt-get update --quiet=2 && DEBIAN_FRONTEND=noninteractive \
+			apt-get install --quiet=2 --no-install-recommends $$missing; } >&2
+
+.PHONY: demo test test-unit test-kernel bench bench-compare bench-docs lint types format wheel lock clean help root tools
