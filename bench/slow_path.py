@@ -21,12 +21,12 @@ from time import monotonic, perf_counter_ns, sleep
 import yaml
 
 import bpfchain
+from runtime.bpffs import bpffs_root
 from runtime.control import Context, ControlPlane, Packet, control_plane
 from runtime.daemon import Daemon
 from runtime.daemon_socket import daemon_status
 from runtime.log import Log
 from runtime.netns import entered
-from runtime.pin import bpffs_root
 from schemas.counters import Count
 from schemas.manifest import Mode
 from tests.rig import probe

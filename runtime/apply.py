@@ -18,10 +18,13 @@ from schemas.manifest import Manifest, MapRecord
 from schemas.stopwatch import Stopwatch, Timings
 
 from . import features, sys
+from .bpffs import bpffs_root, ensure_bpffs, locked
 from .daemon_socket import tell_daemon
 from .host import look, require_interfaces
-from .pin import GenerationPins, OnWait, bpffs_root, chain_pins, chains, ensure_bpffs, locked, new_record
+from .lock import OnWait
+from .pin import GenerationPins, chain_pins, chains
 from .plan import Fate, Plan, Way, entry_updates, make_plan
+from .record import new_record
 from .state import LiveChain, LiveGeneration, not_running, read, read_steadily
 from .steps import OnStep, Step, carry_out, explained, staged, tidy_up, timed
 from .trial import forget_trial, read_trial

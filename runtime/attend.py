@@ -13,7 +13,7 @@ from schemas.diagnostic import LoadFailed
 from schemas.render import render
 
 from .guard import End, Guard, Outcome, Tell, its_end
-from .pin import OnWait
+from .lock import OnWait
 from .trying import abort, confirm
 
 GUARD_KILLED = "its guard was killed"

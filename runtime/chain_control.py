@@ -20,8 +20,9 @@ from .devices import DeviceSocket
 from .downcalls import Downcalls, Way
 from .home import name_of
 from .log import Log
-from .pin import GenerationPins, Record
+from .pin import GenerationPins
 from .protocols.offload import finished
+from .record import Record
 from .ringbuf import RingBuffer
 from .supervisor import Instance
 

@@ -111,7 +111,7 @@ def apply(
     All or nothing: what goes wrong before all of it runs is taken back, and what ran before runs on.
     """
     from .apply import apply as carry_out
-    from .pin import WAITS_FOR_LOCK
+    from .lock import WAITS_FOR_LOCK
 
     built = _built(chain)
     with ProgressLine() as line:
@@ -173,7 +173,7 @@ def try_chain(chain: Path, timeout: float, require: str | None, accept_state_los
     from .apply import plan as make_plan
     from .attend import Attendant
     from .guard import End, set_guard
-    from .pin import WAITS_FOR_LOCK
+    from .lock import WAITS_FOR_LOCK
     from .trying import cannot_be_undone
 
     def tell(text: str) -> None:
@@ -259,8 +259,8 @@ def daemon(unit: bool, bpffs: Path | None) -> None:
 
         click.echo(systemd_unit(), nl=False)
         return
+    from .bpffs import bpffs_root
     from .daemon import serve
-    from .pin import bpffs_root
 
     serve(bpffs_root(bpffs))
 
@@ -296,7 +296,7 @@ def detach(chain: str, bpffs: Path | None) -> None:
 @contextlib.contextmanager
 def _waiting() -> Iterator[Callable[[], None]]:
     """What says on a terminal that somebody else is waited for."""
-    from .pin import WAITS_FOR_LOCK
+    from .lock import WAITS_FOR_LOCK
 
     with ProgressLine() as line:
         yield lambda: line.show(WAITS_FOR_LOCK)

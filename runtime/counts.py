@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 from schemas.manifest import Manifest
 
 from . import sys
-from .pin import Counted, GenerationPins
+from .pin import GenerationPins
+from .record import Counted
 from .state import LiveChain, LiveGeneration, read_generation
 from .tally import Tally, added, counted_maps, read_tally, surviving
 

@@ -16,8 +16,8 @@ from schemas.manifest import Hook, HostFact, InterfaceRecord, Manifest, Mode
 from schemas.trust import distrust
 
 from . import features
+from .bpffs import bpffs_root, is_bpffs, mount_command, not_writable
 from .netdev import VETH, Netdev, XdpFeature, read_far_end, read_netdev
-from .pin import bpffs_root, is_bpffs, mount_command, not_writable
 
 WANTED_ANYWHERE = (
     "program:xdp",

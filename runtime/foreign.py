@@ -16,8 +16,8 @@ from schemas.trust import user
 
 from . import sys
 from .attach import AttachPoint, Occupant
+from .bpffs import BPFFS
 from .info import ProgInfo, prog_by_id, prog_info
-from .pin import BPFFS
 
 _PINS_LOOKED_AT = 4096
 _BPF_FILES = ("anon_inode:bpf-prog", "anon_inode:bpf_link")

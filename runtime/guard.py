@@ -28,8 +28,10 @@ from schemas.compiled import CompiledChain
 from schemas.diagnostic import ChainError, Diagnostic, LoadFailed, Severity, Span
 from schemas.render import render
 
+from .bpffs import bpffs_root, locked
 from .daemon_socket import tell_daemon
-from .pin import OnWait, bpffs_root, chain_pins, locked
+from .lock import OnWait
+from .pin import chain_pins
 from .state import read
 from .steps import OnStep, Step
 from .trial import Trial, read_trial

@@ -17,7 +17,8 @@ from .devices import DeviceFinder, find_device
 from .home import name_of
 from .info import MapInfo, link_info, map_info, prog_by_id, prog_info
 from .link import device_slot
-from .pin import ChainPins, Counted, GenerationPins, Record, chain_pins, chains
+from .pin import ChainPins, GenerationPins, chain_pins, chains
+from .record import Counted, Record
 from .trial import Trial, read_trial
 from .veth import veth_pairs
 from .whereabouts import Whereabouts, locate, moved

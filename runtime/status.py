@@ -15,9 +15,10 @@ from schemas.counters import Count
 from schemas.manifest import Manifest, Mode, ServiceRecord
 
 from . import features
+from .bpffs import bpffs_root
 from .counts import totals
 from .daemon_socket import daemon_status
-from .pin import ChainPins, bpffs_root, chain_pins, chains
+from .pin import ChainPins, chain_pins, chains
 from .state import LiveChain, LiveGeneration, attach_points, not_running, read, steadily
 from .steps import explained
 from .tally import Tally, label_of

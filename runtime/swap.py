@@ -21,8 +21,9 @@ from .counts import carry_counts
 from .devices import find_device
 from .generation import Generation, Predecessor, load_programs, make_maps, prepare
 from .host import Host, host_facts, look, require_interfaces
-from .pin import ChainPins, GenerationPins, new_record
+from .pin import ChainPins, GenerationPins
 from .plan import Plan
+from .record import new_record
 from .state import LiveChain, LiveGeneration, read_generation
 from .steps import OnStep, Step, carry_out, staged, tidy_up
 from .takedown import drop_rest

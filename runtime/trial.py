@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .pin import ChainPins, forget_frozen, read_frozen, unreadable, write_frozen
+from .frozen import forget_frozen, read_frozen, unreadable, write_frozen
+from .pin import ChainPins
 
 _TRIAL = "trial"
 _FORMAT = 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -20,10 +20,12 @@ from schemas.stopwatch import Stopwatch
 
 from . import features, link
 from .apply import Applied, would_lose
+from .bpffs import bpffs_root, ensure_bpffs, locked
 from .counts import carry_counts
 from .daemon_socket import tell_daemon
 from .host import look, require_interfaces
-from .pin import OnWait, bpffs_root, chain_pins, chains, ensure_bpffs, locked
+from .lock import OnWait
+from .pin import chain_pins, chains
 from .plan import Effect, Fate, Plan, Way, make_plan
 from .state import LiveChain, not_running, read
 from .steps import OnStep, Step, carry_out, explained, timed
@@ -107,13 +109,7 @@ def confirm(
     on_wait: OnWait | None = None,
 ) -> str:
     """Keeps what is being tried, drops what ran before: the chain's name. Raises `LoadFailed` (A109, A141, A142)."""
-    features.require_privilege()
-    root = bpffs_root(bpffs)
-    name = _tried(root, chain)
-    with locked(root, on_wait):
-        keep(root, _require_trial(root, name), on_step)
-    _let_the_guard_go(root, name)
-    return name
+    return _decide(keep, chain, bpffs, on_step, on_wait)
 
 
 @explained("go back")
@@ -125,11 +121,21 @@ def abort(
     on_wait: OnWait | None = None,
 ) -> str:
     """Takes back what is being tried: the chain's name. Raises `LoadFailed` (A109, A141, A143)."""
+    return _decide(go_back, chain, bpffs, on_step, on_wait)
+
+
+def _decide(
+    decision: Callable[[Path, LiveChain, OnStep | None], None],
+    chain: str | None,
+    bpffs: str | Path | None,
+    on_step: OnStep | None,
+    on_wait: OnWait | None,
+) -> str:
     features.require_privilege()
     root = bpffs_root(bpffs)
     name = _tried(root, chain)
     with locked(root, on_wait):
-        go_back(root, _require_trial(root, name), on_step)
+        decision(root, _require_trial(root, name), on_step)
     tell_daemon(root)
     _let_the_guard_go(root, name)
     return name

@@ -11,10 +11,10 @@ from schemas.diagnostic import Diagnostic, LoadFailed
 from schemas.manifest import Manifest, MapRecord, ServiceRecord
 
 from .. import features, sys
+from ..bpffs import bpffs_root
 from ..clock import jiffies64
 from ..control_maps import ControlMap
 from ..migrate import Table
-from ..pin import bpffs_root
 from ..state import LiveGeneration, not_running, read
 from ..steps import explained
 from .bridge_fdb import Layout, layout_of

@@ -25,7 +25,7 @@ import pytest
 
 import runtime
 from runtime import sys
-from runtime.pin import bpffs_root
+from runtime.bpffs import bpffs_root
 from runtime.uapi import Cmd
 from tests.rig.frames import Wire
 from tests.rig.network import Network

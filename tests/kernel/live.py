@@ -15,9 +15,10 @@ import yaml
 import bpfchain
 from runtime import info, sys
 from runtime.apply import Applied, apply, detach, plan
+from runtime.bpffs import bpffs_root
 from runtime.migrate import Table
 from runtime.netns import entered
-from runtime.pin import bpffs_root, chain_pins, chains
+from runtime.pin import chain_pins, chains
 from runtime.plan import Plan
 from runtime.plan_text import plan_data
 from runtime.services.bridge_fdb import layout_of

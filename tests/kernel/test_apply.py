@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from runtime.bpffs import bpffs_root
 from runtime.cli import commands
 from runtime.netns import entered
-from runtime.pin import GenerationPins, bpffs_root, chain_pins, chains
+from runtime.pin import GenerationPins, chain_pins, chains
 from runtime.plan import Action, Kind, Way
 from runtime.state import LiveGeneration, read_generation
 from runtime.status import status, status_data

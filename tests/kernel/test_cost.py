@@ -9,9 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 import bpfchain
+from runtime.bpffs import bpffs_root
 from runtime.cli import cost as command
 from runtime.info import map_info, prog_info, progs
-from runtime.pin import bpffs_root, chain_pins
+from runtime.pin import chain_pins
 from runtime.sys import obj_get
 from schemas.compiled import save
 from tests.kernel.live import guarded_bridge, host

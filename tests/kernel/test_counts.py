@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from bench.traffic import ORDER_LENGTH, Traffic
-from runtime.pin import bpffs_root, chain_pins
+from runtime.bpffs import bpffs_root
+from runtime.pin import chain_pins
 from runtime.steps import Step
 from schemas.counters import Count
 from tests.kernel.live import Host

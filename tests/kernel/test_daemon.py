@@ -15,10 +15,11 @@ import pytest
 import yaml
 
 import bpfchain
+from runtime.bpffs import bpffs_root
 from runtime.daemon import Daemon
 from runtime.log import Log
 from runtime.netns import entered
-from runtime.pin import bpffs_root, chain_pins
+from runtime.pin import chain_pins
 from runtime.protocols.internet import checksum
 from schemas.diagnostic import LoadFailed
 from schemas.manifest import Mode

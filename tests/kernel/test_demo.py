@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from runtime.bpffs import bpffs_root
 from runtime.netns import NETNS_DIRECTORY
-from runtime.pin import bpffs_root, chains
+from runtime.pin import chains
 from tests import demo
 
 pytestmark = pytest.mark.kernel

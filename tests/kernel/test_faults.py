@@ -18,12 +18,13 @@ import pytest
 from runtime import features, sys
 from runtime.apply import apply
 from runtime.attach import AttachPoint, occupants
+from runtime.bpffs import bpffs_root
 from runtime.devices import require_device
 from runtime.info import prog_info
 from runtime.load import load_object
 from runtime.netns import entered
 from runtime.object import read_object
-from runtime.pin import bpffs_root, chain_pins, chains
+from runtime.pin import chain_pins, chains
 from runtime.plan import Kind, Way
 from runtime.steps import Step
 from runtime.uapi import AttachType, MapType

@@ -16,13 +16,14 @@ from click.testing import CliRunner
 from runtime import attach, features, sys
 from runtime.apply import apply
 from runtime.attach import CLSACT_INGRESS, AttachPoint, Filter, Holder, Occupant, occupants
+from runtime.bpffs import bpffs_root
 from runtime.cli import commands
 from runtime.foreign import describe
 from runtime.info import link_by_id, link_info, prog_info
 from runtime.load import load_object
 from runtime.netns import entered
 from runtime.object import read_object
-from runtime.pin import bpffs_root, chains
+from runtime.pin import chains
 from runtime.steps import Step
 from runtime.uapi import AttachType, XdpFlag
 from schemas.compiled import save

@@ -13,7 +13,8 @@ import pytest
 
 from runtime import features, veth
 from runtime.attach import AttachPoint, Owner, occupants
-from runtime.pin import bpffs_root, chains
+from runtime.bpffs import bpffs_root
+from runtime.pin import chains
 from runtime.plan import Effect, Kind
 from runtime.status import status
 from schemas.manifest import Mode

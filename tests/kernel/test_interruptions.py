@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from runtime import pin, sys
+from runtime import lock, sys
 from runtime.apply import apply, detach
+from runtime.bpffs import bpffs_root, ensure_bpffs, locked
 from runtime.netns import entered
-from runtime.pin import bpffs_root, chains
+from runtime.pin import chain_pins, chains
 from runtime.steps import Step
 from schemas.compiled import CompiledChain, object_file
 from schemas.diagnostic import LoadFailed, VerifierRejected
@@ -184,7 +185,7 @@ def apart(tmp_path: Path) -> Iterator[Path]:
     """A bpffs of its own: nobody else has its lock."""
     root = tmp_path / "bpffs"
     root.mkdir()
-    pin.ensure_bpffs(root)
+    ensure_bpffs(root)
     yield root
     sys.umount(str(root))
 
@@ -203,14 +204,14 @@ def test_a_second_apply_waits_and_then_gives_up(machine: Host, apart: Path, monk
         with entered(machine.namespace.name):
             apply(chain, bpffs=apart)
 
-    monkeypatch.setattr(pin, "LOCK_PATIENCE_SECONDS", 0.2)
-    with pin.locked(apart), pytest.raises(LoadFailed) as caught:
+    monkeypatch.setattr(lock, "LOCK_PATIENCE_SECONDS", 0.2)
+    with locked(apart), pytest.raises(LoadFailed) as caught:
         applied()
     command = b" ".join(Path("/proc/self/cmdline").read_bytes().split(b"\0")).decode().strip()
     shown = render(caught.value.diagnostics, {}, "text")
     assert shown == LOCKED.replace("PID", str(os.getpid())).replace("COMMAND", command)
-    monkeypatch.setattr(pin, "LOCK_PATIENCE_SECONDS", 20.0)
-    with pin.locked(apart):
+    monkeypatch.setattr(lock, "LOCK_PATIENCE_SECONDS", 20.0)
+    with locked(apart):
         applying = threading.Thread(target=applied)
         applying.start()
         applying.join(0.2)
@@ -223,7 +224,7 @@ def test_a_second_apply_waits_and_then_gives_up(machine: Host, apart: Path, monk
 def test_what_cannot_be_read_can_be_taken_down(machine: Host) -> None:
     machine.apply(bridge())
     footprint = machine.footprint()
-    (generation,) = pin.chain_pins(bpffs_root(), machine.name).generations()
+    (generation,) = chain_pins(bpffs_root(), machine.name).generations()
     (generation.path / "record").unlink()
     assert machine.status().problems == ("it has no record: whoever built it was interrupted",)
     (found,) = machine.refused(bridge())

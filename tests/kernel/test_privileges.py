@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 
 from runtime import sys
+from runtime.bpffs import bpffs_root
 from runtime.daemon_socket import RUN_VARIABLE
 from runtime.netns import entered
-from runtime.pin import bpffs_root, chains
+from runtime.pin import chains
 from schemas.compiled import save
 from tests.kernel.live import A, B, Host, bridge, frame, guarded_bridge, host
 from tests.rig import probe

@@ -11,7 +11,8 @@ import pytest
 
 from bench.traffic import Traffic
 from runtime import sys
-from runtime.pin import bpffs_root, chain_pins
+from runtime.bpffs import bpffs_root
+from runtime.pin import chain_pins
 from schemas.counters import Count
 from tests.kernel.live import Host, stations
 from tests.kernel.load import load

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from runtime.bpffs import bpffs_root
 from runtime.netns import NETNS_DIRECTORY
-from runtime.pin import bpffs_root, chains
+from runtime.pin import chains
 from tests.rig.frames import Wire, collect
 from tests.rig.lab import Lab, remove_leftovers
 from tests.rig.traffic import ping, send_udp, tcp_exchange, udp_socket

@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 
 from runtime import sys as kernel
-from runtime.pin import bpffs_root, chain_pins
+from runtime.bpffs import bpffs_root
+from runtime.pin import chain_pins
 from runtime.protocols.internet import ICMP, ICMPV6, Ipv4, Ipv6, read_ipv4, read_ipv6
 from schemas.services.router import NEIGHBOUR, NEIGHBOUR_KEY
 from tests.rig.daemon import daemon, own_bpffs

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from runtime import sys as kernel
+from runtime.bpffs import bpffs_root
 from runtime.netns import entered
-from runtime.pin import bpffs_root, chain_pins
+from runtime.pin import chain_pins
 from runtime.ringbuf import RingBuffer
 from runtime.status import ChainStatus, status
 from runtime.upcalls import Upcall, read_upcalls

@@ -19,7 +19,8 @@ import pytest
 import bpfchain
 from compiler.build import Compiled
 from runtime import sys as kernel
-from runtime.pin import bpffs_root, chain_pins
+from runtime.bpffs import bpffs_root
+from runtime.pin import chain_pins
 from schemas.manifest import Mode
 from tests.rig.daemon import DaemonProcess, daemon, own_bpffs
 from tests.rig.frames import Wire, collect

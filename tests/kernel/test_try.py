@@ -23,9 +23,10 @@ from unittest import mock
 import pytest
 
 from runtime import trying
+from runtime.bpffs import bpffs_root, locked
 from runtime.guard import WAITING, End, Outcome, guard, set_guard
 from runtime.netns import entered
-from runtime.pin import bpffs_root, chain_pins, chains, locked
+from runtime.pin import chain_pins, chains
 from runtime.plan import Action, Change, Effect, Fate, Kind, Way
 from runtime.state import read
 from runtime.steps import Step
@@ -534,7 +535,7 @@ def test_a_guard_whose_lock_others_have_for_long_waits_for_its_turn(
     said: list[str] = []
     with own_bpffs(tmp_path), contextlib.ExitStack() as other:
         machine.apply(open_guard())
-        monkeypatch.setattr("runtime.pin.LOCK_PATIENCE_SECONDS", 0.05)
+        monkeypatch.setattr("runtime.lock.LOCK_PATIENCE_SECONDS", 0.05)
 
         def on_step(step: Step) -> None:
             if step.title == WAITING:
@@ -875,7 +876,7 @@ def test_an_interrupted_update_in_place_comes_first(machine: Host) -> None:
     machine.apply(first)
     assert machine.plan(second).way is Way.IN_PLACE
     current = chain_pins(bpffs_root(), machine.name).finished(1)
-    from runtime.pin import new_record
+    from runtime.record import new_record
 
     current.write_record(new_record(second.manifest, {}), pending=True)
     with entered(machine.namespace.name), pytest.raises(LoadFailed) as caught, contextlib.ExitStack() as lock:

@@ -17,11 +17,11 @@ from typing import Any
 from unittest import mock
 
 from runtime import sys as kernel
+from runtime.bpffs import BPFFS_VARIABLE, bpffs_root
 from runtime.control import ControlPlane, control_plane, find_control_plane
 from runtime.daemon import Daemon
 from runtime.daemon_socket import daemon_place, daemon_status
 from runtime.log import Log
-from runtime.pin import BPFFS_VARIABLE, bpffs_root
 
 CHECKOUT = Path(__file__).parents[2]
 OF_TESTS = {"probe": "tests.rig.probe.control"}

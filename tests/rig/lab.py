@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 import pyroute2
 
 from runtime.apply import detach
+from runtime.bpffs import bpffs_root
 from runtime.netns import NETNS_DIRECTORY, entered
-from runtime.pin import bpffs_root, chains
+from runtime.pin import chains
 from schemas.diagnostic import LoadFailed
 
 from .ethtool import Feature, set_feature

@@ -13,9 +13,10 @@ from runtime.devices import Device
 from runtime.home import here
 from runtime.host import Host, host_facts
 from runtime.info import MapInfo
-from runtime.pin import GenerationPins, Record
+from runtime.pin import GenerationPins
 from runtime.plan import Plan, Way, entry_updates, make_plan
 from runtime.plan_text import plan_data
+from runtime.record import Record
 from runtime.state import LiveAttachment, LiveChain, LiveGeneration, attach_points
 from runtime.whereabouts import Whereabouts
 from schemas.diagnostic import LoadFailed
