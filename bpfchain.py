@@ -13,6 +13,7 @@ Everything that goes wrong is a `ChainError` with diagnostics; `bpfchain.render`
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Collection, Mapping
@@ -161,6 +162,7 @@ def render(error: ChainError, sources: Mapping[str, str] | None = None, *, forma
 
 def main() -> None:
     """The command line: exits with 0, 1 (input or system), 2 (usage), 3 (differences pending) or 70 (our bug)."""
+    gc.disable()  # a command is short, and what it makes lasts as long as it; the daemon switches it on again
     compilers = _compiler_commands()
     try:
         _commands(compilers).main(prog_name="bpfchain", obj=_compiler() if compilers else None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import tempfile
 from pathlib import Path
 
 from schemas.diagnostic import CompileFailed, Diagnostic
@@ -31,7 +30,13 @@ def _default() -> Path:
         usable = os.access(folder, os.W_OK) and folder.stat().st_uid in trusted_uids()
     except OSError:
         usable = False
-    return _private(folder if usable else Path(tempfile.gettempdir()) / f"bpfchain-{os.getuid()}")
+    return _private(folder if usable else _temporary())
+
+
+def _temporary() -> Path:
+    import tempfile
+
+    return Path(tempfile.gettempdir()) / f"bpfchain-{os.getuid()}"
 
 
 @functools.cache
@@ -51,6 +56,8 @@ def _private(folder: Path) -> Path:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that no reader ever sees half of it."""
+    import tempfile  # slow to import, and most commands find all that they need
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as temporary:
         temporary.write(content)

@@ -1,4 +1,7 @@
-"""`CUnit` → `CompiledObject`: finds a clang for BPF, runs it in parallel, and never compiles the same twice."""
+"""`CUnit` → `CompiledObject`: finds a clang for BPF, runs it in parallel, and never compiles the same twice.
+
+What it takes to run clang is imported where that is done: usually the cache has the objects.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,7 @@ import hashlib
 import os
 import re
 import shutil
-import subprocess
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -113,6 +113,8 @@ def _usable(command: tuple[str, ...]) -> Clang | None:
 
 def _probe(command: tuple[str, ...]) -> str:
     """The version line of a clang that is fit, "" for any other command."""
+    import subprocess
+
     shown = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)  # noqa: S603
     version = _VERSION.search(shown.stdout)
     if not version or int(version[1]) < MIN_VERSION:
@@ -132,12 +134,41 @@ def compile_units(
 ) -> tuple[CompiledObject, ...]:
     """Compile units, as many at a time as there are CPUs; `done` hears of each. Raises CompileFailed: all errors."""
     headers = _digest(_header_texts(units))
+    places = {unit.name: _place(unit, clang, headers) for unit in units}
+    objects = {unit.name: found for unit in units if (found := _kept(unit, places[unit.name]))}
+    if done:
+        for kept in objects.values():
+            done(kept)
+    missing = [unit for unit in units if unit.name not in objects]
+    if missing:
+        objects |= _compile_in_parallel(missing, clang, places, jobs, done)
+    return tuple(objects[unit.name] for unit in units)
+
+
+def _place(unit: CUnit, clang: Clang, headers: str) -> Path:
+    return cache_folder() / "objects" / _digest([clang.version, *FLAGS, headers, unit.name, unit.code])
+
+
+def _kept(unit: CUnit, place: Path) -> CompiledObject | None:
+    return CompiledObject(unit, place.read_bytes(), cached=True) if place.exists() else None
+
+
+def _compile_in_parallel(
+    units: Sequence[CUnit],
+    clang: Clang,
+    places: Mapping[str, Path],
+    jobs: int | None,
+    done: Callable[[CompiledObject], None] | None,
+) -> dict[str, CompiledObject]:
+    """The objects by their units' names, once they are in their places too."""
+    from concurrent.futures import ThreadPoolExecutor
 
     def one(unit: CUnit) -> CompiledObject | CompileFailed:
         try:
-            compiled = _compile(unit, clang, headers)
+            compiled = CompiledObject(unit, _run(unit, clang), cached=False)
         except CompileFailed as failed:
             return failed
+        write_whole(places[unit.name], compiled.elf)
         if done:
             done(compiled)
         return compiled
@@ -149,20 +180,14 @@ def compile_units(
     ]
     if failures:
         raise CompileFailed(*failures)
-    return tuple(result for result in results if isinstance(result, CompiledObject))
-
-
-def _compile(unit: CUnit, clang: Clang, headers: str) -> CompiledObject:
-    cached = cache_folder() / "objects" / _digest([clang.version, *FLAGS, headers, unit.name, unit.code])
-    if cached.exists():
-        return CompiledObject(unit, cached.read_bytes(), cached=True)
-    elf = _run(unit, clang)
-    write_whole(cached, elf)
-    return CompiledObject(unit, elf, cached=False)
+    return {result.unit.name: result for result in results if isinstance(result, CompiledObject)}
 
 
 def _run(unit: CUnit, clang: Clang) -> bytes:
     """One run of clang, in a folder of its own, by relative names: no path of this machine gets into the object."""
+    import subprocess
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="bpfchain-") as folder:
         Path(folder, unit.name).write_text(unit.code, encoding="utf-8")
         for number, headers in enumerate(unit.headers):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import Any
 
@@ -50,6 +49,8 @@ def listed(names: Iterable[str], quote: str = "") -> str:
 
 def closest(name: str, names: Iterable[str]) -> str | None:
     """The one of `names` that was probably meant: a misspelling, another case or an abbreviation (`fw`, `firewall`)."""
+    import difflib  # only mistakes need it
+
     candidates = list(names)
     folded = {candidate.lower().replace("_", "-"): candidate for candidate in candidates}
     wanted = name.lower().replace("_", "-")[:SHOWN]

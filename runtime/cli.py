@@ -259,9 +259,12 @@ def daemon(unit: bool, bpffs: Path | None) -> None:
 
         click.echo(systemd_unit(), nl=False)
         return
+    import gc
+
     from .bpffs import bpffs_root
     from .daemon import serve
 
+    gc.enable()
     serve(bpffs_root(bpffs))
 
 

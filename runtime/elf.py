@@ -1,17 +1,20 @@
 """The bytes of an ELF file in; its sections, symbols and relocations out, each checked to lie where it says.
 
-pyelftools reads the header and the section table; it may throw anything on a corrupt file, and whatever it throws
+pyelftools describes the header and the section table; it may throw anything on a corrupt file, and whatever it throws
 becomes `Malformed`. Section contents, symbols and relocations are then sliced out of the bytes themselves.
 """
 
 from __future__ import annotations
 
-import io
+import functools
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from elftools.elf.structs import ELFStructs
 
 EM_BPF = 247
 ET_REL = 1
@@ -136,24 +139,33 @@ def _check_header(content: bytes) -> None:
 
 
 def _read_sections(content: bytes) -> tuple[Section, ...]:
-    # Costs 60 ms, which a command that loads nothing must not pay.
-    from elftools.elf.elffile import ELFFile
-
+    structs = _structs()
     try:
-        file = ELFFile(io.BytesIO(content))
-        table, count, names = file["e_shoff"], file["e_shnum"], file["e_shstrndx"]
-        if file["e_shentsize"] != _SECTION_HEADER_SIZE or not names < count < SHN_LORESERVE:
+        header = structs.Elf_Ehdr.parse(content)
+        table, count, names = header["e_shoff"], header["e_shnum"], header["e_shstrndx"]
+        if header["e_shentsize"] != _SECTION_HEADER_SIZE or not names < count < SHN_LORESERVE:
             raise Malformed("L101", "the ELF header describes no section table", offset=58)
         if table + count * _SECTION_HEADER_SIZE > len(content):
             raise Malformed("L101", "truncated: the section table lies behind the end", offset=table)
         places = range(table, table + count * _SECTION_HEADER_SIZE, _SECTION_HEADER_SIZE)
-        headers = [file.structs.Elf_Shdr.parse(content[at : at + _SECTION_HEADER_SIZE]) for at in places]
+        headers = [structs.Elf_Shdr.parse(content[at : at + _SECTION_HEADER_SIZE]) for at in places]
     except Malformed:
         raise
     except Exception as error:  # pyelftools asserts, indexes and decodes as it goes: any exception means a corrupt file
         raise Malformed("L101", f"corrupt section table ({type(error).__name__}: {error})") from error
     strings = _slice(content, headers[names], f"[{names}]")
     return tuple(_section(content, index, header, strings) for index, header in enumerate(headers))
+
+
+@functools.cache
+def _structs() -> ELFStructs:
+    """What pyelftools knows of the structures of a BPF object; the rest of it, DWARF above all, is slow to import."""
+    from elftools.elf.structs import ELFStructs
+
+    structs = ELFStructs(little_endian=True, elfclass=64)
+    structs.create_basic_structs()
+    structs.create_advanced_structs("ET_REL", "EM_BPF", "ELFOSABI_SYSV")
+    return structs
 
 
 def _section(content: bytes, index: int, header: Mapping[str, Any], strings: bytes) -> Section:
