@@ -8,6 +8,7 @@ import pytest
 
 import bpfchain
 from runtime.object import read_object
+from tests.clang.lookups import lookups_in_any_map
 
 EXAMPLES = sorted(Path(__file__).parents[2].joinpath("chains").glob("*.yaml"))
 
@@ -30,6 +31,14 @@ def test_it_compiles(file: Path, tmp_path: Path) -> None:
     assert chain.manifest.chain == file.stem
     programs = {program.name for content in chain.objects.values() for program in read_object(content).programs}
     assert programs == {program.name for program in chain.manifest.programs}
+
+
+@every_example
+def test_each_lookup_is_in_one_map(file: Path) -> None:
+    """Only then does the verifier put an array's lookup in line; else it is an indirect call of many nanoseconds."""
+    for content in bpfchain.compile(file).chain.objects.values():
+        for program in read_object(content).programs:
+            assert lookups_in_any_map(program) == [], program.name
 
 
 @every_example

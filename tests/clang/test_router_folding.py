@@ -12,6 +12,7 @@ from compiler.build import Compiled, build
 from runtime.object import read_object
 from runtime.spec import ProgramSpec
 from schemas.manifest import Hook
+from tests.clang.lookups import lookups_in_any_map
 
 CHAIN = """\
 chain: edge
@@ -28,6 +29,7 @@ FOUR = ("10.1.0.1/24", "10.2.0.1/24", "[]")
 SIX = ('"fd00:1::1/64"', '"fd00:2::1/64"', "[]")
 BOTH = ('[10.1.0.1/24, "fd00:1::1/64"]', '[10.2.0.1/24, "fd00:2::1/64"]', "[{to: 0.0.0.0/0, via: 10.2.0.9}]")
 MIXED = ("10.1.0.1/24", '"fd00:2::1/64"', "[]")
+FOLLOWING = (*BOTH[:2], "[]\n    kernel-routes: {table: main}")
 Addresses = tuple[str, str, str]
 
 
@@ -53,8 +55,9 @@ def instructions(addresses: Addresses, hook: Hook) -> int:
 
 
 def maps(addresses: Addresses, hook: Hook) -> set[str]:
-    """The service's own maps that instructions of the program refer to."""
-    return {reference.map for reference in program(addresses, hook).maps if reference.map.startswith("gw__neighbours")}
+    """The maps of one IP version that instructions of the program refer to."""
+    used = {reference.map.removeprefix("gw__") for reference in program(addresses, hook).maps}
+    return used & {f"{name}{version}" for name in ("neighbours", "recent") for version in (4, 6)}
 
 
 every_hook = pytest.mark.parametrize("hook", list(Hook), ids=str)
@@ -62,16 +65,21 @@ every_hook = pytest.mark.parametrize("hook", list(Hook), ids=str)
 
 @every_hook
 def test_a_version_that_no_port_has_leaves_nothing_behind(hook: Hook) -> None:
-    assert maps(FOUR, hook) == {"gw__neighbours4"}
-    assert maps(SIX, hook) == {"gw__neighbours6"}
-    assert maps(BOTH, hook) == {"gw__neighbours4", "gw__neighbours6"}
+    assert maps(FOUR, hook) == {"neighbours4", "recent4"}
+    assert maps(SIX, hook) == {"neighbours6", "recent6"}
+    assert maps(BOTH, hook) == {"neighbours4", "recent4", "neighbours6", "recent6"}
     both = instructions(BOTH, hook)
     assert max(instructions(FOUR, hook), instructions(SIX, hook)) < 0.8 * both
 
 
 @every_hook
 def test_a_version_that_the_port_has_not_leaves_nothing_in_its_program(hook: Hook) -> None:
-    assert maps(MIXED, hook) == {"gw__neighbours4"}
+    assert maps(MIXED, hook) == {"neighbours4", "recent4"}
+
+
+@every_hook
+def test_each_lookup_is_in_one_map(hook: Hook) -> None:
+    assert lookups_in_any_map(program(FOLLOWING, hook)) == []
 
 
 @every_hook

@@ -38,13 +38,20 @@ struct nexthop_maps {
 	void *followed;
 };
 
+/*
+ * The verifier turns a lookup in an array into a few instructions where it sees which array it is. The empty assembly
+ * keeps clang from making one call of both, with either map: that would be an indirect call in the kernel, 17 ns.
+ */
 static __always_inline const struct nexthop *nexthop_lookup(const struct nexthop_maps *maps, __u32 index)
 {
 	__u32 place = index & (NEXTHOP_FOLLOWED - 1);
+	const struct nexthop *found;
 
-	if (maps->followed && index & NEXTHOP_FOLLOWED)
-		return bpf_map_lookup_elem(maps->followed, &place);
-	return bpf_map_lookup_elem(maps->described, &place);
+	if (!maps->followed || !(index & NEXTHOP_FOLLOWED))
+		return bpf_map_lookup_elem(maps->described, &place);
+	found = bpf_map_lookup_elem(maps->followed, &place);
+	asm volatile("" : "+r"(found));
+	return found;
 }
 
 /*
