@@ -46,14 +46,20 @@ DEFENCE = 10.0
 REPORT = 60.0
 """Seconds between two reports of what has been lost."""
 
+_VERSION_MASK = (1 << 64) - 1
+
 _REASONS = {reason.name.lower().replace("_", "-"): reason for reason in Reason}
 
 
 @dataclass(frozen=True, slots=True)
 class KnownNeighbours:
-    """The neighbours that programs forward to, in their maps by IP version."""
+    """The neighbours that programs forward to, in their maps by IP version.
+
+    `version` is the memory of one 64-bit number: what a CPU has looked up holds until it changes.
+    """
 
     maps: Mapping[int, ControlMap]
+    version: memoryview
 
     def entries(self) -> Mapping[Key, Entry]:
         found = {}
@@ -72,12 +78,20 @@ class KnownNeighbours:
             self.maps[key.address.version].set(_packed(key), NEIGHBOUR.pack(mac, 0))
         except SyscallFailed:  # E2BIG: the map is full
             return False
+        self._changed()
         return True
 
     def take(self, key: Key) -> Entry | None:
         """Reads and deletes in one step: a program cannot use it in between."""
         value = self.maps[key.address.version].take(_packed(key))
-        return None if value is None else _entry(value)
+        if value is None:
+            return None
+        self._changed()
+        return _entry(value)
+
+    def _changed(self) -> None:
+        """Only now that the map says it: what a CPU looks up in between is forgotten as well."""
+        self.version[0] = self.version[0] + 1 & _VERSION_MASK
 
 
 def _entry(value: bytes) -> Entry:
@@ -266,7 +280,10 @@ def _router(context: Context, now: float) -> Router:
     rates = context.config["icmp"]
     answers = Answers(ports, outlet, ErrorLimit(rates["rate"], rates["receiver-rate"], now))
     versions = {address.version for port in ports.ports for address in port.addresses}
-    known = KnownNeighbours({version: context.map(f"neighbours{version}") for version in sorted(versions)})
+    known = KnownNeighbours(
+        {version: context.map(f"neighbours{version}") for version in sorted(versions)},
+        context.map("neighbours_version").memory().cast("Q"),
+    )
 
     def gone(held: Held) -> None:
         answers.unanswered(held.port, held.frame, time.monotonic())

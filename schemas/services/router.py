@@ -54,6 +54,13 @@ NEIGHBOUR_KEY = {4: struct.Struct("<4sI"), 6: struct.Struct("<16sI")}
 """struct neighbour4_key and neighbour6_key: the address and the port's index."""
 
 
+NEIGHBOURS_VERSION_SIZE = 8
+"""Bytes of the number that changes whenever neighbours have: what programs remember of them then holds no more."""
+
+RECENT_SIZE = {4: 24 << 10, 6: 40 << 9}
+"""Bytes of struct recent4_places and recent6_places, what one CPU remembers of neighbours (neighbour.h)."""
+
+
 @dataclass(frozen=True, slots=True)
 class NextHopRecord:
     """An element of the array of next hops; `gateway` as the map has it, of no IP version by itself."""

@@ -21,6 +21,7 @@ import yaml
 
 from compiler.build import build
 from runtime import sys as kernel
+from runtime.control_maps import ControlMap, service_map
 from runtime.generation import prepare
 from runtime.netns import entered
 from runtime.ringbuf import RingBuffer
@@ -120,6 +121,7 @@ class Bench:
             compiled = build(file).chain
             with entered(self._namespace.name):
                 self._generation = stack.enter_context(prepare(compiled))
+            self._manifest = compiled.manifest
             self._record = next(service for service in compiled.manifest.services if service.name == SERVICE)
             self._programs = {p.port: p.name for p in compiled.manifest.programs if not p.egress}
             ring = self._generation.maps.get(RING)
@@ -167,6 +169,11 @@ class Bench:
         """What an array map has, by index."""
         entries = kernel.map_entries(self._generation.maps[name], 4, value_size)
         return {int.from_bytes(key, "little"): value for key, value in entries}
+
+    def control_map(self, name: str) -> ControlMap:
+        """One of the service's maps as its control plane has it; the caller closes it."""
+        record = service_map(self._manifest, SERVICE, name)
+        return ControlMap(self._generation.maps[record.name].duplicate(), record)
 
     def clear(self, name: str, value_size: int) -> None:
         """Writes zeros into all of an array map."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import random
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from runtime.routing.neighbours import Key
+from runtime.services.router import KnownNeighbours
 from schemas.manifest import Hook
 from tests.services import router_frames as frames
 from tests.services.harness import Bench, Row, Scene
@@ -642,6 +646,63 @@ def test_truncated_at_every_length(hook: Hook, tmp_path: Path) -> None:
                 cut = frame[:size]
                 if takes(hook, cut):
                     assert bench.receive("left", cut).verdict == model.receive("left", cut) == TRUNCATED
+
+
+@contextmanager
+def known_neighbours(bench: Bench) -> Iterator[KnownNeighbours]:
+    """The control plane's view of the programs' neighbours."""
+    with ExitStack() as stack:
+        names = ("neighbours4", "neighbours6", "neighbours_version")
+        four, six, version = (stack.enter_context(closing(bench.control_map(name))) for name in names)
+        with version.memory().cast("Q") as number:
+            yield KnownNeighbours({4: four, 6: six}, number)
+
+
+@pytest.mark.kernel
+@every_hook
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_changes_of_a_neighbour_is_seen_at_once(version: int, hook: Hook, tmp_path: Path) -> None:
+    frame = at_left(to_server()) if version == 4 else at_left(to_server6(), IPV6)
+    key = Key(PORTS.index("right"), ipaddress.ip_address(THERE if version == 4 else THERE6))
+    with Bench(CONFIG, PORTS, hook, tmp_path, entries(CONFIG, NEIGHBOURS)) as bench, known_neighbours(bench) as known:
+        for mac in (SERVER, MOVED, SERVER):
+            assert known.add(key, frames.mac(mac))
+            for _ in range(3):
+                assert bench.receive("left", frame).frame[:6] == frames.mac(mac)
+        assert known.take(key)
+        assert bench.receive("left", frame).verdict == "slow-path resolve"
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_neighbour_in_use_is_marked_every_second(version: int, tmp_path: Path) -> None:
+    frame = at_left(to_server()) if version == 4 else at_left(to_server6(), IPV6)
+    key = Key(PORTS.index("right"), ipaddress.ip_address(THERE if version == 4 else THERE6))
+    neighbours = entries(CONFIG, NEIGHBOURS)
+    with Bench(CONFIG, PORTS, Hook.XDP, tmp_path, neighbours) as bench, known_neighbours(bench) as known:
+        marks = []
+        for _ in range(2):
+            for _ in range(3):
+                bench.receive("left", frame)
+            entry = known.get(key)
+            assert entry
+            marks.append(entry.used)
+            time.sleep(1.1)
+    assert 0 < marks[1] - marks[0] & 0xFFFFFFFF < 1 << 31
+
+
+@pytest.mark.kernel
+def test_neighbours_that_share_a_place_in_a_cpus_memory(tmp_path: Path) -> None:
+    """More of them than a CPU remembers, in turn."""
+    macs = {
+        f"172.16.{number >> 8}.{number & 255}": f"02:11:00:00:{number >> 8:02x}:{number & 255:02x}"
+        for number in range(4096)
+    }
+    neighbours = {("south", address): mac for address, mac in macs.items()}
+    with Bench(CONFIG, PORTS, Hook.XDP, tmp_path, entries(CONFIG, neighbours)) as bench:
+        for address, mac in [*macs.items(), *macs.items()]:
+            outcome = bench.run_program("left", at_left(ipv4(HERE, address, ports(1, 2))))
+            assert outcome.data[:6] == frames.mac(mac), address
 
 
 @pytest.mark.kernel

@@ -41,6 +41,8 @@ enum {
 	UDP_HEADER_BYTES = 8,
 };
 
+static const __u32 NO_PORT = 0xffffffff;
+
 struct neighbour4_key {
 	__be32 address;
 	__u32 port;
@@ -76,6 +78,9 @@ struct router_config {
 	struct nexthop_maps nexthops;
 	void *neighbours4;
 	void *neighbours6;
+	void *neighbours_version;
+	void *recent4; /* what a CPU remembers of them (neighbour.h) */
+	void *recent6;
 };
 
 /* Whether the hook holds a VLAN tag outside of the frame: a port is in no VLAN. */
@@ -120,14 +125,6 @@ static __always_inline __u64 own_mac(const struct router_config *cfg)
 	return cfg->egress(cfg->port).mac;
 }
 
-static __always_inline void neighbour_mark(const struct router_config *cfg, struct neighbour *neighbour)
-{
-	__u32 now = bpf_jiffies64();
-
-	if (unlikely(now - neighbour->used >= *cfg->hz))
-		neighbour->used = now;
-}
-
 /* Whether the neighbour is known by another MAC: it has moved to another card, or somebody else claims its address. */
 static __always_inline bool neighbour_changed(const struct neighbour *known, const __u8 *mac)
 {
@@ -139,16 +136,6 @@ static __always_inline __u32 upcall(struct packet *pkt, __u32 reason, __u32 next
 {
 	pkt->note = nexthop;
 	return slow_path(reason);
-}
-
-/* The last steps of forwarding: the packet gets the Ethernet addresses of its next link. */
-static __always_inline __u32 leave(struct packet *pkt, const struct router_config *cfg, struct neighbour *neighbour,
-				   const struct egress *egress, __u32 port)
-{
-	neighbour_mark(cfg, neighbour);
-	mac_write(pkt->eth->h_dest, mac_u64(neighbour->mac));
-	mac_write(pkt->eth->h_source, egress->mac);
-	return port;
 }
 
 #endif

@@ -5,6 +5,7 @@
 
 #include "checksum.h"
 #include "config.h"
+#include "neighbour.h"
 #include "parse.h"
 
 enum {
@@ -71,7 +72,7 @@ static __always_inline __u32 ipv4_send(struct packet *pkt, const struct router_c
 {
 	struct neighbour4_key key = {.port = nexthop->port};
 	struct egress egress = cfg->egress(key.port);
-	struct neighbour *neighbour;
+	__u64 mac;
 
 	if (unlikely(ip->ttl <= 1))
 		return upcall(pkt, ROUTER_EXPIRED, index);
@@ -79,12 +80,12 @@ static __always_inline __u32 ipv4_send(struct packet *pkt, const struct router_c
 		     egress.mtu))
 		return upcall(pkt, ROUTER_TOO_BIG, index);
 	key.address = nexthop->kind == NEXTHOP_VIA ? nexthop->gateway.u6_addr32[0] : ip->daddr;
-	neighbour = bpf_map_lookup_elem(cfg->neighbours4, &key);
-	if (unlikely(!neighbour))
+	if (unlikely(!neighbour4_mac(cfg, &key, &mac)))
 		return upcall(pkt, ROUTER_RESOLVE, index);
 	ip->ttl--;
 	ip->check = checksum_less(ip->check, bpf_htons(0x0100));
-	return leave(pkt, cfg, neighbour, &egress, key.port);
+	address_frame(pkt->eth, mac, egress.mac);
+	return key.port;
 }
 
 static __always_inline __u32 ipv4_route(struct packet *pkt, const struct router_config *cfg, struct iphdr *ip)

@@ -5,6 +5,7 @@
 
 #include "config.h"
 #include "nd.h"
+#include "neighbour.h"
 #include "parse.h"
 
 /* Whether the first 96 bits are zero and the rest is `last`: ::, ::1 */
@@ -42,7 +43,7 @@ static __always_inline __u32 ipv6_send(struct packet *pkt, const struct router_c
 {
 	struct neighbour6_key key = {.port = nexthop->port};
 	struct egress egress = cfg->egress(key.port);
-	struct neighbour *neighbour;
+	__u64 mac;
 
 	if (unlikely(ip->hop_limit <= 1))
 		return upcall(pkt, ROUTER_EXPIRED, index);
@@ -53,11 +54,11 @@ static __always_inline __u32 ipv6_send(struct packet *pkt, const struct router_c
 		key.address = nexthop->gateway;
 	else
 		key.address = ip->daddr;
-	neighbour = bpf_map_lookup_elem(cfg->neighbours6, &key);
-	if (unlikely(!neighbour))
+	if (unlikely(!neighbour6_mac(cfg, &key, &mac)))
 		return upcall(pkt, ROUTER_RESOLVE, index);
 	ip->hop_limit--;
-	return leave(pkt, cfg, neighbour, &egress, key.port);
+	address_frame(pkt->eth, mac, egress.mac);
+	return key.port;
 }
 
 static __always_inline __u32 ipv6_route(struct packet *pkt, const struct router_config *cfg, struct ipv6hdr *ip)

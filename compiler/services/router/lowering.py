@@ -11,14 +11,14 @@ from typing import Any
 
 from schemas.diagnostic import Span
 from schemas.manifest import Hook, HostFact, Role, Scope
-from schemas.services.router import NEIGHBOUR, NEIGHBOUR_KEY, NEXTHOP
+from schemas.services.router import NEIGHBOUR, NEIGHBOUR_KEY, NEIGHBOURS_VERSION_SIZE, NEXTHOP, RECENT_SIZE
 
 from ...addresses import Address
 from ...ir import Constant, GeneratedFunction, HostBound, Inlined, InMap, LoweredPort, MapDef
 from ...lower import c_name, host_symbol, port_name
 from ...model import Port, ServiceInstance
 from ...templates import CText, environment
-from .fib import fib_literal, follow, followed_maps, nexthop_maps
+from .fib import BPF_F_MMAPABLE, fib_literal, follow, followed_maps, nexthop_maps
 from .model import RouterModel, RouterPort
 from .nexthops import NextHops, number
 from .tree import tree
@@ -166,9 +166,11 @@ class _Lowering:
     def maps(self) -> Iterator[MapDef]:
         yield self._nexthops()
         yield from followed_maps(self.instance, self.model)
+        yield self._neighbours_version()
         for version in (4, 6):
             if any(port.has(version) for port in self.model.ports):
                 yield self._neighbours(version)
+                yield self._recent(version)
 
     def _nexthops(self) -> MapDef:
         """Ports are known by their index here, so their order is part of the layout."""
@@ -213,6 +215,42 @@ class _Lowering:
             layout=f"router neighbours/1 {' '.join(port.name for port in self.instance.ports)}",
             span=self.instance.span,
             field=f"neighbours{version}",
+            service=self.instance.name,
+        )
+
+    def _neighbours_version(self) -> MapDef:
+        return MapDef(
+            name=f"{c_name(self.instance.name)}__neighbours_version",
+            type="BPF_MAP_TYPE_ARRAY",
+            key_type="__u32",
+            key_size=4,
+            value_type="__u64",
+            value_size=NEIGHBOURS_VERSION_SIZE,
+            max_entries=1,
+            scope=Scope.SERVICE,
+            role=Role.STATE,
+            layout="router neighbours version/1",
+            span=self.instance.span,
+            flags=BPF_F_MMAPABLE,
+            field="neighbours_version",
+            service=self.instance.name,
+        )
+
+    def _recent(self, version: int) -> MapDef:
+        """What each CPU remembers of the neighbours; a new generation looks them up anew."""
+        return MapDef(
+            name=f"{c_name(self.instance.name)}__recent{version}",
+            type="BPF_MAP_TYPE_PERCPU_ARRAY",
+            key_type="__u32",
+            key_size=4,
+            value_type=f"struct recent{version}_places",
+            value_size=RECENT_SIZE[version],
+            max_entries=1,
+            scope=Scope.SERVICE,
+            role=Role.SCRATCH,
+            layout="router recent/1",
+            span=self.instance.span,
+            field=f"recent{version}",
             service=self.instance.name,
         )
 
