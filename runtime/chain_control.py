@@ -10,20 +10,21 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from schemas.manifest import Hook, HostFact, Manifest, MapRecord, ServiceRecord
+from schemas.manifest import Hook, HostFact, InterfaceRecord, Manifest, MapRecord, ServiceRecord
 from schemas.slow_path import RECORD
 
 from . import sys
 from .control import ControlPlane, Packet, Port
 from .control_maps import ControlMap, Layout, service_map
-from .devices import DeviceSocket
 from .downcalls import Downcalls, Way
 from .home import name_of
+from .link_watch import LinkWatch
 from .log import Log
 from .pin import GenerationPins
 from .protocols.offload import finished
 from .record import Record
 from .ringbuf import RingBuffer
+from .rtnetlink import Subscription
 from .supervisor import Instance
 
 BATCH_PACKETS = 256
@@ -113,6 +114,26 @@ def _ports(manifest: Manifest, service: ServiceRecord) -> Iterator[tuple[str, Po
         yield name, Port(name, index, peers.get(name, ""))
 
 
+def _interfaces_by_peer(manifest: Manifest) -> dict[str, InterfaceRecord]:
+    """Interfaces by what ports say that they are linked to (`Port.peer`).
+
+    For those that share a device it is a port of the service that sorts its frames, which the device leads into.
+    """
+    services = {program.name: program.service for program in manifest.programs}
+    whole = {found.name: found for found in manifest.interfaces if found.vlan is None}
+    leads_into = {
+        (device.netns, device.device): services[attach.program]
+        for attach in manifest.attach
+        if (device := whole.get(attach.interface))
+    }
+    shares = {
+        f"{leads_into[share.netns, share.device]}.{share.name}": share
+        for share in manifest.interfaces
+        if share.vlan is not None
+    }
+    return {f"interface {name}": interface for name, interface in whole.items()} | shares
+
+
 class ChainControl:
     """The control planes of one generation, and the ring that their packets come up by."""
 
@@ -122,9 +143,13 @@ class ChainControl:
         record: Record,
         find: Callable[[str], ControlPlane],
         log: Log,
+        changed: Callable[[], None],
         before: ChainControl | None = None,
     ) -> None:
-        """Takes over the instances of `before`, which is read to its end first. Raises SyscallFailed if it vanishes."""
+        """Takes over the instances of `before`, which is read to its end first. Raises SyscallFailed if it vanishes.
+
+        `changed` is called when it is time to look at links.
+        """
         self.pins = pins
         self.manifest = record.manifest
         self.facts = record.facts
@@ -134,8 +159,9 @@ class ChainControl:
         self._loop = asyncio.get_running_loop()
         self._next: asyncio.Handle | None = None
         self._heard = 0.0
-        self._interfaces = {interface.name: interface for interface in self.manifest.interfaces}
-        self._askers: dict[str | None, DeviceSocket] = {}
+        self._interfaces = _interfaces_by_peer(self.manifest)
+        self._changed = changed
+        self._links: dict[str | None, LinkWatch] = {}
         self.down = Downcalls(self.manifest, self.home)
         self.places = {service.name: ServicePlace(self, service) for service in needs_daemon(self.manifest)}
         self._tables = [self._table(service) for service in self.manifest.services]
@@ -167,16 +193,27 @@ class ChainControl:
 
     def as_now(self, port: Port) -> Port:
         """A port with what its device says now."""
-        interface = self._interfaces.get(port.interface or "")
+        interface = self._interfaces.get(port.peer)
         if interface is None:
             return port
         netns = interface.netns or self.home
-        asker = self._askers.setdefault(netns, DeviceSocket(netns))
-        found = asker.find(interface.device)
+        devices = self._links_of(netns).devices
+        found = devices.find(interface.device)
         if found is None:
             return replace(port, device=interface.device, netns=netns, ifindex=0, up=False)
-        up = asker.has_carrier(interface.device)
+        up = devices.has_carrier(interface.device)
         return replace(port, device=found.name, netns=netns, ifindex=found.ifindex, mac=found.mac, mtu=found.mtu, up=up)
+
+    def _links_of(self, netns: str | None) -> LinkWatch:
+        found = self._links.get(netns)
+        if found is None:
+            found = self._links[netns] = LinkWatch(netns, self._watch, self._changed)
+            found.renew()
+        return found
+
+    def _watch(self, file: Subscription, call: Callable[[], None]) -> Callable[[], object]:
+        self._loop.add_reader(file, call)
+        return lambda: self._loop.remove_reader(file)
 
     def _table(self, service: ServiceRecord) -> tuple[list[Port], dict[int, str]]:
         """What the numbers in records of one service mean; its ports are kept as they are now."""
@@ -185,7 +222,8 @@ class ChainControl:
 
     def look_at_links(self) -> None:
         """Tells control planes what has changed with their interfaces; lets go of namespaces that have been removed."""
-        if not all(asker.is_there for asker in self._askers.values()):
+        same = [links.renew() for links in self._links.values()]
+        if not all(same):
             self.down.close()
         for name, place in self.places.items():
             for port in place.refresh():
@@ -241,8 +279,8 @@ class ChainControl:
             self._ring.close()
         self._ring = None
         self.down.close()
-        for asker in self._askers.values():
-            asker.close()
+        for links in self._links.values():
+            links.close()
 
     def stop(self) -> None:
         """Ends all of it."""

@@ -30,7 +30,8 @@ class Port:
     """A port of the service, as it is now.
 
     `peer` is what it is linked to: `interface wan`, `guard.inside`, `host`, or nothing that is known. Where that is an
-    interface, the rest tells of its device: `mac` has 6 bytes; `up` is whether it has a carrier.
+    interface, the rest tells of its device: `mac` has 6 bytes; `up` is whether it has a carrier. An interface with
+    `vlan` has a service before it, so `peer` is a port of that; the rest tells of the device that it shares.
     """
 
     name: str

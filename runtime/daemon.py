@@ -1,7 +1,8 @@
 """`bpfchain daemon`: finds the chains that run, and keeps their control planes running.
 
 It holds nothing that forwards: it can be killed at any time and started again. Chains are told apart by their newest
-generation and its record in bpffs; `apply` and `detach` say when to look, and it looks ten times a second by itself.
+generation and its record in bpffs; `apply` and `detach` say when to look, so does the kernel when a device changes, and
+it looks ten times a second by itself.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ class Daemon:
             if before is None and not needs_daemon(record.manifest):
                 self._seen[chain] = fingerprint
                 return
-            control = ChainControl(pins, record, self._find, log, before)
+            control = ChainControl(pins, record, self._find, log, self._changed.set, before)
         except (ChainError, OSError) as error:
             if isinstance(error, sys.SyscallFailed) and error.errno == errno.ENOENT:
                 return  # replaced while we looked: the next look finds what is there instead

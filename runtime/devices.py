@@ -21,9 +21,10 @@ _SIOCGIFINDEX = 0x8933
 _IFREQ = struct.Struct("16s24s")
 _IFF_UP, _IFF_RUNNING = 1 << 0, 1 << 6
 _SIOCETHTOOL = 0x8946
-_ETHTOOL_GSET, _ETHTOOL_CMD_SIZE = 0x1, 44  # struct ethtool_cmd
-_SPEED_AT = (12, 28)  # its speed and speed_hi
-_SPEED_UNKNOWN = 0xFFFFFFFF
+_ETHTOOL_GSET = 0x1
+_ETHTOOL_CMD = struct.Struct("=IIIHB13xH14x")  # struct ethtool_cmd: cmd, …, speed, duplex, …, speed_hi
+_SPEED_UNKNOWN = (0, 0xFFFF, 0xFFFFFFFF)
+_DUPLEX_HALF = 0
 _MAC_AT = 2  # behind sa_family of struct sockaddr
 
 
@@ -79,6 +80,10 @@ class DeviceSocket:
         """Whether the namespace still is the one that was asked last; a socket alone would keep a dead one alive."""
         return self._asker is not None and self._inode == self._now()
 
+    def open(self) -> bool:
+        """Whether there is such a namespace: the one that is asked from now on. Raises `LoadFailed` (L151)."""
+        return self._opened() is not None
+
     def _opened(self) -> socket.socket | None:
         if self.is_there:
             return self._asker
@@ -117,22 +122,30 @@ def find_device(name: str, netns: str | None = None) -> Device | None:
         return asker.find(name)
 
 
-def link_speed(name: str, netns: str | None = None) -> int | None:
-    """Megabits a second that the device says it has; None where it does not, or is not there."""
+@dataclass(frozen=True, slots=True)
+class LinkMode:
+    """How a device's link works: megabits a second, None where it does not say, and whether its ends take turns."""
+
+    speed: int | None = None
+    half_duplex: bool = False
+
+
+def link_mode(name: str, netns: str | None = None) -> LinkMode:
+    """What the device says of its link; nothing is known of one that is not there or does not say."""
     if netns is not None and not (NETNS_DIRECTORY / netns).exists():
-        return None
-    settings = array.array("B", _ETHTOOL_GSET.to_bytes(4, "little").ljust(_ETHTOOL_CMD_SIZE, b"\0"))
+        return LinkMode()
+    settings = array.array("B", _ETHTOOL_CMD.pack(_ETHTOOL_GSET, 0, 0, 0, 0, 0))
     request = struct.pack("16sQ", name.encode(), settings.buffer_info()[0]).ljust(_IFREQ.size, b"\0")
     with entered(netns), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
         try:
             fcntl.ioctl(asker, _SIOCETHTOOL, request)
         except OSError as error:
             if error.errno in (errno.ENODEV, errno.EOPNOTSUPP, errno.EINVAL):
-                return None
+                return LinkMode()
             raise
-    low, high = (int.from_bytes(settings[at : at + 2].tobytes(), "little") for at in _SPEED_AT)
+    _, _, _, low, duplex, high = _ETHTOOL_CMD.unpack(settings.tobytes())
     speed = high << 16 | low
-    return None if speed in (0, _SPEED_UNKNOWN, 0xFFFF) else speed
+    return LinkMode(None if speed in _SPEED_UNKNOWN else speed, duplex == _DUPLEX_HALF)
 
 
 def require_device(name: str, netns: str | None, span: str = "") -> Device:
