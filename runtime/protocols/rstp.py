@@ -73,8 +73,15 @@ class Bridge:
         return self._run()
 
     def disable(self, number: int) -> tuple[Effect, ...]:
-        """The link of a port went down, or it is shut."""
-        self.ports[number].enabled = False
+        """The link of a port went down; what had shut it is forgotten."""
+        port = self.ports[number]
+        port.enabled, port.guard = False, Guard.NONE
+        return self._run()
+
+    def shut(self, number: int) -> tuple[Effect, ...]:
+        """A port with `bpdu_guard` has received a BPDU: it is disabled until its link has been down."""
+        port = self.ports[number]
+        port.enabled, port.guard = False, Guard.BPDU
         return self._run()
 
     def receive(self, number: int, bpdu: Bpdu) -> tuple[Effect, ...]:
@@ -83,8 +90,7 @@ class Bridge:
         if not port.enabled or port.settings.bpdu_filter:
             return ()
         if port.settings.bpdu_guard:
-            port.enabled, port.guard = False, Guard.BPDU
-            return self._run()
+            return self.shut(number)
         self._note_version(port, bpdu)
         port.oper_edge = False
         port.message = bpdu

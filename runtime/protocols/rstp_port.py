@@ -35,7 +35,7 @@ class Guard(StrEnum):
     """Why a port is kept from the tree although its link is up."""
 
     NONE = ""
-    BPDU = "bpdu-guard"  # it received a BPDU: shut until its link comes up anew
+    BPDU = "bpdu-guard"  # it received a BPDU: shut until its link has been down
     ROOT = "root-guard"  # it hears of a better root: discarding for as long as it does
 
 

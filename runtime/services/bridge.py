@@ -11,11 +11,12 @@ from .bridge_stp import on_packets as on_packets
 from .bridge_stp import reload as reload
 from .bridge_stp import start as start
 from .bridge_stp import states_migration
+from .bridge_stp import stop as stop
 from .bridge_stp import tick as tick
 
 
 def migration(old: Table, new: Table) -> Migration | None:
     """By what the map holds."""
-    if old.record.meaning.startswith("bridge states/1 "):
+    if old.record.meaning.startswith("bridge states/"):
         return states_migration(old, new)
     return fdb_migration(old, new)

@@ -1,20 +1,21 @@
 """The spanning tree of a bridge: BPDUs and link changes in, states of ports and BPDUs out (protocols/rstp.py).
 
 The data plane reads a port's state from the map `states`; nobody else writes it. While this is away the last states
-stay, and when it starts every port is closed until the tree is known again.
+stay, and BPDUs go through ports that forward; when it starts, every port is closed until the tree is known again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..control import Context, OpenMap, Packet, Port
 from ..control_maps import ControlMap
-from ..devices import link_speed
+from ..devices import LinkMode, link_mode
 from ..migrate import Entries, Migration, Moved, Table
 from ..protocols.bpdu import Bpdu
 from ..protocols.rstp import Bridge
@@ -24,11 +25,20 @@ from .bridge_fdb import forget_ports
 TICK_SECONDS = 1.0
 
 _PORTS = 128  # BRIDGE_PORTS in bridge.bpf.h
+_TIME_SIZE = 8
 _KEY = bytes(4)
 _STATES = tuple(State)  # enum port_state
 _PLACES = (*Role, *Guard)  # what a port is in the tree, or what keeps it from that
 _MOST_BPDUS = 50  # of one port in a second
 _GIGABIT_COST = 20_000
+
+_SIGN_SECONDS = 0.5
+_SERVED_SECONDS = 2.0
+"""So long after its last sign of life this is taken for dead.
+
+The shortest hello time is 1 s. Neighbours believe for two more seconds at least what they have heard last, and take two
+more to open a port that nobody answers at (17.20.5): so they hear each other before that.
+"""
 
 
 @dataclass(slots=True)
@@ -36,7 +46,8 @@ class _Tree:
     """The spanning tree of one bridge. Port numbers are indices + 1.
 
     `links` has what each port leads to: its peer and device. `up` are the ports whose link is up, `heard` counts the
-    BPDUs of each since the last tick, `told` is what the log has heard of each port.
+    BPDUs of each since the last tick, `told` is what the log has heard of each port. `written` is what the map has, but
+    for the time.
     """
 
     bridge: Bridge
@@ -52,7 +63,36 @@ class _Tree:
 
 
 def start(context: Context) -> None:
-    """Closes every port and forgets all stations, then lets the protocol open those ports whose link is up."""
+    """Closes every port and forgets all stations, then lets the protocol open those ports whose link is up.
+
+    A port that was shut by `bpdu-guard` before this went away stays shut.
+    """
+    _begin(context, _shut_ports(context))
+    context.every(_SIGN_SECONDS, lambda: _write(context.state))
+
+
+def reload(context: Context) -> None:
+    """The same bridge between the same devices goes on with the maps of the new generation; another one starts."""
+    tree: _Tree = context.state
+    links = {name: _link(port) for name, port in context.ports.items()}
+    if (tree.config, tree.names, tree.links) != (context.config, tuple(context.ports), links):
+        _begin(context, {name for name in _shut_ports(context) if tree.links.get(name) == links[name]})
+        return
+    tree.states, tree.fdb, tree.written = context.map("states"), context.map("fdb"), b""
+    _carry_out(context, ())
+    for port in context.ports.values():
+        on_link(context, port)
+
+
+def stop(context: Context) -> None:
+    """From now on BPDUs go through."""
+    tree: _Tree | None = context.state
+    if tree:
+        _write(tree, served_seconds=0.0)
+
+
+def _begin(context: Context, shut: Collection[str]) -> None:
+    """A new tree, with some of its ports shut unless their link is down."""
     stp, names = context.config["stp"], tuple(context.ports)
     settings = BridgeSettings(
         address=_address(context),
@@ -66,22 +106,23 @@ def start(context: Context) -> None:
     tree = _Tree(Bridge.of(settings, ports), context.config, names, context.map("states"), context.map("fdb"))
     tree.links = {name: _link(context.ports[name]) for name in names}
     context.state = tree
+    for name in shut:
+        if _is_up(context.ports[name]):
+            tree.up.add(name)
+            tree.bridge.shut(context.ports[name].index + 1)
     _carry_out(context, [Flush(number) for number in tree.bridge.ports])
     for name in names:
         on_link(context, context.ports[name])
 
 
-def reload(context: Context) -> None:
-    """The same bridge between the same devices goes on with the maps of the new generation; another one starts."""
-    tree: _Tree = context.state
-    links = {name: _link(port) for name, port in context.ports.items()}
-    if (tree.config, tree.names, tree.links) != (context.config, tuple(context.ports), links):
-        start(context)
-        return
-    tree.states, tree.fdb, tree.written = context.map("states"), context.map("fdb"), b""
-    _carry_out(context, ())
-    for port in context.ports.values():
-        on_link(context, port)
+def _shut_ports(context: Context) -> set[str]:
+    """The ports that `bpdu-guard` has shut, as the map says it, and that it still guards."""
+    places = context.map("states")[_KEY][_PORTS:]
+    return {
+        name
+        for name, port in context.ports.items()
+        if _PLACES[places[port.index]] is Guard.BPDU and context.config["stp"]["ports"][name]["bpdu_guard"]
+    }
 
 
 def on_packets(context: Context, packets: Sequence[Packet]) -> None:
@@ -113,9 +154,9 @@ def tick(context: Context) -> None:
 
 
 def on_link(context: Context, port: Port) -> None:
-    """A device came up, went down, or is another one. What leads to another service has no link that could be down."""
+    """A device came up, went down, or is another one."""
     tree: _Tree = context.state
-    up = port.up or not port.interface
+    up = _is_up(port)
     if tree.links[port.name] != _link(port):
         tree.links[port.name] = _link(port)
         tree.up.discard(port.name)
@@ -124,10 +165,17 @@ def on_link(context: Context, port: Port) -> None:
         return
     if up:
         tree.up.add(port.name)
-        _carry_out(context, tree.bridge.enable(port.index + 1, path_cost=_path_cost(context, port)))
+        mode = link_mode(port.device, port.netns) if port.device else LinkMode()
+        cost, point_to_point = _path_cost(context, port, mode), _is_point_to_point(context, port, mode)
+        _carry_out(context, tree.bridge.enable(port.index + 1, path_cost=cost, point_to_point=point_to_point))
     else:
         tree.up.remove(port.name)
         _carry_out(context, tree.bridge.disable(port.index + 1))
+
+
+def _is_up(port: Port) -> bool:
+    """What leads to another service or to the host has no link that could be down."""
+    return port.up or port.device is None
 
 
 def describe(config: Mapping[str, Any], ports: Sequence[str], open_map: OpenMap) -> dict[str, str]:
@@ -149,7 +197,7 @@ def states_migration(old: Table, new: Table) -> Migration:
         for index, name in enumerate(new.ports):
             if name in before:
                 states[index], states[_PORTS + index] = was[before[name]], was[_PORTS + before[name]]
-        return Moved({_KEY: bytes(states)})
+        return Moved({_KEY: bytes(states) + was[2 * _PORTS :].ljust(_TIME_SIZE, b"\0")})
 
     return Migration(content)
 
@@ -160,10 +208,8 @@ def states_migration(old: Table, new: Table) -> Migration:
 def _carry_out(context: Context, effects: Iterable[Effect]) -> None:
     """States first: a BPDU may say that a port is closed, and it has to be by then."""
     tree: _Tree = context.state
-    content = _content(tree.bridge)
-    if content != tree.written:
-        tree.states[_KEY] = content
-        tree.written = content
+    if _content(tree.bridge) != tree.written:
+        _write(tree)
         _tell(context, tree)
     effects = tuple(effects)
     flushed = {effect.port for effect in effects if isinstance(effect, Flush)}
@@ -172,12 +218,19 @@ def _carry_out(context: Context, effects: Iterable[Effect]) -> None:
     for effect in effects:
         if isinstance(effect, Send):
             port = context.ports[tree.names[effect.port - 1]]
-            source = port.mac if port.interface else tree.bridge.settings.address.to_bytes(6)
+            source = port.mac if any(port.mac) else tree.bridge.settings.address.to_bytes(6)
             context.send(port, effect.bpdu.frame(source))
 
 
+def _write(tree: _Tree, served_seconds: float = _SERVED_SECONDS) -> None:
+    """Tells programs the states, and that they are looked after for some time to come."""
+    tree.written = _content(tree.bridge)
+    until_ns = time.monotonic_ns() + int(served_seconds * 1e9)
+    tree.states[_KEY] = tree.written + until_ns.to_bytes(_TIME_SIZE, "little")
+
+
 def _content(bridge: Bridge) -> bytes:
-    """struct port_states."""
+    """struct port_states, without the time."""
     states, roles = bytearray(_PORTS), bytearray(_PORTS)
     for port in bridge.ports.values():
         states[port.number - 1] = _STATES.index(port.state)
@@ -211,7 +264,6 @@ def _port_settings(port: Port, given: Mapping[str, Any]) -> PortSettings:
         number=port.index + 1,
         priority=given["priority"],
         path_cost=given["cost"] or _GIGABIT_COST,
-        point_to_point=given["point_to_point"],
         admin_edge=stack or given["edge"] is True,
         auto_edge=given["edge"] is None,
         bpdu_guard=given["bpdu_guard"],
@@ -220,13 +272,18 @@ def _port_settings(port: Port, given: Mapping[str, Any]) -> PortSettings:
     )
 
 
-def _path_cost(context: Context, port: Port) -> int:
+def _path_cost(context: Context, port: Port, mode: LinkMode) -> int:
     """As the file says, else by the speed of the device (802.1D-2004 table 17-3), else that of 1 Gb/s."""
     given: int | None = context.config["stp"]["ports"][port.name]["cost"]
     if given:
         return given
-    speed = link_speed(port.device, port.netns) if port.device else None
-    return max(1, 20_000_000 // speed) if speed else _GIGABIT_COST
+    return max(1, 20_000_000 // mode.speed) if mode.speed else _GIGABIT_COST
+
+
+def _is_point_to_point(context: Context, port: Port, mode: LinkMode) -> bool:
+    """As the file says, else by the duplex of the device (802.1D-2004 6.4.3). What does not say has two ends."""
+    given: bool | None = context.config["stp"]["ports"][port.name]["point_to_point"]
+    return not mode.half_duplex if given is None else given
 
 
 def _address(context: Context) -> int:

@@ -28,7 +28,9 @@ DISCARDING, LEARNING, FORWARDING = range(3)
 STATES = (DISCARDING, LEARNING, FORWARDING)
 BROADCAST, UNKNOWN = b"\xff" * 6, bytes.fromhex("02ff00000001")
 BPDU_ADDRESS = bytes.fromhex("0180c2000000")
-SIZE = 256  # struct port_states
+PORTS_SIZE = 128  # BRIDGE_PORTS
+SERVED, UNSERVED = 2**63, 0
+"""Until when there is a control plane, in nanoseconds."""
 
 VLANS: dict[str, dict[str, Any]] = {
     "without VLANs": {port: {} for port in PORTS},
@@ -50,10 +52,11 @@ def chain(mode: str, ports: Mapping[str, Any], stp: dict[str, Any] | None = None
     }
 
 
-def write_states(compiled: Compiled, states: Mapping[str, int]) -> None:
+def write_states(compiled: Compiled, states: Mapping[str, int], served_until_ns: int = SERVED) -> None:
+    """struct port_states."""
     (record,) = [record for record in compiled.manifest.maps if record.name == "br0__states"]
     generation = max(chain_pins(bpffs_root(None), compiled.manifest.chain).generations(), key=lambda pins: pins.number)
-    content = bytes(states[port] for port in PORTS).ljust(SIZE, b"\0")
+    content = bytes(states[port] for port in PORTS).ljust(2 * PORTS_SIZE, b"\0") + served_until_ns.to_bytes(8, "little")
     with kernel.obj_get(generation.map(record.name, record.layout)) as fd:
         kernel.map_update_elem(fd, bytes(4), content)
 
@@ -129,4 +132,32 @@ def test_before_the_control_plane_says_anything_every_port_is_closed(mode: str, 
     with network(*PORTS) as net, running(net.dut, chain(mode, VLANS["without VLANs"]), tmp_path):
         for port in PORTS:
             net.send(port, frame(station(port), BROADCAST, serial))
+        assert net.arrivals() == {}
+
+
+@every_mode
+@pytest.mark.parametrize("vlans", VLANS)
+def test_bpdus_pass_while_there_is_no_control_plane(mode: str, vlans: str, tmp_path: Path) -> None:
+    """As through a bridge without a spanning tree, but only between ports that forward, and with no tag put on."""
+    serial, trunk = itertools.count(), {"vlan": {"trunk": [10, 20]}} if vlans == "with VLANs" else {}
+    with network(*PORTS) as net, running(net.dut, chain(mode, VLANS[vlans] | {"c": trunk}), tmp_path) as compiled:
+        for incoming, outgoing in itertools.product(STATES, STATES):
+            states = {"a": incoming, "b": outgoing, "c": FORWARDING}
+            write_states(compiled, states, UNSERVED)
+            sent = frame(station("a"), BPDU_ADDRESS, serial)
+            net.send("a", sent)
+            receiving = {port for port in ("b", "c") if incoming == states[port] == FORWARDING}
+            assert net.arrivals(**dict.fromkeys(receiving, 1)) == {port: [sent] for port in receiving}, states
+        write_states(compiled, forwarding(), SERVED)
+        net.send("a", frame(station("a"), BPDU_ADDRESS, serial))
+        assert net.arrivals() == {}
+
+
+@every_mode
+@pytest.mark.parametrize("kept", [{"bpdu-guard": True}, {"bpdu-filter": True}], ids=str)
+def test_but_not_those_that_nobody_is_to_hear(mode: str, kept: dict[str, bool], tmp_path: Path) -> None:
+    ports = {**VLANS["without VLANs"], "a": {"stp": kept}}
+    with network(*PORTS) as net, running(net.dut, chain(mode, ports), tmp_path) as compiled:
+        write_states(compiled, forwarding(), UNSERVED)
+        net.send("a", frame(station("a"), BPDU_ADDRESS, itertools.count()))
         assert net.arrivals() == {}

@@ -33,7 +33,7 @@ DEFAULTS = {
     "cost": None,
     "priority": 128,
     "edge": None,
-    "point_to_point": True,
+    "point_to_point": None,
     "bpdu_guard": False,
     "root_guard": False,
     "bpdu_filter": False,
@@ -99,6 +99,11 @@ def test_everything_that_can_be_said() -> None:
 def test_an_edge_is_not_the_same_as_one_that_is_to_be_found_out() -> None:
     edges = [control(p1=f"{{stp: {{edge: {edge}}}}}") for edge in ("true", "false", "auto")]
     assert [each["stp"]["ports"]["p1"]["edge"] for each in edges] == [True, False, None]  # type: ignore[index]
+
+
+def test_a_link_is_point_to_point_or_not_or_that_is_to_be_found_out() -> None:
+    given = [control(p1=f"{{stp: {{point-to-point: {each}}}}}") for each in ("true", "false", "auto")]
+    assert [each["stp"]["ports"]["p1"]["point_to_point"] for each in given] == [True, False, None]  # type: ignore[index]
 
 
 def test_without_a_spanning_tree_nothing_is_there_for_it() -> None:
@@ -213,9 +218,23 @@ def test_mistakes_as_they_are_printed(mistake: str) -> None:
 
 
 def test_states_stay_with_their_ports_and_a_new_port_is_closed() -> None:
-    record = replace(fdb(), key_size=4, value_size=256, meaning="bridge states/1 a b c")
+    record = replace(fdb(), key_size=4, value_size=264, meaning="bridge states/2 a b c")
     way = migration(Table(record, ("a", "b", "c")), Table(record, ("new", "c", "a")))
     assert way
-    before = bytes([2, 1, 0]).ljust(128, b"\0") + bytes([1, 2, 3]).ljust(128, b"\0")
-    after = bytes([0, 0, 2]).ljust(128, b"\0") + bytes([0, 3, 1]).ljust(128, b"\0")
-    assert way.content({bytes(4): before}).entries == {bytes(4): after}
+    before, after = states([2, 1, 0], [1, 2, 3]), states([0, 0, 2], [0, 3, 1])
+    assert way.content({bytes(4): before + b"\x07" * 8}).entries == {bytes(4): after + b"\x07" * 8}
+
+
+def test_states_of_a_version_without_a_time_of_death_are_taken_over() -> None:
+    old = replace(fdb(), key_size=4, value_size=256, meaning="bridge states/1 a b")
+    way = migration(
+        Table(old, ("a", "b")), Table(replace(old, value_size=264, meaning="bridge states/2 a b"), ("a", "b"))
+    )
+    assert way
+    content = states([2, 1], [1, 2])
+    assert way.content({bytes(4): content}).entries == {bytes(4): content + bytes(8)}
+
+
+def states(of_ports: list[int], roles: list[int]) -> bytes:
+    """struct port_states, without the time."""
+    return bytes(of_ports).ljust(128, b"\0") + bytes(roles).ljust(128, b"\0")

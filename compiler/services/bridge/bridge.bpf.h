@@ -50,10 +50,14 @@ enum port_state {
 	BRIDGE_PORTS = 128,
 };
 
-/* All of it is written by the control plane, the roles for people only (runtime/services/bridge.py). */
+/*
+ * All of it is written by the control plane (runtime/services/bridge_stp.py), the roles for people only.
+ * served_until_ns is in bpf_ktime_get_coarse_ns(): it puts the time off again and again, for as long as it lives.
+ */
 struct port_states {
 	__u8 state[BRIDGE_PORTS];
 	__u8 role[BRIDGE_PORTS];
+	__u64 served_until_ns;
 };
 
 /* Why a packet goes up to the control plane. */
@@ -85,6 +89,7 @@ struct bridge_config {
 	enum vlan_form (*vlan_egress)(__u32 port, __u32 vid);
 	void *states;     /* NULL: no spanning tree, every port forwards */
 	bool bpdu_filter; /* BPDUs end here unheard */
+	bool bpdu_guard;  /* they shut the port: nobody else ever hears them */
 	void *storm;      /* buckets: STORM_SORTS for each port; an interval of 0 is no limit */
 	struct bucket_rate storm_broadcast;
 	struct bucket_rate storm_multicast;
@@ -289,6 +294,23 @@ static __always_inline bool is_link_local(__u64 mac)
 	return (mac & 0xffffffffffULL) == 0xc28001ULL && last >= 0x01 && last <= 0x0f;
 }
 
+/*
+ * A BPDU is for the control plane. While there is none, ports that forward pass it on, as a bridge does that knows no
+ * spanning tree: so the others hear each other through this one, and find the loops that it is a part of.
+ */
+static __always_inline __u32 bridge_bpdu(struct packet *pkt, const struct bridge_config *cfg,
+					 const struct port_states *states, enum port_state state)
+{
+	if (cfg->bpdu_filter)
+		return drop(DROP_LINK_LOCAL);
+	if (!states || state != PORT_FORWARDING || cfg->bpdu_guard)
+		return slow_path(BRIDGE_BPDU);
+	if (bpf_ktime_get_coarse_ns() < states->served_until_ns)
+		return slow_path(BRIDGE_BPDU);
+	pkt->tci = 0;
+	return VERDICT_FLOOD;
+}
+
 static __always_inline __u32 bridge_lookup(const struct bridge_config *cfg, __u64 destination, __u64 now)
 {
 	__u64 hash = fdb_hash(cfg, destination), state;
@@ -341,7 +363,10 @@ static __always_inline __u32 bridge_leave(struct packet *pkt, const struct bridg
 	return done ? PARSED : drop(DROP_NO_HEADROOM);
 }
 
-/* A copy of a flood; at XDP it has the tag in the frame, whatever it came with (bridge_flood()). */
+/*
+ * A copy of a flood; at XDP it has the tag in the frame, whatever it came with (bridge_flood()). Only a BPDU, which
+ * nobody has classified, is of no VLAN.
+ */
 static __always_inline bool bridge_transmit(struct packet *pkt, const struct bridge_config *cfg, __u32 port)
 {
 	if (bridge_state(cfg, bridge_states(cfg), port) != PORT_FORWARDING)
@@ -350,6 +375,8 @@ static __always_inline bool bridge_transmit(struct packet *pkt, const struct bri
 		return true;
 	if (!pkt->in_skb && vlan_parse(pkt) != PARSED)
 		return false;
+	if (cfg->states && !(pkt->tci & VLAN_VID_MASK))
+		return true;
 	return bridge_leave(pkt, cfg, port) == PARSED;
 }
 
@@ -384,7 +411,7 @@ static __always_inline __u32 bridge_receive(struct packet *pkt, const struct bri
 	__u32 port, verdict;
 
 	if (cfg->states && is_bpdu(destination))
-		return cfg->bpdu_filter ? drop(DROP_LINK_LOCAL) : slow_path(BRIDGE_BPDU);
+		return bridge_bpdu(pkt, cfg, states, state);
 	if (state == PORT_DISCARDING)
 		return drop(DROP_PORT_STATE);
 	if (unlikely(is_group_mac(source) || source == 0))

@@ -16,9 +16,10 @@ from . import stp
 from .fdb import MAC_BITS, SET_SIZE, Fdb
 from .model import BridgeModel, StaticEntry
 from .storm import SORTS
+from .stp import PortStp
 
 BPF_F_MMAPABLE = 1 << 10
-PORT_STATES_SIZE = 256  # struct port_states
+PORT_STATES_SIZE = 264  # struct port_states
 _HZ = HostBound("hz", HostFact.HZ, None)
 
 
@@ -92,8 +93,11 @@ def _vlan_constants(port: Port, model: BridgeModel) -> Iterator[Constant]:
 
 
 def _stp_constants(port: Port, model: BridgeModel) -> Iterator[Constant]:
-    if model.stp and model.stp.ports[port.name].bpdu_filter:
+    given = model.stp.ports[port.name] if model.stp else PortStp()
+    if given.bpdu_filter:
         yield Constant(f"{port}.stp.bpdu-filter", "true", "BPDUs are not heard", Inlined("bpdu_filter", "1"), port.span)
+    if given.bpdu_guard:
+        yield Constant(f"{port}.stp.bpdu-guard", "true", "BPDUs shut the port", Inlined("bpdu_guard", "1"), port.span)
 
 
 def _states(instance: ServiceInstance, model: BridgeModel) -> Iterator[MapDef]:
@@ -109,7 +113,7 @@ def _states(instance: ServiceInstance, model: BridgeModel) -> Iterator[MapDef]:
             max_entries=1,
             scope=Scope.SERVICE,
             role=Role.STATE,
-            layout=f"bridge states/1 {' '.join(port.name for port in instance.ports)}",
+            layout=f"bridge states/2 {' '.join(port.name for port in instance.ports)}",
             span=model.stp.span,
             field="states",
             service=instance.name,

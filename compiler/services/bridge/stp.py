@@ -19,12 +19,13 @@ _SECOND = timedelta(seconds=1)
 
 @dataclass(frozen=True, slots=True)
 class PortStp:
-    """One port. `cost` None: by the speed of its device; `edge` None: to be found out."""
+    """One port. `cost` None: by the speed of its device; `edge` None: to be found out; `point_to_point` None: by its
+    duplex."""
 
     cost: int | None = None
     priority: int = 128
     edge: bool | None = None
-    point_to_point: bool = True
+    point_to_point: bool | None = None
     bpdu_guard: bool = False
     root_guard: bool = False
     bpdu_filter: bool = False
@@ -67,7 +68,6 @@ def resolve_stp(value: Value, ports: tuple[Port, ...], report: Report) -> Stp | 
 
 
 def _port(value: Value, report: Report) -> PortStp:
-    edge = _data(value, "edge", "auto")
     guard, filtered = value.get("bpdu-guard"), value.get("bpdu-filter")
     if guard and guard.data and filtered and filtered.data:
         message, label = "`bpdu-guard` on a port that hears no BPDUs", "never sees one"
@@ -76,12 +76,17 @@ def _port(value: Value, report: Report) -> PortStp:
     return PortStp(
         cost=_data(value, "cost", None),
         priority=_priority(value, PORT_PRIORITY_STEP, 128, report),
-        edge=None if edge == "auto" else edge,
-        point_to_point=_data(value, "point-to-point", True),
+        edge=_unless_auto(value, "edge"),
+        point_to_point=_unless_auto(value, "point-to-point"),
         bpdu_guard=_data(value, "bpdu-guard", False),
         root_guard=_data(value, "root-guard", False),
         bpdu_filter=_data(value, "bpdu-filter", False),
     )
+
+
+def _unless_auto(value: Value, key: str) -> bool | None:
+    found: bool | str = _data(value, key, "auto")
+    return None if isinstance(found, str) else found
 
 
 def _data(value: Value, key: str, default: Any) -> Any:
