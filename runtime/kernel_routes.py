@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 
 from .rtnetlink import (
     NLM_F_APPEND,
@@ -26,7 +27,8 @@ from .rtnetlink import (
     LinkChange,
     NeighbourChange,
     Overrun,
-    Route,
+    Path,
+    Prefix,
     RouteChange,
     Subscription,
     Upheaval,
@@ -47,80 +49,98 @@ _GROUPS = (
     Group.RTNLGRP_NEXTHOP,
 )
 _FOLLOWED = {RTN_UNICAST, RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT}
-_BATCH = 4096
-"""Changes that are taken together: a block of the FIB that several of them are in is written once."""
+_BITE = 2048
+"""Changes that are taken from the kernel in one step."""
 
-Prefix = tuple[int, int, int]
-"""Family, first address as a number, length."""
+_GATHER_SECONDS = 0.02
+"""How long changes are gathered while more keep coming, or as long as it took to tell of the last ones, if that is
+longer: a block of the FIB that several changes are in is written once."""
+
+_TOGETHER = 16384
+"""Changes that are told of together, about, at most."""
 
 
 class KernelRoutes:
-    """All routes of one table by prefix, each list in the order in which the kernel prefers them."""
+    """All routes of one table by prefix: what is said of each, in the order in which the kernel prefers them."""
 
     def __init__(self, table: int = MAIN_TABLE) -> None:
         self.table = table
-        self._routes: dict[Prefix, list[Route]] = {}
+        self._alone: dict[Prefix, Path] = {}  # nearly all prefixes have one route
+        self._several: dict[Prefix, list[Path]] = {}
 
-    def best(self, prefix: Prefix) -> Route | None:
+    def best(self, prefix: Prefix) -> Path | None:
         """The route in force, or None: that with the lowest metric, of equal ones the first."""
-        found = self._routes.get(prefix)
-        return found[0] if found else None
+        several = self._several.get(prefix)
+        return several[0] if several else self._alone.get(prefix)
 
-    def prefixes(self) -> Iterable[Prefix]:
-        return self._routes.keys()
+    def prefixes(self) -> Iterator[Prefix]:
+        return chain(self._alone, self._several)
 
-    def is_ambiguous(self, change: RouteChange) -> bool:
+    def items(self) -> Iterator[tuple[Prefix, Path]]:
+        """Every prefix with the route in force."""
+        yield from self._alone.items()
+        for prefix, paths in self._several.items():
+            yield prefix, paths[0]
+
+    def __len__(self) -> int:
+        return len(self._alone) + len(self._several)
+
+    def is_ambiguous(self, prefix: Prefix, path: Path, flags: int, *, gone: bool) -> bool:
         """Whether messages do not tell what becomes of an IPv6 prefix, before or after a change.
 
         There each way of a route is one of its own: routes with one metric can stand between each other's ways, one
         that is replaced by a route of another kind can lose some of its ways only, and one without a gateway can be
         there twice.
         """
-        route = change.route
-        if route.family != socket.AF_INET6:
-            return False
-        found = self._routes.get((route.family, route.address, route.length), ())
-        same = [other for other in found if other.metric == route.metric]
-        if len(same) > 1 or (change.gone and not _has_gateways(route)):
+        same = [other for other in self._of(prefix) if other.metric == path.metric]
+        if len(same) > 1 or (gone and not _has_gateways(path)):
             return True
-        replaces = bool(same) and bool(change.flags & NLM_F_REPLACE)
-        return replaces and (len(same[0].hops) > 1 or _has_gateways(same[0]) != _has_gateways(route))
+        replaces = bool(same) and bool(flags & NLM_F_REPLACE)
+        return replaces and (len(same[0].hops) > 1 or _has_gateways(same[0]) != _has_gateways(path))
 
-    def add(self, route: Route, flags: int = 0) -> Prefix | None:
-        """Enters a route as the request with these flags did; the prefix, or None for what is not followed."""
-        if not _is_followed(route) or route.table != self.table:
-            return None
-        prefix = route.family, route.address, route.length
-        before = self._routes.setdefault(prefix, [])
-        leaving = _replaced(before, route, flags) if before else ()
-        at = before.index(leaving[0]) if leaving else _place(before, route, flags)
-        self._routes[prefix] = [
-            *(other for other in before[:at] if other not in leaving),
-            route,
-            *(other for other in before[at:] if other not in leaving),
-        ]
-        return prefix
-
-    def remove(self, route: Route) -> Prefix | None:
-        """Takes a route out, or some of its ways (IPv6 tells of each); the prefix, or None where nothing changes."""
-        prefix = route.family, route.address, route.length
-        before = self._routes.get(prefix)
-        if not before or route.table != self.table:
-            return None
-        kept = list(_without(before, route))
-        if kept:
-            self._routes[prefix] = kept
+    def add(self, prefix: Prefix, path: Path, flags: int = 0) -> bool:
+        """Enters a route as the request with these flags did; False for what is not followed."""
+        if path.special or path.table != self.table or path.type not in _FOLLOWED:
+            return False
+        if prefix not in self._alone and prefix not in self._several:
+            self._alone[prefix] = path
         else:
-            del self._routes[prefix]
-        return prefix
+            self._set(prefix, _entered(self._of(prefix), path, flags))
+        return True
+
+    def remove(self, prefix: Prefix, path: Path) -> bool:
+        """Takes a route out, or some of its ways (IPv6 tells of each); False where nothing changes."""
+        before = self._of(prefix)
+        if not before or path.table != self.table:
+            return False
+        self._set(prefix, _without(before, path))
+        return True
+
+    def _of(self, prefix: Prefix) -> list[Path]:
+        alone = self._alone.get(prefix)
+        return [alone] if alone is not None else self._several.get(prefix, [])
+
+    def _set(self, prefix: Prefix, paths: list[Path]) -> None:
+        self._alone.pop(prefix, None)
+        self._several.pop(prefix, None)
+        if len(paths) == 1:
+            self._alone[prefix] = paths[0]
+        elif paths:
+            self._several[prefix] = paths
 
 
-def _is_followed(route: Route) -> bool:
-    """Not: addresses of the host itself, multicast, and routes for some types of service or sources only."""
-    return route.type in _FOLLOWED and not route.special
+def _entered(before: list[Path], new: Path, flags: int) -> list[Path]:
+    """The routes of a prefix with a new one."""
+    leaving = _replaced(before, new, flags)
+    at = before.index(leaving[0]) if leaving else _place(before, new, flags)
+    return [
+        *(other for other in before[:at] if other not in leaving),
+        new,
+        *(other for other in before[at:] if other not in leaving),
+    ]
 
 
-def _replaced(before: Sequence[Route], new: Route, flags: int) -> Sequence[Route]:
+def _replaced(before: Sequence[Path], new: Path, flags: int) -> Sequence[Path]:
     """The routes whose place a new one takes.
 
     That is itself, where a change comes again that a dump has seen. An IPv6 message has all ways of a route, with those
@@ -137,11 +157,11 @@ def _replaced(before: Sequence[Route], new: Route, flags: int) -> Sequence[Route
     return sorted(found, key=before.index)
 
 
-def _has_gateways(route: Route) -> bool:
-    return any(hop.gateway for hop in route.hops)
+def _has_gateways(path: Path) -> bool:
+    return any(hop.gateway for hop in path.hops)
 
 
-def _place(before: Sequence[Route], new: Route, flags: int) -> int:
+def _place(before: Sequence[Path], new: Path, flags: int) -> int:
     """By metric; among equals, what is not appended comes first in IPv4. IPv6 always puts it last."""
     last = flags & NLM_F_APPEND or new.family == socket.AF_INET6
     for at, other in enumerate(before):
@@ -150,31 +170,34 @@ def _place(before: Sequence[Route], new: Route, flags: int) -> int:
     return len(before)
 
 
-def _without(before: list[Route], gone: Route) -> Iterator[Route]:
+def _without(before: list[Path], gone: Path) -> list[Path]:
     """The routes that stay: one goes, the one that is equal, or else the first with the same metric and type."""
     same = [other for other in before if (other.metric, other.type) == (gone.metric, gone.type)]
     leaving = next((other for other in same if other.hops == gone.hops), None)
+    left: list[Path] = []
     if leaving is None and gone.family == socket.AF_INET6 and gone.hops:
         leaving = next((other for other in same if set(gone.hops) < set(other.hops)), None)
         if leaving is not None:
-            left = leaving._replace(hops=tuple(hop for hop in leaving.hops if hop not in gone.hops))
-            yield from (left if other is leaving else other for other in before)
-            return
+            left = [leaving._replace(hops=tuple(hop for hop in leaving.hops if hop not in gone.hops))]
     if leaving is None:
         leaving = next(iter(same), None)
-    yield from (other for other in before if other is not leaving)
+    if leaving is None:
+        return before
+    at = before.index(leaving)
+    return [*before[:at], *left, *before[at + 1 :]]
 
 
 @dataclass(slots=True)
 class Follower:
     """Follows one table of a namespace. `update` gets every prefix that has changed, with its route (None: none).
 
-    Begin with a `resync`. Then call `read` whenever `fileno` can be read, and `resync` again when it says so.
+    Begin with a `resync`. Then call `read` whenever `fileno` can be read, and `resync` again when it says so; that goes
+    on in steps of some thousand routes.
     `on_neighbour` gets the kernel's neighbours: all with a `resync` (and as gone those that are no more), then changes.
     """
 
     netns: str | None
-    update: Callable[[Mapping[Prefix, Route | None]], object]
+    update: Callable[[Mapping[Prefix, Path | None]], object]
     table: int = MAIN_TABLE
     on_neighbour: Callable[[NeighbourChange], object] | None = None
     buffer: int = RECEIVE_BUFFER
@@ -182,6 +205,9 @@ class Follower:
     whole: bool = False
     routes: KernelRoutes = field(init=False)
     _subscription: Subscription = field(init=False)
+    _changed: set[Prefix] = field(default_factory=set)  # not told of yet
+    _waiting_since: float = 0.0  # since when there are such
+    _telling_took: float = 0.0  # seconds, the last time
     _running: dict[int, bool] = field(default_factory=dict)
     _neighbours: dict[tuple[int, bytes], NeighbourChange] = field(default_factory=dict)
 
@@ -196,23 +222,37 @@ class Follower:
         self._subscription.close()
 
     def read(self) -> bool:
-        """Takes what has come. False if that is not enough to know how things are: then `resync` is due."""
+        """Takes some of what has come; changes are told of as soon as nothing more waits, or it has been long enough.
+
+        False if that is not enough to know how things are: then `resync` is due.
+        """
+        if not self._changed:
+            self._waiting_since = time.monotonic()
         try:
-            changes = self._subscription.receive(_BATCH)
+            whole = self._apply(self._subscription.receive(_BITE), self.routes, self._changed)
         except Overrun:
-            return False
-        changed: set[Prefix] = set()
-        whole = self._apply(changes, self.routes, changed)
-        if changed:
-            self.update({prefix: self.routes.best(prefix) for prefix in changed})
+            whole = False
+        if not whole or self._is_enough() or not self._subscription.has_more():
+            self._tell_changes()
         return whole
 
-    def resync(self) -> Iterator[None]:
-        """Dumps the table, takes what changed meanwhile, and updates what differs from before, all at once.
+    def _is_enough(self) -> bool:
+        gathering = time.monotonic() - self._waiting_since
+        return gathering > max(_GATHER_SECONDS, self._telling_took) or len(self._changed) >= _TOGETHER
 
-        A step of the iterator is a few hundred routes; do not `read` before its end. Then `whole` says whether this is
-        how things are; if not, because routes may have gone without a word meanwhile, another is due. Raises
-        `Interrupted` where the kernel's table does not hold still for long.
+    def _tell_changes(self) -> None:
+        changed, self._changed = self._changed, set()
+        if changed:
+            began = time.monotonic()
+            self.update({prefix: self.routes.best(prefix) for prefix in changed})
+            self._telling_took = time.monotonic() - began
+
+    def resync(self) -> Iterator[None]:
+        """Dumps the table, takes what changed meanwhile, and tells what differs from before.
+
+        Do not `read` before the end of the iterator. Then `whole` says whether this is how things are; if not, because
+        routes may have gone without a word meanwhile, another is due. Raises `Interrupted` where the kernel's table
+        does not hold still for long.
         """
         self.resyncs += 1
         deadline = time.monotonic() + _DUMP_SECONDS
@@ -227,11 +267,16 @@ class Follower:
                     raise
         self.whole = self._catch_up(fresh)
         before, self.routes = self.routes, fresh
-        differing = {
-            prefix: fresh.best(prefix)
-            for prefix in {*before.prefixes(), *fresh.prefixes()}
-            if before.best(prefix) != fresh.best(prefix)
-        }
+        for chunk in _chunks(fresh.prefixes()):
+            self._tell_differences(before, chunk)
+            yield
+        for chunk in _chunks(before.prefixes()):
+            self._tell_differences(before, [prefix for prefix in chunk if fresh.best(prefix) is None])
+            yield
+
+    def _tell_differences(self, before: KernelRoutes, prefixes: Iterable[Prefix]) -> None:
+        best = self.routes.best
+        differing = {prefix: found for prefix in prefixes if (found := best(prefix)) != before.best(prefix)}
         if differing:
             self.update(differing)
 
@@ -241,8 +286,10 @@ class Follower:
             self._tell_neighbours(self.on_neighbour)
         for family in FAMILIES:
             for found in routes(self.netns, family, self.table):
-                for route in found:
-                    fresh.add(route, NLM_F_APPEND)  # the kernel dumps in the order of its preference
+                for change in found:
+                    fresh.add(
+                        change.prefix, change.path, NLM_F_APPEND
+                    )  # the kernel dumps in the order of its preference
                 yield
 
     def _tell_neighbours(self, tell: Callable[[NeighbourChange], object]) -> None:
@@ -263,10 +310,13 @@ class Follower:
         tell(change)
 
     def _catch_up(self, fresh: KernelRoutes) -> bool:
-        """Whether the changes that are waiting are all, and can be told from routes alone."""
+        """Whether the changes that are waiting are all, and can be told from routes alone.
+
+        In one step: the first of them are older than what was dumped, and none of that may be told of.
+        """
         whole = True
         try:
-            while changes := self._subscription.receive(_BATCH):
+            while changes := self._subscription.receive(_BITE):
                 whole &= self._apply(changes, fresh, set())
         except Overrun:
             return False
@@ -277,11 +327,12 @@ class Follower:
         whole = True
         for change in changes:
             if isinstance(change, RouteChange):
-                before = table.is_ambiguous(change)
-                prefix = table.remove(change.route) if change.gone else table.add(change.route, change.flags)
-                if prefix is not None:
+                prefix, path, gone, flags = change
+                told = prefix[0] != socket.AF_INET6 or not table.is_ambiguous(prefix, path, flags, gone=gone)
+                if table.remove(prefix, path) if gone else table.add(prefix, path, flags):
                     changed.add(prefix)
-                    whole &= not before and not table.is_ambiguous(change._replace(flags=0))
+                    if prefix[0] == socket.AF_INET6:
+                        whole &= told and not table.is_ambiguous(prefix, path, 0, gone=gone)
             elif isinstance(change, LinkChange):
                 whole &= not self._lets_routes_vanish(change)
             elif isinstance(change, Upheaval):
@@ -304,3 +355,8 @@ class Follower:
 
 _DUMP_SECONDS = 10.0
 """How long dumps may be repeated because the table changes under them."""
+
+
+def _chunks(prefixes: Iterator[Prefix]) -> Iterator[list[Prefix]]:
+    while chunk := list(islice(prefixes, _TOGETHER)):
+        yield chunk

@@ -10,7 +10,9 @@ from __future__ import annotations
 import ctypes
 import errno
 import functools
+import mmap
 import os
+import socket
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -798,6 +800,39 @@ class MessageBatch:
         if taken < 0:
             raise SyscallFailed(ctypes.get_errno(), "sendmmsg")
         return taken
+
+
+class ReceiveBatch:
+    """Memory for recvmmsg(2): up to `LIMIT` messages of up to `LARGEST` bytes with one call."""
+
+    LIMIT = 256
+    LARGEST = 1 << 16
+    _STRIDE = LARGEST + 192  # were it a power of two, all messages would contend for the same few lines of the caches
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, self.LIMIT * self._STRIDE)
+        first = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+        vectors = [word for n in range(self.LIMIT) for word in (first + n * self._STRIDE, self.LARGEST)]
+        self._vectors = (ctypes.c_uint64 * len(vectors))(*vectors)  # struct iovec: base, length
+        at = ctypes.addressof(self._vectors)
+        # struct mmsghdr: name, its length, vectors, their number, control, its length, flags, bytes received.
+        headers = [word for n in range(self.LIMIT) for word in (0, 0, at + 16 * n, 1, 0, 0, 0, 0)]
+        self._headers = (ctypes.c_uint64 * len(headers))(*headers)
+
+    def receive(self, fd: int) -> list[bytes]:
+        """What waits at a socket, up to `LIMIT` messages, at once. Raises `SyscallFailed`: EAGAIN if there is nothing.
+
+        EMSGSIZE, if one of them was longer than `LARGEST`.
+        """
+        arguments = ctypes.c_uint(self.LIMIT), ctypes.c_int(socket.MSG_DONTWAIT), None
+        count: int = _libc().recvmmsg(ctypes.c_int(fd), ctypes.byref(self._headers), *arguments)
+        if count < 0:
+            raise SyscallFailed(ctypes.get_errno(), "recvmmsg")
+        if any(flags & socket.MSG_TRUNC for flags in self._headers[6 : 8 * count : 8]):
+            raise SyscallFailed(errno.EMSGSIZE, "recvmmsg")
+        starts = range(0, count * self._STRIDE, self._STRIDE)
+        lengths = self._headers[7 : 8 * count : 8]
+        return [self._memory[start : start + length] for start, length in zip(starts, lengths, strict=True)]
 
 
 # --- namespaces and mounts ------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ route leads to any more; their places are used again when no lookup can have see
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from socket import AF_INET, AF_INET6
@@ -19,15 +19,14 @@ from schemas.fib.table4 import Route as FibRoute
 from schemas.fib.table6 import Fib6
 from schemas.services.router import NEXTHOP, Address, Kind, NextHopRecord
 
-from ..kernel_routes import Prefix
-from ..rtnetlink import RTN_BLACKHOLE, RTN_PROHIBIT, RTN_UNICAST, RTN_UNREACHABLE, Hop, Route
+from ..rtnetlink import RTN_BLACKHOLE, RTN_PROHIBIT, RTN_UNICAST, RTN_UNREACHABLE, Path, Prefix
 
 LARGEST_GROUP = 256
 """Members of a group of next hops; weights are rounded until it has no more."""
 
-_MOST_KNOWN = 1 << 16
-
+_STEP = 4096
 _VERSIONS: dict[int, int] = {AF_INET: 4, AF_INET6: 6}
+_FAMILIES: dict[int, int] = {4: AF_INET, 6: AF_INET6}
 _REFUSALS = {
     RTN_BLACKHOLE: Kind.BLACKHOLE,
     RTN_UNREACHABLE: Kind.UNREACHABLE,
@@ -39,12 +38,17 @@ Ways = tuple[NextHopRecord, ...]
 
 
 @dataclass(slots=True)
-class _Held:
-    """Where ways are in the map, and how many prefixes lead there."""
+class Held:
+    """Ways that are in the map, where they are, and how many prefixes lead there."""
 
+    ways: Ways
     first: int
     order: int
     prefixes: int = 0
+
+
+_Known = dict[int, tuple[Path, Held]]
+"""Where paths lead, by their identity: of many routes that come together most share one, and hashing it takes long."""
 
 
 class NextHops:
@@ -56,7 +60,7 @@ class NextHops:
     def __init__(self, memory: memoryview, grace: Callable[[], None]) -> None:
         self._memory = memory
         self._grace = grace
-        self._held: dict[Ways, _Held] = {}
+        self._held: dict[Ways, Held] = {}
         places = len(memory) // NEXTHOP.size
         self._pool = Pool(places.bit_length() - 1, grace)
         self._pool.claim(0, 0)
@@ -73,33 +77,31 @@ class NextHops:
             self._pool.release(index, 0)
         self._found = []
 
-    def hold(self, ways: Ways) -> int:
-        """The index for one more prefix. Raises `Full`."""
+    def find(self, ways: Ways) -> Held:
+        """The place of these ways, which whoever leads a prefix there counts in `prefixes`. Raises `Full`."""
         held = self._held.get(ways)
         if held is None:
             held = self._held[ways] = self._write(ways)
-        held.prefixes += 1
-        return held.first
+        return held
 
-    def release(self, ways: Ways) -> None:
+    def release(self, held: Held) -> None:
         """One prefix less; call it when the FIB does not lead there any more."""
-        held = self._held[ways]
         held.prefixes -= 1
         if not held.prefixes:
-            del self._held[ways]
+            del self._held[held.ways]
             self._pool.retire(held.first, held.order)
 
-    def _write(self, ways: Ways) -> _Held:
+    def _write(self, ways: Ways) -> Held:
         if len(ways) == 1:
             first = self._pool.take(0)
             self._set(first, ways[0])
-            return _Held(first, 0)
+            return Held(ways, first, 0)
         order = len(ways).bit_length()  # the group itself and its members
         first = self._pool.take(order)
         for index, way in enumerate(ways, start=first + 1):
             self._set(index, way)
         self._set(first, NextHopRecord(Kind.GROUP, first=first + 1, members=len(ways)))
-        return _Held(first, order)
+        return Held(ways, first, order)
 
     def _set(self, index: int, record: NextHopRecord) -> None:
         self._memory[index * NEXTHOP.size : (index + 1) * NEXTHOP.size] = record.packed()
@@ -114,50 +116,66 @@ class Followed:
     ports: Mapping[int, int]
     fixed: Mapping[Prefix, Ways]
     unplaced: dict[Prefix, Ways] = field(default_factory=dict)
-    _ways: dict[Prefix, Ways] = field(default_factory=dict)
-    _known: dict[tuple[int, int, tuple[Hop, ...]], Ways] = field(default_factory=dict)  # many routes have the same hops
+    _held: dict[Prefix, Held] = field(default_factory=dict)
 
-    def load(self, routes: Mapping[Prefix, Route | None]) -> None:
-        """Makes the tables exactly these routes and the fixed ones, whatever was there before."""
-        wanted = {prefix: ways for prefix, route in routes.items() if (ways := self._wanted(prefix, route))}
-        entries: dict[int, list[FibRoute]] = {version: [] for version in self.tables}
-        for prefix, ways in {**wanted, **self.fixed}.items():
-            if _VERSIONS[prefix[0]] not in entries:
-                continue
-            index = self._hold(prefix, ways)
-            if index:
-                entries[_VERSIONS[prefix[0]]].append((prefix[1], prefix[2], index))
+    def load(self, routes: Iterable[tuple[Prefix, Path]]) -> Iterator[None]:
+        """Makes the tables exactly these routes and the fixed ones, whatever was there before.
+
+        Call it once, first of all, and nothing else before its end: a step of the iterator is some thousand routes, and
+        meanwhile every address has its old way or its new one.
+        """
+        entries = self._no_entries()
+        known: _Known = {}
+        for number, (prefix, path) in enumerate(routes):
+            if prefix[0] in entries and prefix not in self.fixed and not _never_routed(prefix):
+                index = self._lead(prefix, path, known)
+                if index:
+                    entries[prefix[0]].append((prefix[1], prefix[2], index))
+            if not number % _STEP:
+                yield
+        for prefix, ways in self.fixed.items():
+            if prefix[0] in entries and (index := self._lead_by(prefix, ways)):
+                entries[prefix[0]].append((prefix[1], prefix[2], index))
         for version, table in self.tables.items():
-            table.load(entries[version])
+            yield from table.loading(entries[_FAMILIES[version]])
         self.hops.forget()
         self._place_again()
 
-    def update(self, routes: Mapping[Prefix, Route | None]) -> None:
+    def update(self, routes: Mapping[Prefix, Path | None]) -> None:
         """Brings the tables to what these prefixes are now."""
-        entries: dict[int, list[FibRoute]] = {version: [] for version in self.tables}
-        given_up: list[Ways] = []
-        for prefix, route in routes.items():
-            self.unplaced.pop(prefix, None)
-            if prefix in self.fixed or _VERSIONS[prefix[0]] not in entries:
+        entries = self._no_entries()
+        known: _Known = {}
+        given_up: list[Held] = []
+        for prefix, path in routes.items():
+            family, address, length = prefix
+            if family not in entries or prefix in self.fixed:
                 continue
-            before, ways = self._ways.pop(prefix, None), self._wanted(prefix, route)
-            index = self._hold(prefix, ways) if ways else NO_ROUTE
-            if before:
+            if self.unplaced:
+                self.unplaced.pop(prefix, None)
+            before = self._held.pop(prefix, None)
+            index = NO_ROUTE
+            if path is not None and not _never_routed(prefix):
+                index = self._lead(prefix, path, known)
+            if before is not None:
                 given_up.append(before)
-            if index or before:
-                entries[_VERSIONS[prefix[0]]].append((prefix[1], prefix[2], index))
+            if index or before is not None:
+                entries[family].append((address, length, index))
         for version, table in self.tables.items():
-            if entries[version] or table.behind:
-                table.update(entries[version])
-        for ways in given_up:
-            self.hops.release(ways)
+            changes = entries[_FAMILIES[version]]
+            if changes or table.behind:
+                table.update(changes)
+        for held in given_up:
+            self.hops.release(held)
         if given_up and self.unplaced:
             self._place_again()
+
+    def _no_entries(self) -> dict[int, list[FibRoute]]:
+        return {_FAMILIES[version]: [] for version in self.tables}
 
     def _place_again(self) -> None:
         """Next hops have gone: perhaps there is room for those that had none."""
         for prefix, ways in list(self.unplaced.items()):
-            index = self._hold(prefix, ways)
+            index = self._lead_by(prefix, ways)
             if index:
                 self.tables[_VERSIONS[prefix[0]]].update([(prefix[1], prefix[2], index)])
 
@@ -165,38 +183,41 @@ class Followed:
         """The next hop, the first of several, that the longest prefix of an address has."""
         family, bits = (AF_INET, 32) if isinstance(destination, IPv4Address) else (AF_INET6, 128)
         for length in range(bits, -1, -1):
-            ways = self._ways.get((family, int(destination) >> bits - length << bits - length, length))
-            if ways:
-                return ways[0]
+            held = self._held.get((family, int(destination) >> bits - length << bits - length, length))
+            if held:
+                return held.ways[0]
         return None
 
-    def _hold(self, prefix: Prefix, ways: Ways) -> int:
+    def _lead(self, prefix: Prefix, path: Path, known: _Known) -> int:
+        """Leads a prefix along a path of the kernel's, as `_lead_by`; `known` are those of the same call so far."""
+        found = known.get(id(path))
+        if found is None:
+            index = self._lead_by(prefix, self._to_ways(path))
+            if index:
+                known[id(path)] = path, self._held[prefix]  # as long as the path is there, nothing else has its id
+            return index
+        held = found[1]
+        held.prefixes += 1
+        self._held[prefix] = held
+        return held.first
+
+    def _lead_by(self, prefix: Prefix, ways: Ways) -> int:
         """The index of a prefix's next hop; 0 if there is no room for it, so that its covering prefix holds."""
         try:
-            index = self.hops.hold(ways)
+            held = self.hops.find(ways)
         except Full:
             self.unplaced[prefix] = ways
             return NO_ROUTE
         self.unplaced.pop(prefix, None)
-        self._ways[prefix] = ways
-        return index
+        held.prefixes += 1
+        self._held[prefix] = held
+        return held.first
 
-    def _wanted(self, prefix: Prefix, route: Route | None) -> Ways:
-        """Where a route leads; nowhere for what a router does not forward by routes."""
-        if route is None or prefix in self.fixed or _never_routed(prefix):
-            return ()
-        known = self._known.get((route.family, route.type, route.hops))
-        if known is None:
-            if len(self._known) >= _MOST_KNOWN:
-                self._known.clear()
-            known = self._known[route.family, route.type, route.hops] = self._to_ways(route)
-        return known
-
-    def _to_ways(self, route: Route) -> Ways:
-        if route.type != RTN_UNICAST:
-            return (NextHopRecord(_REFUSALS[route.type]),)
-        size = 4 if route.family == AF_INET else 16
-        hops = [hop for hop in route.hops if hop.ifindex in self.ports and len(hop.gateway) in (0, size)]
+    def _to_ways(self, path: Path) -> Ways:
+        if path.type != RTN_UNICAST:
+            return (NextHopRecord(_REFUSALS[path.type]),)
+        size = 4 if path.family == AF_INET else 16
+        hops = [hop for hop in path.hops if hop.ifindex in self.ports and len(hop.gateway) in (0, size)]
         # A device that is none of the router's ports: better told that it cannot be reached than sent another way.
         if not hops:
             return _UNREACHABLE

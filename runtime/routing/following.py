@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ..control import Context, Timer
-from ..kernel_routes import Follower, Prefix
-from ..rtnetlink import Interrupted, Route
+from ..kernel_routes import Follower
+from ..rtnetlink import Interrupted, Path, Prefix
 from .followed import Followed
 
 _PAUSE_SECONDS = 0.5
@@ -38,19 +38,25 @@ class Following:
         self.follower.close()
 
     async def _resync(self) -> None:
-        """Dumps in small steps, so that everything else goes on, until nothing meanwhile asks for more."""
+        """Reads the table until nothing meanwhile asks for more."""
         while True:
             try:
-                for _ in self.follower.resync():
-                    await asyncio.sleep(0)
+                await _in_steps(self.follower.resync())
+                if not self.loaded:
+                    await self._load()
                 if self.follower.whole:
                     break
             except Interrupted:
                 self.context.log.warning("kernel-routes-do-not-hold-still", again_in=_PAUSE_SECONDS)
             await asyncio.sleep(_PAUSE_SECONDS)
-        if not self.loaded:
-            self._take({})
         self._work = self.context.watch(self.follower, self._read)
+
+    async def _load(self) -> None:
+        """What is told of before is in the follower's table."""
+        await _in_steps(self.followed.load(self.follower.routes.items()))
+        self.loaded = True
+        self.context.log.info("kernel-routes-loaded", routes=len(self.follower.routes))
+        self._report()
 
     def _read(self) -> None:
         if not self.follower.read():
@@ -58,14 +64,10 @@ class Following:
                 self._work.cancel()
             self._work = self.context.spawn(self._resync())
 
-    def _take(self, routes: Mapping[Prefix, Route | None]) -> None:
+    def _take(self, routes: Mapping[Prefix, Path | None]) -> None:
         if self.loaded:
             self.followed.update(routes)
-        else:
-            self.followed.load(routes)
-            self.loaded = True
-            self.context.log.info("kernel-routes-loaded", routes=len(routes))
-        self._report()
+            self._report()
 
     def _report(self) -> None:
         """Says once when routes begin to be without a place, and when all have one again."""
@@ -74,3 +76,9 @@ class Following:
             event = "kernel-routes-do-not-fit" if unplaced else "kernel-routes-fit-again"
             self.context.log.warning(event, behind=unplaced)
         self._unplaced = unplaced
+
+
+async def _in_steps(work: Iterator[None]) -> None:
+    """Does all of it, while everything else in the loop goes on."""
+    for _ in work:
+        await asyncio.sleep(0)

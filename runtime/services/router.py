@@ -20,7 +20,6 @@ from schemas.services.router import FOLLOWED, NEIGHBOUR, NEIGHBOUR_KEY, Address,
 
 from ..devices import find_device
 from ..fib import grace_period
-from ..kernel_routes import Prefix
 from ..protocols import arp, icmp6
 from ..protocols.ethernet import ETH_P_IP, ETH_P_IPV6, Frame, read_frame
 from ..protocols.internet import read_ipv6
@@ -31,6 +30,7 @@ from ..routing.kernel_neighbours import KernelNeighbours
 from ..routing.limit import ErrorLimit
 from ..routing.neighbours import Entry, Held, Key, Neighbours, announcements
 from ..routing.ports import Outlet, Ports, Route, RouterPort
+from ..rtnetlink import Prefix
 from ..sys import SyscallFailed
 from .router_neighbours import migration as migration
 

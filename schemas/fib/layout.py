@@ -8,6 +8,9 @@ STRIDE = 16
 ROOTS = 1 << STRIDE
 ROOTS_SIZE = ROOTS * 8  # bytes of struct fib_roots
 
+STEP = 4096
+"""Routes that a step of loading deals with, about."""
+
 NO_ROUTE = 0
 LARGEST_NEXT_HOP = 0xFFFF
 
@@ -24,8 +27,13 @@ RANGES6_PER_ROUTE = 12
 """A route has a tail of 4 words and at most 4 ranges of its own; the rest is for levels that few routes share."""
 
 
+def order_for(words: int) -> int:
+    """The order of a block for so many words, 1 at least."""
+    return max(1, (words - 1).bit_length())
+
+
 def block(first: int, order: int) -> int:
-    """The word for 2^order places from `first` on; never 0, because `order` is not."""
+    """The word for 2^order places from `first` on; never 0, which is that of no block, because `order` is not."""
     return first << 5 | order
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .layout import STRIDE
+from .layout import NO_ROUTE, STRIDE, entry
 
 END = 1 << STRIDE
 
@@ -19,40 +19,41 @@ def key(start: int, length: int) -> Key:
     return start << 5 | length
 
 
-def ranges(routes: Mapping[Key, int], below: Mapping[int, int] | None = None) -> list[tuple[int, int, int]]:
-    """Starts in ascending order, the first 0, each with its answer (0: no prefix) and block.
+def ranges(routes: Mapping[Key, int], below: Mapping[int, int] | None = None) -> dict[int, int]:
+    """Entries by where their ranges start, in ascending order, the first at 0: the answer (0: no prefix) and the block.
 
     `below` has the blocks of single values that a further level decides; there the answer is that of the prefixes here.
     """
     keys = sorted(routes) if not below else sorted([*routes, *(key(start, BELOW) for start in below)])
-    found = [(0, 0, 0)]
-    open_prefixes = [(END + 1, 0)]  # end and answer, the innermost last
+    found = {0: NO_ROUTE}  # what starts later at the same place takes its place
+    end, answer = END + 1, NO_ROUTE  # of the innermost prefix that is open
+    around: list[tuple[int, int]] = []
     for item in keys:
         start, length = item >> 5, item & 31
-        while open_prefixes[-1][0] <= start:
-            _close(found, open_prefixes)
+        while end <= start:
+            begin = end
+            end, answer = around.pop()
+            found[begin] = answer
+        around.append((end, answer))
         if length == BELOW:
             assert below is not None
-            _begin(found, start, open_prefixes[-1][1], below[start])
-            open_prefixes.append((start + 1, open_prefixes[-1][1]))
+            end = start + 1
+            found[start] = entry(answer, below[start])
         else:
-            answer = routes[item]
-            _begin(found, start, answer, 0)
-            open_prefixes.append((start + (END >> length), answer))
-    while len(open_prefixes) > 1:
-        _close(found, open_prefixes)
-    return found
+            end = start + (END >> length)
+            answer = found[start] = routes[item]
+    while end < END:
+        begin = end
+        end, answer = around.pop()
+        found[begin] = answer
+    return _merged(found)
 
 
-def _close(found: list[tuple[int, int, int]], open_prefixes: list[tuple[int, int]]) -> None:
-    end, _ = open_prefixes.pop()
-    if end < END:
-        _begin(found, end, open_prefixes[-1][1], 0)
-
-
-def _begin(found: list[tuple[int, int, int]], start: int, answer: int, block: int) -> None:
-    """A range that starts where the last one starts replaces it; one with the last one's answer extends it."""
-    if found[-1][0] == start:
-        found.pop()
-    if not found or found[-1][1:] != (answer, block):
-        found.append((start, answer, block))
+def _merged(found: Mapping[int, int]) -> dict[int, int]:
+    """Without ranges that go on as the one before them."""
+    merged = {}
+    before = -1
+    for start, word in found.items():
+        if word != before:
+            merged[start] = before = word
+    return merged

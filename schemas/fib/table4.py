@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
-from .layout import NO_ROUTE, STRIDE, block
+from .layout import NO_ROUTE, STEP, STRIDE, block, order_for
 from .pool import Full, Pool
 from .ranges import key, ranges
 from .roots import Roots
@@ -37,14 +37,21 @@ class Fib4:
 
     def load(self, routes: Iterable[Route]) -> None:
         """Makes the table exactly these routes; every address goes from its old answer to its new one directly."""
+        for _ in self.loading(routes):
+            pass
+
+    def loading(self, routes: Iterable[Route]) -> Iterator[None]:
+        """`load` in steps of some thousand routes; nothing else may be asked of the table before the last one."""
         short, self._long = [], {}
-        for address, length, value in routes:
+        for number, (address, length, value) in enumerate(routes):
             if length <= STRIDE:
                 short.append((address >> STRIDE, length, value))
             else:
                 self._long.setdefault(address >> STRIDE, {})[key(address & 0xFFFF, length - STRIDE)] = value
+            if not number % STEP:
+                yield
         self._roots.load(short)
-        self._write(self._long.keys() | self._used)
+        yield from self._write(self._long.keys() | self._used)
 
     def update(self, changes: Iterable[Route]) -> None:
         """Adds, replaces and removes routes; of changes to one prefix the last counts."""
@@ -58,7 +65,8 @@ class Fib4:
                 self._roots.delete(address >> STRIDE, length)
             else:
                 self._roots.set(address >> STRIDE, length, value)
-        self._write(touched)
+        for _ in self._write(touched):
+            pass
 
     @property
     def free(self) -> int:
@@ -75,18 +83,23 @@ class Fib4:
             if not prefixes:
                 del self._long[index]
 
-    def _write(self, indices: set[int]) -> None:
-        """Blocks that get smaller first make room for those that grow."""
+    def _write(self, indices: set[int]) -> Iterator[None]:
+        """Blocks that get smaller first make room for those that grow. A step is so many prefixes."""
+        written = 0
         for index in sorted(indices, key=lambda index: (len(self._long.get(index, ())), index)):
             self._write_block(index)
+            written += len(self._long.get(index, ())) + 1
+            if written >= STEP:
+                written = 0
+                yield
         for index in sorted(self._roots.dirty):
             self._roots.publish(index, self._roots.block(index))
 
     def _write_block(self, index: int) -> None:
         old = self._roots.block(index)
         prefixes = self._long.get(index)
-        words = [start << STRIDE | answer for start, answer, _ in ranges(prefixes)] if prefixes else []
-        order = (len(words) - 1).bit_length() if words else 0
+        words = [start << STRIDE | answer for start, answer in ranges(prefixes).items()] if prefixes else []
+        order = order_for(len(words))
         words += words[-1:] * ((1 << order) - len(words))
         self.behind.discard(index)
         if old and words and old & 31 == order and self._places[old >> 5 : (old >> 5) + len(words)].tolist() == words:

@@ -10,7 +10,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from .layout import NO_ROUTE, STRIDE, TAIL, TAIL_ORDER, block, entry
+from .layout import NO_ROUTE, STEP, STRIDE, TAIL, TAIL_ORDER, block, order_for
 from .pool import Full, Pool
 from .ranges import key, ranges
 from .roots import Roots
@@ -75,18 +75,28 @@ class Fib6:
 
     def load(self, routes: Iterable[Route]) -> None:
         """Makes the table exactly these routes; every address goes from its old answer to its new one directly."""
+        for _ in self.loading(routes):
+            pass
+
+    def loading(self, routes: Iterable[Route]) -> Iterator[None]:
+        """`load` in steps of some thousand routes; nothing else may be asked of the table before the last one."""
         short: list[Route] = []
         long: dict[int, list[Route]] = {}
-        for route in routes:
+        for number, route in enumerate(routes):
             if route[1] <= STRIDE:
                 short.append((route[0] >> 112, route[1], route[2]))
             else:
                 long.setdefault(route[0] >> 112, []).append(route)
+            if not number % STEP:
+                yield
         for index, part in self._parts.items():
             self._gone.setdefault(index, []).extend(_blocks(part))
-        self._parts = {index: _part(found, 1) for index, found in long.items()}
+        self._parts = {}
+        for index, found in long.items():
+            self._parts[index] = _part(found, 1)
+            yield
         self._roots.load(short)
-        self._write(self._parts.keys() | self._gone.keys())
+        yield from self._write(self._parts.keys() | self._gone.keys())
 
     def update(self, changes: Iterable[Route]) -> None:
         """Adds, replaces and removes routes; of changes to one prefix the last counts."""
@@ -100,7 +110,8 @@ class Fib6:
                 self._roots.delete(index, length)
             else:
                 self._roots.set(index, length, value)
-        self._write(touched)
+        for _ in self._write(touched):
+            pass
 
     @property
     def free(self) -> int:
@@ -126,9 +137,11 @@ class Fib6:
         else:
             self._parts[index] = part
 
-    def _write(self, indices: Iterable[int]) -> None:
+    def _write(self, indices: Iterable[int]) -> Iterator[None]:
+        """A step is all that has its first 16 bits in common."""
         for index in sorted(indices):
             self._write_part(index)
+            yield
         for index in sorted(self._roots.dirty):
             self._roots.publish(index, self._roots.block(index))
 
@@ -168,7 +181,7 @@ class Fib6:
             if not part.stale and not part.moved:
                 return part.block
             words, tail = self._level_words(part, written), False
-        order = (len(words) - 1).bit_length()
+        order = order_for(len(words))
         words.extend(words[-1:] * ((1 << order) - len(words)))
         first = self._pool.take(order)
         self._places[first : first + len(words)] = words
@@ -180,8 +193,7 @@ class Fib6:
         """The ranges of a level; where only parts have moved, as they were but for where these are."""
         if level.stale:
             blocks = {start: self._written(part, written) for start, part in level.below.items()}
-            found = ranges(level.routes, blocks)
-            return array("Q", [start << 48 | entry(answer, below) for start, answer, below in found])
+            return array("Q", [start << 48 | word for start, word in ranges(level.routes, blocks).items()])
         first = level.block >> 5
         words = array("Q", self._places[first : first + (1 << _order(level.block))].tobytes())
         for start in level.moved:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench import fib, routes
+from bench import fib, follow, routes
 
 pytestmark = pytest.mark.kernel
 
@@ -21,3 +21,9 @@ def test_lookups_are_timed(version: int, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(fib, "PACKETS", 1000)
     found = fib.measure(version, 100)
     assert len(found.table) == len(found.trie) == len(fib.DESTINATIONS)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_bursts_are_followed(version: int) -> None:
+    found = {name: burst for name, _, burst in follow.measure(version, 20)}
+    assert set(found) == {f"{order}, {verb}" for order in ("in order", "random") for verb in ("add", "delete")}

@@ -14,8 +14,8 @@ from typing import Any
 import pyroute2
 import pytest
 
-from runtime.kernel_routes import Follower, Prefix
-from runtime.rtnetlink import RTN_BLACKHOLE, RTN_PROHIBIT, RTN_UNICAST, RTN_UNREACHABLE, NeighbourChange, Route
+from runtime.kernel_routes import Follower
+from runtime.rtnetlink import RTN_BLACKHOLE, RTN_PROHIBIT, RTN_UNICAST, RTN_UNREACHABLE, NeighbourChange, Path, Prefix
 from tests.rig.lab import Cable, Lab, Namespace
 
 pytestmark = pytest.mark.kernel
@@ -37,11 +37,11 @@ class Net:
         for number, cable in enumerate(self.cables, start=1):
             lab.address(cable.port, f"10.{number}.0.1/24")
             lab.address(cable.port, f"fd0{number}::1/64")
-        self.told: dict[Prefix, Route] = {}
-        self.updates: list[Mapping[Prefix, Route | None]] = []
+        self.told: dict[Prefix, Path] = {}
+        self.updates: list[Mapping[Prefix, Path | None]] = []
         self.neighbours: list[NeighbourChange] = []
 
-    def take(self, changes: Mapping[Prefix, Route | None]) -> None:
+    def take(self, changes: Mapping[Prefix, Path | None]) -> None:
         self.updates.append(dict(changes))
         self.told.update({prefix: route for prefix, route in changes.items() if route is not None})
         for prefix in [prefix for prefix, route in changes.items() if route is None]:
@@ -76,9 +76,9 @@ def resync(follower: Follower) -> None:
             return
 
 
-def as_dumped(made: Net) -> dict[Prefix, Route]:
+def as_dumped(made: Net) -> dict[Prefix, Path]:
     """The routes in force by a dump that knows nothing of the past."""
-    fresh: dict[Prefix, Route | None] = {}
+    fresh: dict[Prefix, Path | None] = {}
     follower = Follower(made.namespace.name, fresh.update)
     try:
         resync(follower)
@@ -155,7 +155,7 @@ def test_the_view_gives_the_way_that_the_kernel_takes(family: int) -> None:
             assert kernel_way(netlink, text) in view_ways(made.told, text), text
 
 
-def view_ways(told: Mapping[Prefix, Route], text: str) -> list[tuple[Any, ...]]:
+def view_ways(told: Mapping[Prefix, Path], text: str) -> list[tuple[Any, ...]]:
     """The ways to an address by the longest prefix that was told of: device and gateway, or the error."""
     address = ip_address(text)
     family, bits = (socket.AF_INET, 32) if address.version == 4 else (socket.AF_INET6, 128)
@@ -181,7 +181,7 @@ def kernel_way(netlink: Any, text: str) -> tuple[Any, ...]:
     return found.get_attr("RTA_OIF"), ip_address(gateway).packed if gateway else b""
 
 
-def ways(told: Mapping[Prefix, Route]) -> set[int]:
+def ways(told: Mapping[Prefix, Path]) -> set[int]:
     """The devices that routes lead to."""
     return {hop.ifindex for route in told.values() for hop in route.hops}
 
@@ -295,6 +295,25 @@ def test_what_can_be_told_is_told_although_links_do_not_hold_still() -> None:
         follower.close()
     assert [hop.gateway for hop in made.told[socket.AF_INET, 0x0A400000, 16].hops] == [bytes((10, 2, 0, 2))]
     assert not follower.whole
+
+
+def test_changes_that_keep_coming_are_told_of_together_and_then_at_once() -> None:
+    with net() as (made, netlink):
+        follower = made.follower()
+        made.updates.clear()
+        for number in range(3000):
+            netlink.route("add", dst=f"10.{70 + (number >> 8)}.{number & 255}.0/24", gateway="10.1.0.2")
+        reads = 0
+        while select.select([follower], [], [], 0)[0]:
+            assert follower.read()
+            reads += 1
+        assert reads > 1, "one read does not take all, so that others get their turn"
+        assert sum(len(update) for update in made.updates) == 3000
+        assert made.told == as_dumped(made)
+        netlink.route("add", dst="10.64.0.0/16", gateway="10.1.0.2")
+        assert follower.read()
+        assert list(made.updates[-1]) == [(socket.AF_INET, 0x0A400000, 16)]
+        follower.close()
 
 
 def test_other_tables_are_not_followed() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -13,65 +14,31 @@ from schemas.fib.layout import (
     RANGES4_PER_ROUTE,
     RANGES6_PER_ROUTE,
     ROOTS_SIZE,
-    TAIL,
     capacity,
+    entry,
 )
 from schemas.fib.pool import Full, Pool
 from schemas.fib.ranges import key, ranges
 from schemas.fib.roots import Roots
 from schemas.fib.table4 import Fib4
 from schemas.fib.table6 import Fib6
+from tests.rig.fib import TableReader
 from tests.rig.routes import Routes, crowded, edges, internet, longest_prefix, prefix
 
 Table = Fib4 | Fib6
 
 
-class Memory:
-    """The two arrays of a table, read as the C reads them."""
+class Memory(TableReader):
+    """The two arrays of a table."""
 
     def __init__(self, bits: int, places: int) -> None:
-        self.bits = bits
-        self.roots = memoryview(bytearray(ROOTS_SIZE)).cast("Q")
+        kind: Literal["I", "Q"] = "I" if bits == 32 else "Q"
         size = 4 if bits == 32 else 8
-        self.places = memoryview(bytearray(places * size)).cast("I" if bits == 32 else "Q")
+        roots = memoryview(bytearray(ROOTS_SIZE)).cast("Q")
+        super().__init__(bits, roots, memoryview(bytearray(places * size)).cast(kind))
 
     def table(self, grace: Callable[[], None] = lambda: None) -> Table:
         return (Fib4 if self.bits == 32 else Fib6)(self.roots, self.places, grace)
-
-    def lookup(self, address: int) -> int:
-        return self._lookup4(address) if self.bits == 32 else self._lookup6(address)
-
-    def _lookup4(self, address: int) -> int:
-        root = self.roots[address >> 16]
-        at = self._search(root >> 16, (address & 0xFFFF) << 16 | 0xFFFF) if root >> 16 else None
-        found = self.places[at] & 0xFFFF if at is not None else 0
-        return found or root & 0xFFFF
-
-    def _lookup6(self, address: int) -> int:
-        entry = self.roots[address >> 112]
-        found = entry & 0xFFFF
-        for shift in range(96, -1, -16):
-            block = entry >> 16
-            if not block:
-                break
-            if block & 31 == TAIL:
-                return self._tail(block >> 5, address) or found
-            at = self._search(block, (address >> shift & 0xFFFF) << 48 | (1 << 48) - 1)
-            entry = self.places[at] & (1 << 48) - 1
-            found = entry & 0xFFFF or found
-        return found
-
-    def _tail(self, first: int, address: int) -> int:
-        high, low, high_mask, low_mask = self.places[first : first + 4].tolist()
-        differing = (high ^ address >> 64) & high_mask | (low ^ address & (1 << 64) - 1) & low_mask
-        return 0 if differing else high >> 48
-
-    def _search(self, block: int, last: int) -> int:
-        at, half = block >> 5, 1 << (block & 31) >> 1
-        while half:
-            at += half if self.places[at + half] <= last else 0
-            half >>= 1
-        return at
 
 
 VERSIONS = pytest.mark.parametrize("bits", [32, 128])
@@ -90,29 +57,38 @@ def check(memory: Memory, routes: Routes, random_: random.Random, count: int) ->
         assert memory.lookup(address) == longest_prefix(routes, address, memory.bits), f"{address:#x}"
 
 
+@VERSIONS
+def test_prefixes_that_together_are_one_range_have_a_block_as_others_do(bits: int) -> None:
+    """The first block of a table is at place 0."""
+    memory = Memory(bits, 64)
+    halves = {prefix(half << bits - 17, 17, bits): 5 for half in (2, 3)}
+    memory.table().load(as_list(halves))
+    assert [memory.lookup(number << bits - 17) for number in range(1, 5)] == [0, 5, 5, 0]
+
+
 # --- the parts ------------------------------------------------------------------------------------------------------
 
 
 @given(st.lists(st.tuples(st.integers(0, 0xFFFF), st.integers(1, 16), st.integers(1, 5)), max_size=20))
 def test_ranges_give_each_value_the_answer_of_its_longest_prefix(listed: list[tuple[int, int, int]]) -> None:
     routes = {prefix(start, length, 16): value for start, length, value in listed}
-    found = ranges({key(start, length): value for (start, length), value in routes.items()})
+    found = list(ranges({key(start, length): value for (start, length), value in routes.items()}).items())
     assert found[0][0] == 0
     assert all(a[0] < b[0] and a[1] != b[1] for a, b in pairwise(found)), "in order, none to be merged"
-    for address in {0, 0xFFFF} | {start for start, _, _ in found} | {max(start - 1, 0) for start, _, _ in found}:
-        answer = next(value for start, value, _ in reversed(found) if start <= address)
+    for address in {0, 0xFFFF} | {start for start, _ in found} | {max(start - 1, 0) for start, _ in found}:
+        answer = next(value for start, value in reversed(found) if start <= address)
         assert answer == longest_prefix(routes, address, 16)
 
 
 def test_ranges_lead_to_what_is_below_and_keep_their_own_answer_there() -> None:
     found = ranges({key(0x1000, 4): 7}, {0x1234: 99, 0xFFFF: 98})
-    assert found == [
-        (0, 0, 0),
-        (0x1000, 7, 0),
-        (0x1234, 7, 99),
-        (0x1235, 7, 0),
-        (0x2000, 0, 0),
-        (0xFFFF, 0, 98),
+    assert list(found.items()) == [
+        (0, 0),
+        (0x1000, 7),
+        (0x1234, entry(7, 99)),
+        (0x1235, 7),
+        (0x2000, 0),
+        (0xFFFF, entry(0, 98)),
     ]
 
 

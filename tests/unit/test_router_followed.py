@@ -7,27 +7,29 @@ from socket import AF_INET, AF_INET6
 
 import pytest
 
-from runtime.kernel_routes import Prefix
 from runtime.routing.followed import LARGEST_GROUP, Followed, NextHops, Ways
-from runtime.rtnetlink import RTN_BLACKHOLE, RTN_PROHIBIT, RTN_UNICAST, RTN_UNREACHABLE, Hop, Route
+from runtime.rtnetlink import RTN_BLACKHOLE, RTN_PROHIBIT, RTN_UNICAST, RTN_UNREACHABLE, Hop, Path, Prefix
 from schemas.fib.layout import RANGES4_PER_ROUTE, RANGES6_PER_ROUTE, ROOTS_SIZE, capacity
 from schemas.fib.table4 import Fib4
 from schemas.fib.table6 import Fib6
 from schemas.services.router import NEXTHOP, Kind, NextHopRecord
+from tests.rig.fib import TableReader
 
 LEFT, RIGHT, ELSEWHERE = 11, 12, 99
 PORTS = {LEFT: 0, RIGHT: 1}
 GATEWAY, OTHER = bytes((10, 7, 1, 2)), bytes((10, 7, 2, 2))
 
+Routes = dict[Prefix, Path | None]
+
 
 class Memory:
     """The maps of a router, and its tables on them; `graces` is how often lookups were waited for."""
 
-    def __init__(self, places: int = 64) -> None:
+    def __init__(self, places: int = 64, routes: int = 500) -> None:
         self.hops = memoryview(bytearray(places * NEXTHOP.size))
         self.roots = {version: memoryview(bytearray(ROOTS_SIZE)).cast("Q") for version in (4, 6)}
-        self.ranges4 = memoryview(bytearray(4 * capacity(500, RANGES4_PER_ROUTE))).cast("I")
-        self.ranges6 = memoryview(bytearray(8 * capacity(500, RANGES6_PER_ROUTE))).cast("Q")
+        self.ranges4 = memoryview(bytearray(4 * capacity(routes, RANGES4_PER_ROUTE))).cast("I")
+        self.ranges6 = memoryview(bytearray(8 * capacity(routes, RANGES6_PER_ROUTE))).cast("Q")
         self.graces = 0
 
     def grace(self) -> None:
@@ -52,15 +54,7 @@ class Memory:
         return tuple(self.record(index) for index in range(found.first, found.first + found.members))
 
     def index(self, text: str) -> int:
-        """As fib4_lookup() finds it."""
-        address = int(ip_address(text))
-        root = self.roots[4][address >> 16]
-        found = 0
-        if root >> 16:
-            first, size = root >> 21, 1 << (root >> 16 & 31)
-            words = self.ranges4[first : first + size].tolist()
-            found = max(word for word in words if word >> 16 <= address & 0xFFFF) & 0xFFFF
-        return found or root & 0xFFFF
+        return TableReader(32, self.roots[4], self.ranges4).lookup(int(ip_address(text)))
 
 
 def prefix(text: str) -> Prefix:
@@ -68,9 +62,9 @@ def prefix(text: str) -> Prefix:
     return (AF_INET if network.version == 4 else AF_INET6), int(network.network_address), network.prefixlen
 
 
-def route(text: str, *hops: Hop, kind: int = RTN_UNICAST) -> dict[Prefix, Route | None]:
-    family, address, length = prefix(text)
-    return {(family, address, length): Route(family, address, length, 0, kind, 4, 254, hops, special=False)}
+def route(text: str, *hops: Hop, kind: int = RTN_UNICAST) -> Routes:
+    found = prefix(text)
+    return {found: Path(found[0], 0, kind, 4, 254, hops, special=False)}
 
 
 def via(gateway: bytes, ifindex: int = LEFT, weight: int = 1) -> Hop:
@@ -81,14 +75,20 @@ def record(kind: Kind, port: int = 0, gateway: bytes = b"") -> NextHopRecord:
     return NextHopRecord(kind, port, gateway=gateway.ljust(16, b"\0"))
 
 
+def load(followed: Followed, routes: Routes) -> None:
+    for _ in followed.load((prefix_, path) for prefix_, path in routes.items() if path is not None):
+        pass
+
+
 def test_routes_lead_to_what_the_kernel_has_for_them() -> None:
     memory = Memory()
-    memory.followed().load(
+    load(
+        memory.followed(),
         route("10.64.0.0/16", via(GATEWAY))
         | route("10.65.0.0/16", via(b"", RIGHT))
         | route("10.66.0.0/16", kind=RTN_BLACKHOLE)
         | route("10.67.0.0/16", kind=RTN_UNREACHABLE)
-        | route("10.68.0.0/16", kind=RTN_PROHIBIT)
+        | route("10.68.0.0/16", kind=RTN_PROHIBIT),
     )
     assert memory.ways("10.64.0.1") == (record(Kind.VIA, 0, GATEWAY),)
     assert memory.ways("10.65.0.1") == (record(Kind.CONNECTED, 1),)
@@ -103,14 +103,14 @@ def test_routes_lead_to_what_the_kernel_has_for_them() -> None:
 )
 def test_what_cannot_be_followed_is_unreachable_and_not_sent_another_way(hops: tuple[Hop, ...]) -> None:
     memory = Memory()
-    memory.followed().load(route("0.0.0.0/0", via(GATEWAY)) | route("10.64.0.0/16", *hops))
+    load(memory.followed(), route("0.0.0.0/0", via(GATEWAY)) | route("10.64.0.0/16", *hops))
     assert memory.ways("10.64.0.1")[0].kind is Kind.UNREACHABLE
     assert memory.ways("10.65.0.1")[0].kind is Kind.VIA
 
 
 def test_of_several_ways_those_that_can_be_followed_are_taken() -> None:
     memory = Memory()
-    memory.followed().load(route("10.64.0.0/16", via(GATEWAY), via(OTHER, RIGHT), via(GATEWAY, ELSEWHERE)))
+    load(memory.followed(), route("10.64.0.0/16", via(GATEWAY), via(OTHER, RIGHT), via(GATEWAY, ELSEWHERE)))
     assert memory.ways("10.64.0.1") == (record(Kind.VIA, 0, GATEWAY), record(Kind.VIA, 1, OTHER))
 
 
@@ -121,7 +121,7 @@ def test_weights_are_shares_of_a_group(weights: tuple[int, ...], expected: tuple
     memory = Memory(1024)
     gateways = [bytes((10, 7, 1, number)) for number in range(2, 2 + len(weights))]
     hops = [via(gateway, weight=weight) for gateway, weight in zip(gateways, weights, strict=True)]
-    memory.followed().load(route("10.64.0.0/16", *hops))
+    load(memory.followed(), route("10.64.0.0/16", *hops))
     found = memory.ways("10.64.0.1")
     assert tuple(found.count(record(Kind.VIA, 0, gateway)) for gateway in gateways) == expected
     assert len(found) <= LARGEST_GROUP
@@ -130,7 +130,7 @@ def test_weights_are_shares_of_a_group(weights: tuple[int, ...], expected: tuple
 def test_groups_and_link_local_prefixes_are_not_routed() -> None:
     memory = Memory()
     followed = memory.followed()
-    followed.load(route("224.1.0.0/16", via(GATEWAY)) | route("fe80::/64", via(b"")) | route("ff02::/16", via(b"")))
+    load(followed, route("224.1.0.0/16", via(GATEWAY)) | route("fe80::/64", via(b"")) | route("ff02::/16", via(b"")))
     assert not any(memory.hops)
     assert memory.index("224.1.0.1") == 0
 
@@ -139,7 +139,7 @@ def test_routes_of_the_chain_file_come_first() -> None:
     memory = Memory()
     fixed: dict[Prefix, Ways] = {prefix("10.64.0.0/16"): (record(Kind.CONNECTED, 1),)}
     followed = memory.followed(fixed)
-    followed.load(route("10.64.0.0/16", via(GATEWAY)))
+    load(followed, route("10.64.0.0/16", via(GATEWAY)))
     assert memory.ways("10.64.0.1") == (record(Kind.CONNECTED, 1),)
     followed.update(route("10.64.0.0/16", via(OTHER)))
     followed.update({prefix("10.64.0.0/16"): None})
@@ -149,7 +149,7 @@ def test_routes_of_the_chain_file_come_first() -> None:
 def test_equal_ways_have_one_place_which_is_used_again_after_a_grace_period() -> None:
     memory = Memory(4)
     followed = memory.followed()
-    followed.load({})
+    load(followed, {})
     followed.update(route("10.64.0.0/16", via(GATEWAY)) | route("10.65.0.0/16", via(GATEWAY)))
     assert memory.index("10.64.0.1") == memory.index("10.65.0.1")
     followed.update({prefix("10.64.0.0/16"): None})
@@ -169,7 +169,7 @@ def test_equal_ways_have_one_place_which_is_used_again_after_a_grace_period() ->
 def test_where_next_hops_do_not_fit_the_covering_prefix_holds_until_they_do() -> None:
     memory = Memory(4)
     followed = memory.followed()
-    followed.load({})
+    load(followed, {})
     followed.update(route("10.0.0.0/8", via(GATEWAY)) | route("10.64.0.0/16", kind=RTN_BLACKHOLE))
     followed.update(route("10.65.0.0/16", kind=RTN_PROHIBIT))
     followed.update(route("10.66.0.0/16", via(OTHER)))
@@ -183,7 +183,7 @@ def test_where_next_hops_do_not_fit_the_covering_prefix_holds_until_they_do() ->
 def test_a_route_that_is_gone_needs_no_place_any_more() -> None:
     memory = Memory(2)
     followed = memory.followed()
-    followed.load({})
+    load(followed, {})
     followed.update(route("10.64.0.0/16", via(GATEWAY)))
     followed.update(route("10.65.0.0/16", via(OTHER)))
     assert followed.unplaced
@@ -194,7 +194,7 @@ def test_a_route_that_is_gone_needs_no_place_any_more() -> None:
 def test_what_another_process_left_forwards_until_it_is_replaced() -> None:
     """Every next hop that the old table leads to keeps its place until the new one is there and lookups have ended."""
     memory = Memory()
-    memory.followed().load(route("10.64.0.0/16", via(GATEWAY)) | route("10.65.0.0/16", via(OTHER)))
+    load(memory.followed(), route("10.64.0.0/16", via(GATEWAY)) | route("10.65.0.0/16", via(OTHER)))
     before = {number: memory.ways(f"10.{number}.0.1") for number in (64, 65)}
     waited = []
 
@@ -204,21 +204,45 @@ def test_what_another_process_left_forwards_until_it_is_replaced() -> None:
 
     successor = memory.followed(grace=grace)
     assert {number: memory.ways(f"10.{number}.0.1") for number in (64, 65)} == before
-    successor.load(route("10.64.0.0/16", kind=RTN_PROHIBIT))
+    load(successor, route("10.64.0.0/16", kind=RTN_PROHIBIT))
     assert waited
     assert memory.ways("10.64.0.1") == (record(Kind.PROHIBIT),)
     assert memory.index("10.65.0.1") == 0
     assert sum(any(memory.hops[at : at + NEXTHOP.size]) for at in range(0, len(memory.hops), NEXTHOP.size)) == 1
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_many_routes_are_loaded_in_steps_between_which_addresses_have_their_old_way_or_their_new_one(
+    version: int,
+) -> None:
+    count, family = 40_000, {4: AF_INET, 6: AF_INET6}[version]
+    memory = Memory(routes=count)
+    way, other = (Path(family, 0, RTN_UNICAST, 4, 254, (Hop(port, b"", 1),), special=False) for port in PORTS)
+    unit = {4: 1 << 11, 6: 1 << 104}[version]  # /21, /24: some in each of a few hundred /16
+    prefixes = [(family, number * unit, {4: 21, 6: 24}[version]) for number in range(count)]
+    load(memory.followed(), dict.fromkeys(prefixes, way))
+    reader = TableReader(
+        {4: 32, 6: 128}[version], memory.roots[version], {4: memory.ranges4, 6: memory.ranges6}[version]
+    )
+    sample = [prefix[1] for prefix in prefixes[:: count // 50]]
+    seen = []
+    for _ in memory.followed().load((prefix, other) for prefix in prefixes):
+        seen.append([memory.record(reader.lookup(address)).port for address in sample])
+    assert len(seen) > 2 * count // 4096
+    assert all(len(set(ports)) <= 2 and set(ports) <= {0, 1} for ports in seen)
+    assert set(seen[0]) == {0}
+    assert any(len(set(ports)) == 2 for ports in seen), "tables change little by little"
+    assert {memory.record(reader.lookup(address)).port for address in sample} == {1}
+
+
 def test_next_hops_for_which_another_process_left_no_room_have_a_place_once_its_are_gone() -> None:
-    routes: dict[Prefix, Route | None] = {}
+    routes: Routes = {}
     for number in range(40):
         routes |= route(f"10.{number}.0.0/16", via(bytes((10, 7, 1, number))))
     memory = Memory(64)
     for _ in range(2):
         followed = memory.followed()
-        followed.load(routes)
+        load(followed, routes)
         assert not followed.unplaced
         for number in range(40):
             assert memory.ways(f"10.{number}.0.1") == (record(Kind.VIA, 0, bytes((10, 7, 1, number))),)
@@ -228,10 +252,11 @@ def test_routes_of_a_version_that_the_router_does_not_speak_take_no_place() -> N
     memory = Memory(2)
     hops = NextHops(memory.hops, memory.grace)
     followed = Followed(hops, {4: Fib4(memory.roots[4], memory.ranges4, memory.grace)}, PORTS, {})
-    followed.load(
+    load(
+        followed,
         route("fd64::/16", kind=RTN_BLACKHOLE)
         | route("fd65::/16", kind=RTN_PROHIBIT)
-        | route("10.64.0.0/16", via(GATEWAY))
+        | route("10.64.0.0/16", via(GATEWAY)),
     )
     assert memory.ways("10.64.0.1") == (record(Kind.VIA, 0, GATEWAY),)
     assert not followed.unplaced
@@ -240,7 +265,7 @@ def test_routes_of_a_version_that_the_router_does_not_speak_take_no_place() -> N
 def test_the_way_of_the_routers_own_packets_is_that_of_the_longest_prefix() -> None:
     memory = Memory()
     followed = memory.followed()
-    followed.load(route("0.0.0.0/0", via(GATEWAY)) | route("10.64.0.0/16", via(OTHER, RIGHT)))
+    load(followed, route("0.0.0.0/0", via(GATEWAY)) | route("10.64.0.0/16", via(OTHER, RIGHT)))
     assert followed.way(ip_address("10.64.0.1")) == record(Kind.VIA, 1, OTHER)
     assert followed.way(ip_address("10.65.0.1")) == record(Kind.VIA, 0, GATEWAY)
     assert followed.way(ip_address("fd00::1")) is None
@@ -250,11 +275,11 @@ def test_after_many_changes_every_address_has_its_way_and_no_place_is_lost() -> 
     random_ = random.Random(1)
     memory = Memory(64)
     followed = memory.followed()
-    followed.load({})
+    load(followed, {})
     prefixes = [f"10.{number}.0.0/16" for number in range(64, 80)]
     now: dict[str, Hop | None] = {}
     for _ in range(500):
-        changes: dict[Prefix, Route | None] = {}
+        changes: Routes = {}
         for text in random_.sample(prefixes, 3):
             now[text] = random_.choice((None, via(bytes((10, 7, 1, random_.randrange(2, 30))))))
             hop = now[text]
@@ -264,4 +289,4 @@ def test_after_many_changes_every_address_has_its_way_and_no_place_is_lost() -> 
             expected = record(Kind.VIA, 0, hop.gateway) if hop else record(Kind.NONE)
             assert memory.ways(text.replace(".0.0/16", ".1.1")) == (expected,)
     followed.update({prefix(text): None for text in prefixes})
-    followed.hops.hold(tuple(record(Kind.VIA, 0, bytes((1, 1, 1, number))) for number in range(31)))
+    followed.hops.find(tuple(record(Kind.VIA, 0, bytes((1, 1, 1, number))) for number in range(31)))
