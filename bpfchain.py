@@ -16,7 +16,8 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, overload
 
 from schemas.diagnostic import (
@@ -162,22 +163,35 @@ def render(error: ChainError, sources: Mapping[str, str] | None = None, *, forma
 
 def main() -> None:
     """The command line: exits with 0, 1 (input or system), 2 (usage), 3 (differences pending) or 70 (our bug)."""
-    gc.disable()  # a command is short, and what it makes lasts as long as it; the daemon switches it on again
-    compilers = _compiler_commands()
-    try:
-        _commands(compilers).main(prog_name="bpfchain", obj=_compiler() if compilers else None)
-    except ChainError as error:
-        _explain(error)
-        sys.exit(1)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except Exception:
-        import traceback
+    with _no_garbage_collection():
+        compilers = _compiler_commands()
+        try:
+            _commands(compilers).main(prog_name="bpfchain", obj=_compiler() if compilers else None)
+        except ChainError as error:
+            _explain(error)
+            sys.exit(1)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        except Exception:
+            import traceback
 
-        traceback.print_exc()
-        sys.stderr.write("bpfchain: this is a defect of bpfchain; please report it with the text above\n")
-        sys.exit(BUG)
+            traceback.print_exc()
+            sys.stderr.write("bpfchain: this is a defect of bpfchain; please report it with the text above\n")
+            sys.exit(BUG)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """For a command, which is short: what it makes lasts as long as it does. The daemon switches it on again.
+
+    Python looks for garbage at its end, too, in all that was imported: 50 ms, unless that is frozen.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
 
 
 def _commands(compilers: tuple[click.Command, ...]) -> click.Group:

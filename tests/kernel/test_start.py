@@ -97,3 +97,13 @@ bpfchain.main()
 """
     ran = subprocess.run([sys.executable, "-c", asked, "daemon"], capture_output=True, text=True, check=True)
     assert ran.stdout == "collects: True"
+
+
+def test_the_end_looks_for_no_garbage() -> None:
+    asked = """
+import atexit, gc, sys, bpfchain
+atexit.register(lambda: print("to be looked at:", len(gc.get_objects()) > 1000))
+bpfchain.main()
+"""
+    ran = subprocess.run([sys.executable, "-c", asked, "explain", "C201"], capture_output=True, text=True, check=True)
+    assert ran.stdout.endswith("to be looked at: False\n")
