@@ -27,7 +27,7 @@ test-unit: $(READY) ## the tests that need no root
 test-kernel: root tools $(READY) ## the tests that load programs and move packets (root)
 	@$(PYTEST) -m kernel $(ARGS)
 
-bench: root $(READY) ## how fast chains are, beside the bare redirect and the kernel (root; QUICK=1: under a minute)
+bench: root $(READY) ## how fast chains are, beside the bare redirect and the kernel (root; QUICK=1: in about a minute)
 	@$(BIN)/python -m bench $(if $(QUICK),--quick) $(ARGS)
 
 bench-compare: $(READY) ## two results of the bench, row by row: make bench-compare A=before.json B=after.json

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from schemas.manifest import Mode
 
-from . import compare, costs, reload, report, results
+from . import compare, costs, reload, report, results, slow_path
 from .cases import QUICK_TRAFFIC, cases, chains
 from .measure import Effort, Row, measure
 from .rig import take_one_cpu
@@ -27,9 +27,11 @@ _QUICK_SWAPS, _SWAPS = 5, 50
 def main() -> None:
     """One of the three commands."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the most important rows only, in under a minute")
+    parser.add_argument("--quick", action="store_true", help="the most important rows only, in about a minute")
     parser.add_argument(
-        "--seconds", type=float, help=f"of rounds for each traffic; default: {_FULL.seconds}, quick: {_QUICK.seconds}"
+        "--seconds",
+        type=float,
+        help=f"of rounds for each traffic at most; default: {_FULL.seconds}, {_QUICK.seconds}",
     )
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for latest.json, latest.csv and plots")
     commands = parser.add_subparsers(dest="command")
@@ -59,16 +61,19 @@ def run(quick: bool, seconds: float | None, output: Path) -> None:
     found = costs.costs(chains(), _QUICK_COSTS if quick else _COSTS)
     tell("reloading under load")
     changed = reload.reloads((Mode.NATIVE,) if quick else tuple(Mode), _QUICK_SWAPS if quick else _SWAPS)
+    tell("the slow path")
+    up = [slow_path.measure(*slow_path.ROUND_TRIP)] if quick else slow_path.figures()
     take_one_cpu()
     rows = rows_of(quick, effort)
     tell("")
-    sys.stdout.write("\n".join((results.table(rows), costs.table(found), reload.table(changed))))
-    results.write(results.Results(results.machine(), effort, tuple(rows), tuple(found), tuple(changed)), output)
+    sys.stdout.write("\n".join((results.table(rows), costs.table(found), reload.table(changed), slow_path.table(up))))
+    measured = results.Results(results.machine(), effort, tuple(rows), tuple(found), tuple(changed), tuple(up))
+    results.write(measured, output)
     if not quick:
         tell("plotting")
         from .plots import plot  # matplotlib takes half a second to import
 
-        plot(rows, found, output)
+        plot(rows, found, up, output)
         tell("")
 
 

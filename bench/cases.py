@@ -28,9 +28,11 @@ from typing import Any
 from schemas.manifest import Mode
 from schemas.services.router import NEIGHBOUR
 
+from . import tables
 from .contenders import BareRedirect, Chain, Contender, Generic, TailCalls
 from .kernel import IpForward, LinuxBridge, NftFilter, NftMasquerade
 from .rig import Lane
+from .tables import MANY_DESTINATIONS, ONE_DESTINATION
 from .traffic import SOURCES, Traffic
 
 ONE_FLOW = Traffic("1 flow")
@@ -62,6 +64,7 @@ def _blocked(count: int) -> list[str]:
     return [str(address) for address in chosen if address not in SOURCES][:count]
 
 
+_GATEWAY_MAC = "02:42:ff:00:00:01"
 _GUARD = {"kind": "ddos", "block": {"sources": _blocked(100)}}
 _BRIDGE: dict[str, Any] = {"kind": "bridge", "fdb": {"size": 65536}, "ports": {"a": {}, "b": {}}}
 
@@ -110,7 +113,7 @@ def router(mode: Mode) -> Chain:
 
 
 def _neighbour(lane: Lane) -> Mapping[str, Mapping[bytes, bytes]]:
-    """The router's entry for 192.168.0.2 on port `b`: compiler/services/router/config.h."""
+    """The entry for 192.168.0.2 on the second port, `b`, of the router: compiler/services/router/config.h."""
     key = ipaddress.IPv4Address("192.168.0.2").packed + (1).to_bytes(4, "little")
     return {"gw__neighbours4": {key: lane.station.ljust(NEIGHBOUR.size, b"\0")}}
 
@@ -119,6 +122,15 @@ def guarded_bridge(mode: Mode) -> Chain:
     """The two in a row."""
     links = [("in", "guard.outside"), ("guard.inside", "br0.a"), ("br0.b", "out")]
     return Chain("ddos, bridge", {"guard": _GUARD, "br0": _BRIDGE}, links, mode)
+
+
+def guarded_network(mode: Mode) -> Chain:
+    """The three in a row; where the router is, the bridge knows from the chain file."""
+    bridge = {**_BRIDGE, "fdb": {"size": 65536, "static": [{"mac": _GATEWAY_MAC, "port": "b"}]}}
+    ports = {"lan": {"address": "10.0.0.1/8", "mac": _GATEWAY_MAC}, "b": {"address": "192.168.0.1/24"}}
+    services = {"guard": _GUARD, "br0": bridge, "gw": {"kind": "router", "ports": ports}}
+    links = [("in", "guard.outside"), ("guard.inside", "br0.a"), ("br0.b", "gw.lan"), ("gw.b", "out")]
+    return Chain("ddos, bridge, router", services, links, mode, to=_GATEWAY_MAC, state=_neighbour)
 
 
 def static_bridge(traffic: Traffic) -> Chain:
@@ -148,27 +160,31 @@ LIMIT = BareRedirect()
 
 _ALL = (ONE_FLOW, FEW_FLOWS, MANY_FLOWS, ZIPF_FLOWS)
 _ENDS = (ONE_FLOW, MANY_FLOWS)
+_DESTINATIONS = (ONE_DESTINATION, MANY_DESTINATIONS)
 _OTHER_HOOKS = (Mode.GENERIC, Mode.TC)
+_CHAINS = (ddos, bridge, guarded_bridge, router, guarded_network)
 
 
 def cases() -> tuple[Case, ...]:
     """All of them, the limit first."""
     return (
-        Case(LIMIT, (*_ALL, STATIONS, TAGGED), quick=True),
+        Case(LIMIT, (*_ALL, STATIONS, TAGGED, *_DESTINATIONS), quick=True),
         Case(ddos(Mode.NATIVE), _ALL, quick=True),
         Case(bridge(Mode.NATIVE), (*_ALL, STATIONS), quick=True),
         Case(vlan_bridge(Mode.NATIVE), _ENDS),
         Case(stp_bridge(Mode.NATIVE), _ENDS),
         Case(trunk_bridge(Mode.NATIVE), (TAGGED,)),
-        Case(router(Mode.NATIVE), _ENDS),
+        Case(router(Mode.NATIVE), _ENDS, quick=True),
         Case(guarded_bridge(Mode.NATIVE), _ALL, quick=True),
+        Case(guarded_network(Mode.NATIVE), _ENDS, quick=True),
         *(Case(generic(Mode.NATIVE), _ENDS, quick=True) for generic in (generic_ddos, generic_bridge)),
         *(Case(BareRedirect(mode), (ONE_FLOW,)) for mode in _OTHER_HOOKS),
-        *(Case(chain(mode), (ONE_FLOW,)) for chain in (ddos, bridge, guarded_bridge, router) for mode in _OTHER_HOOKS),
+        *(Case(chain(mode), (ONE_FLOW,)) for chain in _CHAINS for mode in _OTHER_HOOKS),
         *(Case(generic(mode), (ONE_FLOW,)) for generic in (generic_ddos, generic_bridge) for mode in _OTHER_HOOKS),
         Case(static_bridge(STATIONS), (STATIONS,)),
         Case(LinuxBridge(), _ENDS, quick=True),
         Case(IpForward(), _ENDS),
+        *(Case(each(size), _DESTINATIONS) for size in tables.SIZES for each in (tables.router, IpForward)),
         *(Case(NftFilter(rules), (ONE_FLOW,)) for rules in (10, 100, 1000)),
         Case(NftMasquerade(), (ONE_FLOW, FEW_FLOWS)),
         *(Case(TailCalls(calls), (ONE_FLOW,)) for calls in (0, 1, 2, 4, 8, 16, 32)),

@@ -82,8 +82,8 @@ def _no_state(_: Lane) -> Mapping[str, Mapping[bytes, bytes]]:
 class Chain:
     """A chain of ours between interfaces `in` and `out`: `services` and `links` are what the chain file has.
 
-    Frames are for the sink's station, or with `to_device` for the device `in` itself, as a router wants them. `state`
-    gives what control planes would write: entries of maps, by their names in the manifest.
+    Frames are for the sink's station; with `to_device` for the device `in` itself, as a router wants them; or for the
+    MAC address `to`. `state` gives what control planes would write: entries of maps, by their names in the manifest.
     """
 
     service: str
@@ -92,6 +92,7 @@ class Chain:
     mode: str = Mode.NATIVE
     name: str = "bpfchain"
     to_device: bool = False
+    to: str | None = None
     state: State = _no_state
 
     def source(self) -> dict[str, Any]:
@@ -122,6 +123,8 @@ class Chain:
             if attached.interface == "in":
                 entry = attached.program
         destination = lane.entry.port.mac_bytes if self.to_device else lane.station
+        if self.to:
+            destination = bytes.fromhex(self.to.replace(":", ""))
         return Standing(destination, tuple(programs[name] for name in path(compiled.manifest, entry)))
 
 

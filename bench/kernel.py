@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,7 +14,9 @@ from pyroute2.nftables.expressions import genex, ipv4addr, masq, verdict
 from pyroute2.nftables.main import NFTables
 
 from runtime.netns import entered
+from tests.rig.routes import Routes
 
+from . import tables
 from .contenders import Standing
 from .rig import Lane
 
@@ -42,11 +47,15 @@ class LinuxBridge:
 
 @dataclass(frozen=True, slots=True)
 class IpForward:
-    """The kernel's router: one route, one neighbour that is known for good."""
+    """The kernel's router: one neighbour that is known for good, and as many routes as lead to it (tables.py)."""
 
+    routes: int = 0
     name: str = "ip forward"
-    service: str = "router"
     mode: str = "kernel"
+
+    @property
+    def service(self) -> str:
+        return tables.service(self.routes) if self.routes else "router"
 
     def set_up(self, lane: Lane, stack: ExitStack) -> Standing:
         lane.dut.sysctl("net/ipv4/ip_forward", "1")
@@ -59,7 +68,43 @@ class IpForward:
         with lane.dut.netlink() as netlink:
             station = lane.exit.station.mac
             netlink.neigh("add", dst=_STATION, lladdr=station, ifindex=lane.exit.port.ifindex, state="permanent")
+        if self.routes:
+            _add_routes(lane, tables.routes(self.routes))
         return Standing(lane.entry.port.mac_bytes)
+
+
+# nlmsghdr, rtmsg, and the attributes RTA_DST, RTA_GATEWAY and RTA_OIF with their headers
+_ROUTE = struct.Struct("<IHHII BBBBBBBBI HH4s HH4s HHI")
+_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_CREATE = 0x1, 0x4, 0x400
+_RTM_NEWROUTE, _RT_TABLE_MAIN, _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RTN_UNICAST = 24, 254, 4, 0, 1
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
+_AT_ONCE = 1000
+_ANSWER_BYTES = 4096
+_ERROR = struct.Struct("<IHHIIi")  # nlmsghdr, error
+
+
+def _add_routes(lane: Lane, routes: Routes) -> None:
+    """All of them by way of the neighbour, many to a system call. Raises OSError."""
+    gateway, ifindex = socket.inet_aton(_STATION), lane.exit.port.ifindex
+    with entered(lane.dut.name):
+        netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    with netlink:
+        netlink.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * _AT_ONCE * _ROUTE.size)
+        prefixes = list(routes)
+        for first in range(0, len(prefixes), _AT_ONCE):
+            *others, last = prefixes[first : first + _AT_ONCE]
+            messages = [_route(*prefix, gateway, ifindex) for prefix in others]
+            netlink.send(b"".join((*messages, _route(*last, gateway, ifindex, _NLM_F_ACK))))
+            *_, code = _ERROR.unpack_from(netlink.recv(_ANSWER_BYTES))  # the first refusal, or that there was none
+            if code:
+                raise OSError(-code, f"one of {_AT_ONCE} routes from number {first} on: {os.strerror(-code)}")
+
+
+def _route(address: int, length: int, gateway: bytes, ifindex: int, flags: int = 0) -> bytes:
+    header = (_ROUTE.size, _RTM_NEWROUTE, _NLM_F_REQUEST | _NLM_F_CREATE | flags, 0, 0)
+    rtmsg = (socket.AF_INET, length, 0, 0, _RT_TABLE_MAIN, _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RTN_UNICAST, 0)
+    attributes = (8, _RTA_DST, address.to_bytes(4), 8, _RTA_GATEWAY, gateway, 8, _RTA_OIF, ifindex)
+    return _ROUTE.pack(*header, *rtmsg, *attributes)
 
 
 @dataclass(frozen=True, slots=True)

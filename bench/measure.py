@@ -36,7 +36,13 @@ what others do, while the fastest stretches of the same program are as fast as e
 for longer than a stretch, because others use the caches too; hence the second quantile.
 """
 
-_CHECKED_FRAMES = 2 * ORDER_LENGTH
+_CHECKED_FRAMES = ORDER_LENGTH
+_ENOUGH_SECONDS = 5.0
+"""Of rounds for each contender: more of them make no figure better."""
+
+_EPOCHS_OF_TABLES = 3
+"""Where each flow has a destination of its own: a million routes take long to set up."""
+
 _ALONE_FRAMES = 5000
 _FEWEST_ROUNDS = 2
 _LATENCY_ROUNDS = 3
@@ -137,6 +143,7 @@ Progress = Callable[[str], None]
 
 def measure(cases: Sequence[Case], traffic: Traffic, effort: Effort, progress: Progress) -> list[Row]:
     """Rows for all `cases` with this traffic, in their order; the limit is one of them. Raises Damaged."""
+    effort = _as_needed(effort, len(cases), traffic)
     epochs: list[list[Epoch]] = []
     asides: list[Aside] = []
     for number in range(effort.epochs):
@@ -147,10 +154,9 @@ def measure(cases: Sequence[Case], traffic: Traffic, effort: Effort, progress: P
         with Rig() as rig, ExitStack() as stack:
             generator = stack.enter_context(rig.generator(traffic))
             runners = _set_up_all(rig, cases, traffic, random.Random(number), stack, tell)  # noqa: S311  # an order, no secret
-            if number == 0:
-                for runner in runners:
-                    tell(f"checking {runner}")
-                    check(rig, generator, runner.lane, runner.standing)
+            for runner in runners:
+                tell(f"checking {runner}")
+                check(rig, generator, runner.lane, runner.standing)
             _rounds(generator, runners, effort.seconds / effort.epochs, tell)
             epochs.append([runner.epoch for runner in runners])
             if number == effort.epochs - 1:
@@ -161,6 +167,12 @@ def measure(cases: Sequence[Case], traffic: Traffic, effort: Effort, progress: P
         row(case.contender, traffic, [epoch[index] for epoch in epochs], [epoch[limit] for epoch in epochs], aside)
         for index, (case, aside) in enumerate(zip(cases, asides, strict=True))
     ]
+
+
+def _as_needed(effort: Effort, contenders: int, traffic: Traffic) -> Effort:
+    """No longer than it takes for so few contenders, no more epochs than there is time for."""
+    epochs = min(effort.epochs, _EPOCHS_OF_TABLES) if traffic.spread else effort.epochs
+    return Effort(min(effort.seconds, contenders * _ENOUGH_SECONDS), epochs)
 
 
 def _set_up_all(

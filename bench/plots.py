@@ -7,37 +7,27 @@ from pathlib import Path
 
 import matplotlib
 
+from . import paper
 from .costs import Cost
 from .measure import Row
+from .slow_path import ROUND_TRIP, Figure
 
 matplotlib.use("svg")
 matplotlib.rcParams["svg.hashsalt"] = "bpfchain"  # the same picture of the same figures, byte for byte
 
 from matplotlib.axes import Axes  # noqa: E402  # after the choice of the backend
-from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.figure import Figure as Canvas  # noqa: E402
 
 _OURS, _THEIRS, _KERNEL = "#1f5fa8", "#c8c8c8", "#d9822b"
 _HOOKS = (("tc", "TC"), ("generic", "XDP generic"), ("native", "XDP native"))
-_PAPER_BRIDGE = {"tc": 2.22, "generic": 2.22 * 1.25, "native": 2.22 * 1.65}
-"""Mpps of the paper's bridge on its own machine (i7-4770, 10 GbE, one core)."""
 
 
-_PAPER_TAILORED = 1.2
-"""The paper's bridge without VLANs and spanning tree to the one with them (figure 3a: up to 20 %)."""
-
-_PAPER_CODE = 1.075
-"""The paper's bridge with its table in code to the one with a map (figure 3b: 5 to 10 %)."""
-
-_PAPER_COMPILE_MS, _PAPER_INJECT_MS = 800, 3.5
-"""Table I: about 800 ms for a service, injecting 1 to 6 ms."""
-
-
-def plot(rows: Sequence[Row], costs: Sequence[Cost], folder: Path) -> None:
+def plot(rows: Sequence[Row], costs: Sequence[Cost], slow_path: Sequence[Figure], folder: Path) -> None:
     """`overview`, `figure-2` to `figure-4` and `table-1`, for those that all rows are there of. The folder exists."""
     one_flow = [row for row in rows if row.traffic == "1 flow"]
     _overview([row for row in rows if row.mode in ("native", "kernel") and row.service != "tail calls"], folder)
     if all(_row(one_flow, "bridge", "bpfchain", mode) for mode, _ in _HOOKS):
-        _hooks(one_flow, folder)
+        _hooks(one_flow, [each for each in slow_path if (each.way, each.mode) == ROUND_TRIP], folder)
     _tailoring(rows, folder)
     if costs:
         _costs(costs, folder)
@@ -46,7 +36,7 @@ def plot(rows: Sequence[Row], costs: Sequence[Cost], folder: Path) -> None:
 
 
 def _overview(rows: Sequence[Row], folder: Path) -> None:
-    figure = Figure(figsize=(8, 0.6 + 0.24 * len(rows)), layout="constrained")
+    figure = Canvas(figsize=(8, 0.6 + 0.24 * len(rows)), layout="constrained")
     axes: Axes = figure.subplots()
     labels = [f"{row.traffic} · {row.service} · {row.contender}" for row in rows]
     colours = [{"bpfchain": _OURS, "kernel": _KERNEL}.get(_kind(row), _THEIRS) for row in rows]
@@ -65,12 +55,15 @@ def _row(rows: Sequence[Row], service: str, contender: str, mode: str) -> Row | 
     return next((row for row in rows if (row.service, row.contender, row.mode) == wanted), None)
 
 
-def _hooks(rows: Sequence[Row], folder: Path) -> None:
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+def _hooks(rows: Sequence[Row], round_trip: Sequence[Figure], folder: Path) -> None:
+    """The bridge at each hook, and beside it every packet through user space."""
+    figure = Canvas(figsize=(9, 3.4), layout="constrained")
     throughput, latency = figure.subplots(1, 2)
     names = [title for _, title in _HOOKS]
     found = [row for mode, _ in _HOOKS if (row := _row(rows, "bridge", "bpfchain", mode))]
-    _beside(throughput, names, [row.mpps for row in found], [_PAPER_BRIDGE[mode] for mode, _ in _HOOKS])
+    ours = [row.mpps for row in found] + [each.out_mpps for each in round_trip]
+    theirs = [paper.BRIDGE_MPPS[mode] for mode, _ in _HOOKS] + [paper.SLOW_PATH_MPPS for _ in round_trip]
+    _beside(throughput, names + ["slow path" for _ in round_trip], ours, theirs)
     throughput.set_ylabel("bridge, Mpps")
     throughput.legend()
     latency.bar(names, [row.latency_ns / 1000 for row in found], 0.5, color=_OURS)
@@ -83,10 +76,10 @@ def _tailoring(rows: Sequence[Row], folder: Path) -> None:
     code, table = (_ratio(rows, "8 stations", name) for name in ("bpfchain, static", "bpfchain"))
     if not (tailored and generic and code and table):
         return
-    figure = Figure(figsize=(6, 3.4), layout="constrained")
+    figure = Canvas(figsize=(6, 3.4), layout="constrained")
     axes: Axes = figure.subplots()
     names = ["features that are off left out", "table in code, not in a map"]
-    _beside(axes, names, [tailored / generic, code / table], [_PAPER_TAILORED, _PAPER_CODE])
+    _beside(axes, names, [tailored / generic, code / table], [paper.TAILORED, paper.CODE])
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set_ylabel("bridge, gain in throughput")
     axes.legend()
@@ -100,14 +93,14 @@ def _ratio(rows: Sequence[Row], traffic: str, contender: str) -> float | None:
 
 
 def _costs(costs: Sequence[Cost], folder: Path) -> None:
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = Canvas(figsize=(9, 3.4), layout="constrained")
     compiling, injecting = figure.subplots(1, 2)
     names = [cost.service for cost in costs]
-    _beside(compiling, names, [cost.compile_ms for cost in costs], [_PAPER_COMPILE_MS] * len(costs))
+    _beside(compiling, names, [cost.compile_ms for cost in costs], [paper.COMPILE_MS] * len(costs))
     compiling.bar([at - 0.2 for at in range(len(costs))], [cost.cached_ms for cost in costs], 0.4, color=_KERNEL)
     compiling.set_ylabel("compiling, ms (from the cache: the lower part)")
     compiling.legend()
-    _beside(injecting, names, [cost.inject_ms for cost in costs], [_PAPER_INJECT_MS] * len(costs))
+    _beside(injecting, names, [cost.inject_ms for cost in costs], [paper.INJECT_MS] * len(costs))
     injecting.set_ylabel("injecting, ms")
     _save(figure, folder, "table-1")
 
@@ -121,7 +114,7 @@ def _beside(axes: Axes, names: Sequence[str], ours: Sequence[float], paper: Sequ
 
 
 def _tail_calls(rows: Sequence[Row], folder: Path) -> None:
-    figure = Figure(figsize=(6, 3.4), layout="constrained")
+    figure = Canvas(figsize=(6, 3.4), layout="constrained")
     axes: Axes = figure.subplots()
     calls = [int(row.contender) for row in rows]
     axes.errorbar(
@@ -134,6 +127,6 @@ def _tail_calls(rows: Sequence[Row], folder: Path) -> None:
     _save(figure, folder, "figure-4")
 
 
-def _save(figure: Figure, folder: Path, name: str) -> None:
+def _save(figure: Canvas, folder: Path, name: str) -> None:
     figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
     figure.savefig(folder / f"{name}.png", dpi=110)

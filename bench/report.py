@@ -6,9 +6,11 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from . import results
+from . import paper, results, tables
 from .measure import Row
 from .results import Results
+from .tables import MANY_DESTINATIONS, ONE_DESTINATION
+from .traffic import Traffic
 
 _GOALS = (
     ("ddos, 100 blocked sources, clean traffic", "ddos", "1 flow", 0.93),
@@ -18,16 +20,17 @@ _GOALS = (
     ("bridge, 64k source addresses, Zipf", "bridge", "64k Zipf", None),
     ("ddos → bridge", "ddos, bridge", "1 flow", 0.78),
     ("ddos → bridge, 64k", "ddos, bridge", "64k flows", None),
-    ("router", "router", "1 flow", None),
+    ("router", "router", "1 flow", 0.82),
     ("router, 64k sources", "router", "64k flows", None),
+    ("ddos → bridge → router", "ddos, bridge, router", "1 flow", 0.60),
+    ("ddos → bridge → router, 64k", "ddos, bridge, router", "64k flows", None),
 )
+_ROUTES_GOALS = {10: 0.82, 100_000: 0.70, 1_000_000: 0.60}
 _LIMIT_NS_THERE = 99
 """Nanoseconds of a packet through the bare redirect on the machine that the goals were set on."""
 
-_HOOKS = (("TC", "tc", 2.22), ("XDP generic", "generic", 2.22 * 1.25), ("XDP native", "native", 2.22 * 1.65))
-"""With the Mpps of the paper's bridge on its own machine (i7-4770, 10 GbE, one core)."""
-
-_LINUX = {"bridge": "Linux bridge", "router": "ip forward"}
+_HOOKS = (("TC", "tc"), ("XDP generic", "generic"), ("XDP native", "native"))
+_ONE_FLOW = ("1 flow", "1 flow, VLAN 10")
 _OURS, _GENERIC = "bpfchain", "generic build"
 
 
@@ -41,7 +44,7 @@ def write(found: Results, docs: Path) -> None:
     results.write(found, folder)
     for suffix in ("json", "csv"):
         (folder / f"latest.{suffix}").rename(folder / f"measured.{suffix}")
-    plot(found.rows, found.costs, folder)
+    plot(found.rows, found.costs, found.slow_path, folder)
 
 
 def filled(page: str, found: Results) -> str:
@@ -67,7 +70,7 @@ def _run(found: Results) -> str:
     reached = f" The bare redirect reached {limit.mpps:.2f} Mpps." if limit else ""
     return (
         f"{machine['cpu']}, {machine['cpus']} CPUs, kernel {machine['kernel']}; {found.effort.epochs} epochs,"
-        f" {found.effort.seconds:.0f} s of rounds for each traffic.{reached}"
+        f" up to {found.effort.seconds:.0f} s of rounds for each traffic.{reached}"
     )
 
 
@@ -92,7 +95,6 @@ def _goal_cells(found: Results, title: str, service: str, traffic: str, goal: fl
     if row is None:
         return None
     limit, generic = _limit(found, traffic), _find(found, service, traffic, _GENERIC)
-    linux = _find(found, service, traffic, _LINUX.get(service, ""), "kernel")
     there = _LIMIT_NS_THERE / (_LIMIT_NS_THERE + row.ns)
     return (
         title,
@@ -103,8 +105,16 @@ def _goal_cells(found: Results, title: str, service: str, traffic: str, goal: fl
         f"{goal:.2f}" if goal else "–",
         f"{there:.2f}",
         _times(row, generic),
-        _times(row, linux),
+        _times_linux(found, row),
     )
+
+
+def _times_linux(found: Results, row: Row) -> str:
+    """To the kernel's own service; and what the bare redirect is to that, the most that can be reached."""
+    linux = next(
+        (r for r in found.rows if (r.service, r.traffic, r.mode) == (row.service, row.traffic, "kernel")), None
+    )
+    return f"{_times(row, linux)} of {1 / linux.ratio_to_redirect:.2f}" if linux else "–"
 
 
 def _times(row: Row, other: Row | None) -> str:
@@ -122,18 +132,19 @@ def _kernel(found: Results) -> str:
 def _hooks(found: Results) -> str:
     first = _find(found, "bridge", "1 flow", mode="tc")
     lines = []
-    for title, mode, paper in _HOOKS:
+    for title, mode in _HOOKS:
         row, generic = (_find(found, "bridge", "1 flow", name, mode) for name in (_OURS, _GENERIC))
         if row and first:
             cells = (f"{row.mpps:.2f}", f"{row.mpps / first.mpps:.2f}", _times(row, generic), f"{row.latency_ns}")
-            lines.append((title, *cells, f"{paper:.1f}", f"{paper / _HOOKS[0][2]:.2f}"))
+            theirs = paper.BRIDGE_MPPS[mode]
+            lines.append((title, *cells, f"{theirs:.1f}", f"{theirs / paper.BRIDGE_MPPS['tc']:.2f}"))
     head = ("bridge", "Mpps", "to TC", "× generic build", "latency, ns", "paper, Mpps", "paper, to TC")
     return _table(head, lines)
 
 
 def _limits(found: Results) -> str:
     """How the hooks stand to each other with nothing to do."""
-    rows = [(title, _limit(found, mode=mode)) for title, mode, _ in _HOOKS]
+    rows = [(title, _limit(found, mode=mode)) for title, mode in _HOOKS]
     head = ("bare redirect", "Mpps", "to XDP native")
     return _table(head, ((title, f"{row.mpps:.2f}", f"{row.ratio_to_redirect:.2f}") for title, row in rows if row))
 
@@ -154,7 +165,7 @@ def _static(found: Results) -> str:
 
 def _features(found: Results) -> str:
     rows = [row for row in found.rows if row.service.startswith("bridge") and row.mode == "native"]
-    rows = [row for row in rows if row.traffic == "1 flow"]
+    rows = [row for row in rows if row.traffic in _ONE_FLOW]
     head = ("bridge", "build", "ratio", "+ ns", "instructions", "the verifier went through")
     return _table(
         head,
@@ -211,9 +222,52 @@ def _reloads(found: Results) -> str:
     return _table(("mode", "swaps", "frames", "lost", "Mpps", "until live", *stages), lines)
 
 
+def _routes(found: Results) -> str:
+    """Routers by the number of their routes."""
+    traffics, cells = (ONE_DESTINATION, MANY_DESTINATIONS), ("ratio", "+ ns", "× Linux")
+    head = ("routes", *(f"{traffic.name}: {cell}" for traffic in traffics for cell in cells), "goal")
+    lines = []
+    for size in tables.SIZES:
+        if not any(_find(found, tables.service(size), traffic.name) for traffic in traffics):
+            continue
+        found_cells = [cell for traffic in traffics for cell in _routes_cells(found, size, traffic)]
+        lines.append([f"{size:,}", *found_cells, f"{_ROUTES_GOALS[size]:.2f}" if size in _ROUTES_GOALS else "–"])
+    return _table(head, lines)
+
+
+def _routes_cells(found: Results, size: int, traffic: Traffic) -> Sequence[str]:
+    row = _find(found, tables.service(size), traffic.name)
+    if row is None:
+        return ("–", "–", "–")
+    return f"{row.ratio_to_redirect:.3f} ± {row.spread:.3f}", f"{row.ns:.0f}", _times_linux(found, row)
+
+
+def _slow_path(found: Results) -> str:
+    """What goes up to the daemon, and down again."""
+    head = ("way", "mode", "up, Mpps", "down, Mpps", "daemon, µs", "alone, µs", "refused")
+    return _table(
+        head,
+        (
+            (
+                each.way,
+                each.mode,
+                f"{each.up_mpps:.2f}",
+                f"{each.out_mpps:.2f}" if each.alone_us else "–",
+                f"{each.daemon_us:.2f}",
+                f"{each.alone_us:.0f}" if each.alone_us else "–",
+                f"{each.refused:.0%}",
+            )
+            for each in found.slow_path
+        ),
+    )
+
+
 def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """A table of Markdown."""
-    rows = [head, ["---"] * len(head), *lines]
+    found = list(lines)
+    if not found:
+        return "Not measured in this run."
+    rows = [head, ["---"] * len(head), *found]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -228,5 +282,7 @@ _BLOCKS: dict[str, Callable[[Results], str]] = {
     "tail-calls": _tail_calls,
     "costs": _costs,
     "reloads": _reloads,
+    "routes": _routes,
+    "slow-path": _slow_path,
 }
 """What stands in docs/performance.md, by the name in its markers."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from .costs import Cost
 from .measure import Effort, ProgramSize, Row
 from .reload import Reload
+from .slow_path import Figure
 
 _COLUMNS = (
     ("traffic", "<12", "{0.traffic}"),
@@ -43,13 +44,14 @@ def table(rows: Sequence[Row]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """One run: the machine, how long each traffic was measured, rows, and what starting and changing chains costs."""
+    """One run: the machine, how long each traffic was measured, rows, starting and changing chains, the slow path."""
 
     machine: Mapping[str, object]
     effort: Effort
     rows: tuple[Row, ...]
     costs: tuple[Cost, ...]
     reloads: tuple[Reload, ...] = ()
+    slow_path: tuple[Figure, ...] = ()
 
 
 def write(results: Results, folder: Path) -> None:
@@ -62,6 +64,7 @@ def write(results: Results, folder: Path) -> None:
         "rows": [row.record() for row in results.rows],
         "costs": [cost.record() for cost in results.costs],
         "reloads": [reload.record() for reload in results.reloads],
+        "slow_path": [figure.record() for figure in results.slow_path],
     }
     (folder / "latest.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     names = [field.name for field in fields(Row) if field.name != "programs"]
@@ -80,7 +83,9 @@ def read(file: Path) -> Results:
         rows.append(Row(**record, programs=programs))
     costs = tuple(Cost(**record) for record in content["costs"])
     reloads = tuple(Reload(**record) for record in content.get("reloads", ()))  # older results have none
-    return Results(content["machine"], Effort(content["seconds"], content["epochs"]), tuple(rows), costs, reloads)
+    slow_path = tuple(Figure(**record) for record in content.get("slow_path", ()))
+    effort = Effort(content["seconds"], content["epochs"])
+    return Results(content["machine"], effort, tuple(rows), costs, reloads, slow_path)
 
 
 def machine() -> dict[str, object]:

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from subprocess import Popen
 from time import monotonic, perf_counter_ns, sleep
@@ -37,9 +37,9 @@ from tests.rig.lab import unique_name
 from .cases import ONE_FLOW
 from .rig import Lane, Rig
 
-_SECONDS = 2.0
+_SECONDS = 1.5
 _SLICE = 4096
-_ALONE = 60
+_ALONE = 20
 _READY_SECONDS = 10.0
 _QUIET_SECONDS = 0.1
 
@@ -72,6 +72,8 @@ class Injecting:
 
 
 PLANES: dict[str, type] = {"up": Counting, "up, out": Sending, "up, in": Injecting}
+ROUND_TRIP = ("up, out", Mode.NATIVE)
+"""The way and the mode that stand for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,9 @@ class Figure:
     alone_us: float | None
     refused: float
 
+    def record(self) -> dict[str, object]:
+        return asdict(self)
+
     def __str__(self) -> str:
         alone = f"{self.alone_us:8.0f}" if self.alone_us is not None else "       –"
         rates = f"{self.up_mpps:8.3f} {self.out_mpps:8.3f} {self.daemon_us:9.2f}"
@@ -100,7 +105,7 @@ HEAD = f"{'way':<10} {'mode':<8} {'up Mpps':>8} {'out Mpps':>8} {'daemon µs':>9
 
 
 def main() -> None:
-    """The table."""
+    """The table, row by row."""
     sys.stdout.write(f"{HEAD}\n")
     for mode in Mode:
         for way in PLANES:
@@ -108,11 +113,25 @@ def main() -> None:
             sys.stdout.flush()
 
 
+def figures() -> list[Figure]:
+    """All rows."""
+    return [measure(way, mode) for mode in Mode for way in PLANES]
+
+
+def table(found: Sequence[Figure]) -> str:
+    """Lines of text."""
+    return "".join(f"{line}\n" for line in (HEAD, *map(str, found)))
+
+
 def measure(way: str, mode: Mode) -> Figure:
     """One row: a flood for some seconds, then packets one by one."""
     with tempfile.TemporaryDirectory(prefix="bpfchain-bench-") as folder, Rig() as rig, probe.installed():
         lane = rig.lane()
-        with own_bpffs(Path(folder)), _running(lane, mode, Path(folder)) as chain, _daemon(way, chain) as pid:
+        with (
+            own_bpffs(Path(folder)),
+            _running(lane, mode, Path(folder)) as chain,
+            _daemon(way, chain, Path(folder)) as pid,
+        ):
             with rig.generator(ONE_FLOW) as generator:
                 before, arrived, started = _upcalls(lane, chain), rig.arrived().packets, monotonic()
                 cpu_before = _cpu_us(pid)
@@ -127,7 +146,7 @@ def measure(way: str, mode: Mode) -> Figure:
             alone = _alone(rig, lane) if way != "up" else None
             return Figure(
                 way,
-                mode,
+                str(mode),
                 sent / took / 1e6,
                 left / took / 1e6,
                 cpu_us / max(1, sent),
@@ -199,14 +218,16 @@ def _running(lane: Lane, mode: Mode, folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _daemon(way: str, chain: str) -> Iterator[int]:
+def _daemon(way: str, chain: str, folder: Path) -> Iterator[int]:
     """The daemon's process id; with one of the control planes here in the place of the probe's."""
-    process = Popen([sys.executable, "-m", "bench.slow_path", "--serve", way])  # noqa: S603
+    log = folder / "daemon.log"
+    with log.open("w") as errors:
+        process = Popen([sys.executable, "-m", "bench.slow_path", "--serve", way], stderr=errors)  # noqa: S603
     try:
         deadline = monotonic() + _READY_SECONDS
         while chain not in (daemon_status(bpffs_root()) or {"chains": {}})["chains"]:
             if monotonic() > deadline:
-                raise TimeoutError("the daemon does not serve the chain")
+                raise TimeoutError(f"the daemon does not serve the chain:\n{log.read_text()}")
             sleep(0.02)
         yield process.pid
     finally:

@@ -20,6 +20,8 @@ _SEED = 2018
 class Traffic:
     """UDP in IPv4 from `flows` stations to one, each with a MAC and an IP address of its own.
 
+    `spread`: to as many destinations, all behind the next station.
+
     Flows are drawn at random, each as likely as any other, or (`zipf`) the one of rank r with a weight of 1/r. With a
     `vlan`, frames are tagged, and `frame_bytes` has the four bytes of the tag in it.
     """
@@ -29,14 +31,24 @@ class Traffic:
     zipf: bool = False
     frame_bytes: int = SMALLEST_FRAME
     vlan: int | None = None
+    spread: bool = False
 
     def defines(self, *, stamped: bool) -> Mapping[str, int]:
         """For bpf/generator.c."""
-        return {"FRAME_BYTES": self.frame_bytes, "VLAN_ID": self.vlan or 0, "STAMPED": int(stamped)}
+        return {
+            "FRAME_BYTES": self.frame_bytes,
+            "VLAN_ID": self.vlan or 0,
+            "STAMPED": int(stamped),
+            "SPREAD": int(self.spread),
+        }
 
     def identities(self) -> list[int]:
         """A random number for each flow: bytes 2 to 5 of its MAC address; its lower 24 bits are in its IP address."""
         return random.Random(_SEED).sample(range(1 << 32), self.flows)  # noqa: S311  # the same each time
+
+    def destinations(self) -> list[int]:
+        """Of each flow that is spread: as spread_destination() in bpf/frame.h has them."""
+        return [(20 + (flow >> 24) % 100) << 24 | flow & 0xFFFFFF for flow in self.identities()]
 
     def order(self) -> list[int]:
         """The identity of each frame's flow, in the order of sending."""

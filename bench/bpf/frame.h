@@ -10,6 +10,7 @@
 #define FRAME_BYTES 60
 #define VLAN_ID 0
 #define STAMPED 0
+#define SPREAD 0
 #endif
 
 enum {
@@ -44,6 +45,12 @@ struct frame {
 enum {
 	IP_BYTES = FRAME_BYTES - (VLAN_ID ? 18 : 14),
 };
+
+/* Somewhere in 20.0.0.0 to 119.255.255.255: traffic.py computes the same. */
+static __always_inline __u32 spread_destination(__u32 flow)
+{
+	return (20 + (flow >> 24) % 100) << 24 | (flow & SOURCE_MASK);
+}
 
 struct lane {
 	__u32 ifindex;

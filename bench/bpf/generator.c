@@ -36,20 +36,9 @@ static __always_inline void write_ethernet(struct frame *frame, const struct lan
 	frame->ethertype = bpf_htons(ETH_P_IP);
 }
 
-/* With SPREAD somewhere in 20.0.0.0 to 119.255.255.255, by the flow; traffic.py computes the same. */
-static __always_inline __u32 destination_of(__u32 flow)
-{
-#ifdef SPREAD
-	return (20 + (flow >> 24) % 100) << 24 | (flow & SOURCE_MASK);
-#else
-	(void)flow;
-	return DESTINATION;
-#endif
-}
-
 static __always_inline void write_ip(struct frame *frame, __u32 flow)
 {
-	const __u32 destination = destination_of(flow);
+	const __u32 destination = SPREAD ? spread_destination(flow) : DESTINATION;
 	const __u32 source = SOURCE_NETWORK | (flow & SOURCE_MASK), fixed = 0x4500 + IP_BYTES + 0x4000 + 0x4011;
 	__u32 sum = fixed + (source >> 16) + (source & 0xffff) + (destination >> 16) + (destination & 0xffff);
 

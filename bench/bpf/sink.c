@@ -77,8 +77,11 @@ static __always_inline const struct frame *behind_tag(const struct frame *frame)
  */
 static __always_inline bool is_damaged(const struct frame *frame)
 {
+	__u32 destination = bpf_ntohl(frame->ip.daddr);
+
 	return frame->ethertype != bpf_htons(ETH_P_IP) || frame->ip.tot_len != bpf_htons(IP_BYTES) ||
-	       frame->ip.daddr != bpf_htonl(DESTINATION) || frame->destination_port != bpf_htons(DESTINATION_PORT);
+	       (destination != DESTINATION && destination != spread_destination(frame->flow)) ||
+	       frame->destination_port != bpf_htons(DESTINATION_PORT);
 }
 
 static __always_inline void check_order(struct arrived *arrived, const struct frame *frame, __u32 flow)

@@ -14,6 +14,7 @@ from bench.measure import Aside, Effort, Epoch, ProgramSize, Row, row
 from bench.plots import plot
 from bench.reload import Reload
 from bench.results import Results
+from bench.slow_path import Figure
 from bench.traffic import Traffic
 
 ROW = Row(
@@ -44,6 +45,7 @@ KERNEL = dataclasses.replace(
     programs=(),
 )
 STATIONS = ("bpfchain", "bpfchain, static")
+FIGURE = Figure("up, out", "native", 0.5, 0.5, 2.0, 900.0, 0.1)
 COST = Cost("bridge", 2, 136, 1048, 327.5, 17.8, 51.9)
 
 
@@ -89,7 +91,7 @@ def test_the_table_has_a_line_for_each_row() -> None:
 def test_files_have_every_field(tmp_path: Path) -> None:
     machine = {"kernel": "6.18", "cpu": "a CPU", "cpus": 2}
     reload = Reload("native", 5, 9, 0, 1.0, 60.5, {"swap": 16.0})
-    written = Results(machine, Effort(3, 2), (ROW, KERNEL), (COST,), (reload,))
+    written = Results(machine, Effort(3, 2), (ROW, KERNEL), (COST,), (reload,), (FIGURE,))
     results.write(written, tmp_path / "results")
     assert results.read(tmp_path / "results/latest.json") == written
     content = json.loads((tmp_path / "results/latest.json").read_text())
@@ -109,7 +111,7 @@ def test_plots_are_the_same_each_time(tmp_path: Path) -> None:
     tailored += [dataclasses.replace(ROW, traffic="8 stations", contender=name) for name in STATIONS]
     for folder in (tmp_path / "first", tmp_path / "second"):
         folder.mkdir()
-        plot([*hooks, KERNEL, *calls, *tailored], [COST], folder)
+        plot([*hooks, KERNEL, *calls, *tailored], [COST], [FIGURE], folder)
     names = {"overview", "figure-2", "figure-3", "figure-4", "table-1"}
     assert {path.name for path in (tmp_path / "first").iterdir()} == {f"{n}.{e}" for n in names for e in ("svg", "png")}
     for path in (tmp_path / "first").iterdir():
@@ -133,9 +135,22 @@ def test_tables_of_the_page_are_written_between_their_markers() -> None:
     filled = report.filled(page, found)
     assert "old" not in filled
     assert "prose" in filled
-    assert "| bridge | 3.33 | 0.967 ± 0.014 | 0.500 | 10 | 0.86 | 0.91 | – | 5.00 |" in filled
+    assert "| bridge | 3.33 | 0.967 ± 0.014 | 0.500 | 10 | 0.86 | 0.91 | – | 5.00 of 5.17 |" in filled
     assert "| bridge | 2 | 136 | 1048 | 328 ms | 18 ms | 52 ms |" in filled
     assert report.filled(filled, found) == filled
+
+
+def test_tables_of_routers_and_of_the_slow_path() -> None:
+    page = "".join(f"<!-- {name} -->\n\n<!-- end -->\n" for name in ("routes", "slow-path", "features"))
+    one = dataclasses.replace(ROW, service="router, 100,000 routes", traffic="1 destination", ratio_to_redirect=0.8)
+    linux = dataclasses.replace(one, contender="ip forward", mode="kernel", ratio_to_redirect=0.25)
+    tagged = dataclasses.replace(ROW, service="bridge, trunks", traffic="1 flow, VLAN 10")
+    rows = (one, linux, tagged)
+    found = Results({"kernel": "6.18", "cpu": "a CPU", "cpus": 2}, Effort(3, 2), rows, (), (), (FIGURE,))
+    filled = report.filled(page, found)
+    assert "| 100,000 | 0.800 ± 0.014 | 10 | 3.20 of 4.00 | – | – | – | 0.70 |" in filled
+    assert "| up, out | native | 0.50 | 0.50 | 2.00 | 900 | 10% |" in filled
+    assert "| bridge, trunks | bpfchain | 0.967 | 10 | 524 | 2092 |" in filled
 
 
 def test_every_table_of_the_page_can_be_written() -> None:
