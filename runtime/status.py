@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from schemas.counters import Count
 from schemas.manifest import Manifest, Mode, ServiceRecord
@@ -23,6 +23,9 @@ from .state import LiveChain, LiveGeneration, attach_points, not_running, read, 
 from .steps import explained
 from .tally import Tally, label_of
 from .trial import is_guarded, read_trial
+
+if TYPE_CHECKING:
+    from .describe import Findings
 
 JSON_FORMAT = 1
 NO_DAEMON = "no daemon"
@@ -45,7 +48,7 @@ class InterfaceStatus:
 class PortStatus:
     """A port: what came in by it and what went out, and what became of the rest. Zero counts of drops are left out.
 
-    `note` is what the service's control plane says of it (`root, forwarding`).
+    `note` is what the service's run-time side says of it (`root, forwarding`).
     """
 
     name: str
@@ -60,7 +63,8 @@ class PortStatus:
 class ServiceStatus:
     """A service. `labelled` are its counters by what they count, `block.sources 198.51.100.0/24`; those at zero too.
 
-    `control_plane` is None where it needs none; else `running`, `failed`, or `no daemon` where none serves it.
+    `control_plane` is None where it needs none; else `running`, `failed`, or `no daemon` where none serves it. `facts`
+    are what its kind says of it, plain data; `lines` the same for people.
     """
 
     name: str
@@ -68,6 +72,8 @@ class ServiceStatus:
     ports: tuple[PortStatus, ...]
     labelled: Mapping[str, Count]
     control_plane: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    lines: tuple[str, ...] = ()
 
     @property
     def drops(self) -> dict[str, Count]:
@@ -169,7 +175,12 @@ def _chain(live: LiveChain, pins: ChainPins, served: Mapping[str, str]) -> Chain
     tally = totals(live)
     notes, failures = _notes(current, manifest)
     problems += failures
-    services = tuple(_service(manifest, service, tally, served, notes) for service in manifest.services)
+    findings, failures = _findings(current, manifest)
+    problems += [problem for found in findings.values() for problem in found.problems]
+    problems += failures
+    services = tuple(
+        _service(manifest, service, tally, served, notes, findings[service.name]) for service in manifest.services
+    )
     unserved = [service.name for service in services if service.control_plane == NO_DAEMON]
     if unserved:
         problems.append(f"no daemon serves {', '.join(unserved)}: `bpfchain daemon`")
@@ -248,14 +259,37 @@ def _notes(current: LiveGeneration, manifest: Manifest) -> tuple[Notes, list[str
     return notes, failures
 
 
+def _findings(current: LiveGeneration, manifest: Manifest) -> tuple[dict[str, Findings], list[str]]:
+    """Of every service by its name, and what went wrong in the modules that were asked."""
+    from .describe import NOTHING, inspect
+
+    found: dict[str, Findings] = {}
+    failures = []
+    for service in manifest.services:
+        try:
+            found[service.name] = inspect(current, service)
+        except OSError:
+            raise
+        except Exception as error:
+            failures.append(f"the maps of {service.name} cannot be read: {error!r}")
+            found[service.name] = NOTHING
+    return found, failures
+
+
 def _service(
-    manifest: Manifest, service: ServiceRecord, tally: Tally, served: Mapping[str, str], notes: Notes
+    manifest: Manifest,
+    service: ServiceRecord,
+    tally: Tally,
+    served: Mapping[str, str],
+    notes: Notes,
+    found: Findings,
 ) -> ServiceStatus:
+    told = {port: [notes.get((service.name, port), ""), found.notes.get(port, "")] for port in service.ports}
     counted = any((service.name, port, "received") in tally for port in service.ports)
     return ServiceStatus(
         name=service.name,
         kind=service.kind,
-        ports=tuple(_port(service, port, tally, notes) for port in service.ports) if counted else (),
+        ports=tuple(_port(service, port, tally, told[port]) for port in service.ports) if counted else (),
         labelled={
             label: tally.get((service.name, "", label), Count())
             for record in manifest.maps
@@ -263,10 +297,12 @@ def _service(
             for label in (label_of(record, entry.path) for entry in record.entries)
         },
         control_plane=None if service.control is None else served.get(service.name, NO_DAEMON),
+        facts=found.facts,
+        lines=found.lines,
     )
 
 
-def _port(service: ServiceRecord, port: str, tally: Tally, notes: Notes) -> PortStatus:
+def _port(service: ServiceRecord, port: str, tally: Tally, notes: Iterable[str]) -> PortStatus:
     def count(what: str) -> Count:
         return tally.get((service.name, port, what), Count())
 
@@ -277,7 +313,7 @@ def _port(service: ServiceRecord, port: str, tally: Tally, notes: Notes) -> Port
         sent=count("sent"),
         to_host=count("to host"),
         drops={name: found for name, found in drops.items() if found},
-        note=notes.get((service.name, port), ""),
+        note=", ".join(filter(None, notes)),
     )
 
 
@@ -327,6 +363,7 @@ def _service_data(service: ServiceStatus) -> dict[str, Any]:
             for port in service.ports
         ],
         "counters": {label: _count_data(count) for label, count in service.labelled.items()},
+        "facts": dict(service.facts),
     }
 
 

@@ -21,13 +21,17 @@ def status_text(status: ChainStatus) -> str:
     if status.interfaces:
         lines += ["", *_interfaces(status.interfaces)]
     for service in status.services:
-        lines += ["", _service(service), *_ports(service.ports), *_labels(service)]
+        lines += ["", _service(service), *_lines(service), *_ports(service.ports), *_labels(service)]
     return "\n".join(lines) + "\n"
 
 
 def _service(service: ServiceStatus) -> str:
     control = f", control plane: {service.control_plane}" if service.control_plane else ""
     return f"{service.name} ({service.kind}){control}"
+
+
+def _lines(service: ServiceStatus) -> Iterator[str]:
+    return (f"  {line}" for line in service.lines)
 
 
 def _headline(status: ChainStatus) -> str:

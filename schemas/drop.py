@@ -31,6 +31,8 @@ DROP_REASONS = {
     41: "no-headroom",
     42: "port-state",
     43: "storm",
+    44: "intruder",
+    45: "station-limit",
 }
 """Every reason of this tree. A service outside it counts its own from 48 on (DROP_SERVICE_FIRST)."""
 

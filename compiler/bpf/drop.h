@@ -35,6 +35,8 @@ enum drop_reason {
 	DROP_NO_HEADROOM = 41,         /* no room in front of the frame for a VLAN tag */
 	DROP_PORT_STATE = 42,          /* the spanning tree does not let frames in or out of the port now */
 	DROP_STORM = 43,               /* more frames to be flooded than the port's limit for their sort */
+	DROP_INTRUDER = 44,            /* source address is that of a static or sticky station on another port */
+	DROP_STATION_LIMIT = 45,       /* source is a new station, and its port has as many as it may */
 	DROP_SERVICE_FIRST = 48,       /* first number for services outside this tree */
 	DROP_REASON_LIMIT = 64,
 };

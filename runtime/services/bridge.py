@@ -1,9 +1,10 @@
-"""The run-time side of the bridge: its control plane, and how its maps get into another layout."""
+"""The run-time side of the bridge: its control plane, what its maps say, and how they get into another layout."""
 
 from __future__ import annotations
 
 from ..migrate import Migration, Table
 from .bridge_fdb import migration as fdb_migration
+from .bridge_inspect import inspect as inspect
 from .bridge_stp import TICK_SECONDS as TICK_SECONDS
 from .bridge_stp import describe as describe
 from .bridge_stp import on_link as on_link

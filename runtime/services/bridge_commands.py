@@ -32,13 +32,15 @@ def fdb() -> None:
 @_bpffs_option
 def show(chain: str, bridge: str, format: str, bpffs: Path | None) -> None:
     """Every station that BRIDGE of CHAIN knows, and the port that it is behind."""
-    from .bridge_stations import stations
+    from .bridge_stations import hints, stations
 
     found = stations(chain, bridge, bpffs=bpffs)
     if format == "json":
         click.echo(json.dumps([dataclasses.asdict(station) for station in found], indent=1))
     else:
         click.echo(_text(found), nl=False)
+    for loop in hints(chain, bridge, bpffs=bpffs):
+        click.echo(f"is there a loop? {loop}", err=True)
 
 
 @fdb.command()

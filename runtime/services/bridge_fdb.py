@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -20,11 +20,12 @@ from ..migrate import Entries, Exchange, Migration, Moved, Table
 
 _MEANING = re.compile(r"bridge fdb/2 key (\d+) port (\d+) tick (\d+)(?: \S+)*")
 _MAC_BITS = 48  # of a key; above them is the VLAN, where there are VLANs
-_WAYS = 8
-_SET = struct.Struct(f"<{_WAYS}Q")
+WAYS = 8
+_SET = struct.Struct(f"<{WAYS}Q")
 _WORD = 8
 _GOLDEN_RATIO = 0x9E3779B97F4A7C15
 _LOW_64 = (1 << 64) - 1
+_QUOTA_WORDS, _QUOTA_COUNTED = 3, 1  # struct quota
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,18 +104,61 @@ def layout_of(table: Table) -> Layout | None:
     return Layout(key, port, tick, table.record.max_entries)
 
 
-def forget_ports(fdb: ControlMap, ports: Collection[int]) -> None:
-    """Forgets every station behind some of the ports, by their indices.
+def optional_map(open_map: Callable[[str], ControlMap], name: str) -> ControlMap | None:
+    """A map that bridges have only where the chain file asks for what it is for."""
+    try:
+        return open_map(name)
+    except LookupError:
+        return None
 
-    A station that is learned in the same entry at this moment may go with it: then its next frame is flooded.
-    """
+
+def known_layout(fdb: ControlMap) -> Layout:
+    """The layout of a map that programs of this version use."""
     layout = layout_of(Table(fdb.record, ()))
-    assert layout, "a map that programs of this version use"
-    mask, states = (1 << layout.port_bits) - 1, {port + 1 for port in ports}
+    assert layout, "a bridge's own map has a layout that is known"
+    return layout
+
+
+def forget(
+    fdb: ControlMap,
+    quotas: ControlMap | None,
+    *,
+    ports: Collection[int] | None = None,
+    fits: Callable[[Station], bool] | None = None,
+) -> int:
+    """Forgets learned stations: all, or those behind some ports (by index) that fit; how many.
+
+    Each is one store of zero: programs go on. A station that is learned into the entry in that very moment may go with
+    it: its frames are flooded until it sends again, and nothing is ever led astray. Ports that have a limit count their
+    stations anew before they learn the next one.
+    """
+    layout, forgotten = known_layout(fdb), 0
+    mask, states = (1 << layout.port_bits) - 1, None if ports is None else {port + 1 for port in ports}
     with fdb.memory().cast("Q") as words:
         for at, word in enumerate(words.tolist()):
-            if word & mask in states:
+            if not word or (states is not None and word & mask not in states):
+                continue
+            if fits is None or fits(layout.station(at // WAYS, word)):
                 words[at] = 0
+                forgotten += 1
+    if quotas is not None:
+        _count_anew(quotas)
+    return forgotten
+
+
+def _count_anew(quotas: ControlMap) -> None:
+    """`counted` of struct quota (quota.h) becomes 0."""
+    with quotas.memory().cast("Q") as words:
+        for at in range(_QUOTA_COUNTED, len(words), _QUOTA_WORDS):
+            words[at] = 0
+
+
+def entries(fdb: ControlMap) -> Iterator[Station]:
+    """Every entry that is not free."""
+    layout = known_layout(fdb)
+    with fdb.memory().cast("Q") as words:
+        content = words.tolist()
+    return (layout.station(at // WAYS, word) for at, word in enumerate(content) if word)
 
 
 def migration(old: Table, new: Table) -> Migration | None:
@@ -147,11 +191,11 @@ class _Way:
         newest_first = sorted(self._moved(entries), key=lambda moved: moved.age)
         for number, word in (self.after.place(moved.station) for moved in newest_first):
             words = sets.setdefault(number, [])
-            if len(words) < _WAYS:
+            if len(words) < WAYS:
                 words.append(word)
             else:
                 left_out += 1
-        filled = {number: words + [0] * (_WAYS - len(words)) for number, words in sets.items()}
+        filled = {number: words + [0] * (WAYS - len(words)) for number, words in sets.items()}
         return Moved({number.to_bytes(4, "little"): _SET.pack(*words) for number, words in filled.items()}, left_out)
 
     def late(self, then: Entries, now: Entries, placed: Entries, exchange: Exchange) -> None:
@@ -167,8 +211,8 @@ class _Way:
             if moved in before:
                 continue
             number, word = self.after.place(moved.station)
-            words = sets.setdefault(number, [0] * _WAYS)
-            known, free = self._way_of(words, word), next((way for way in range(_WAYS) if not words[way]), None)
+            words = sets.setdefault(number, [0] * WAYS)
+            known, free = self._way_of(words, word), next((way for way in range(WAYS) if not words[way]), None)
             way = free if known is None else known
             if way is None or (known is None and number in closed):
                 continue

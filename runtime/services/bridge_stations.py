@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from schemas.diagnostic import Diagnostic, LoadFailed
@@ -13,17 +14,16 @@ from schemas.manifest import Manifest, MapRecord, ServiceRecord
 from .. import features, sys
 from ..bpffs import bpffs_root
 from ..clock import jiffies64
-from ..control_maps import ControlMap
-from ..migrate import Table
+from ..control_maps import ControlMap, service_map
 from ..state import LiveGeneration, not_running, read
 from ..steps import explained
-from .bridge_fdb import Layout, layout_of
+from .bridge_fdb import Layout, entries, forget, known_layout, optional_map
 from .bridge_fdb import Station as Entry
+from .bridge_moves import Loop, loops
 
 KIND = "bridge"
 
 _MAC_BITS = 48  # of a key; above them is the VLAN
-_WAYS = 8  # words of a set
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +42,18 @@ class Station:
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """One bridge's table, mapped into memory."""
+    """One bridge's table and what goes with it, where the chain file asks for that."""
 
     service: ServiceRecord
-    layout: Layout
+    fdb: ControlMap
+    quotas: ControlMap | None
+    movers: ControlMap | None
     aging_s: int
-    words: memoryview
     static: tuple[Station, ...]
 
-    def stations(self) -> Iterator[tuple[int, Entry]]:
-        """The place of every entry that is not free, and what it says."""
-        for at, word in enumerate(self.words.tolist()):
-            if word:
-                yield at, self.layout.station(at // _WAYS, word)
+    @property
+    def layout(self) -> Layout:
+        return known_layout(self.fdb)
 
 
 @explained("read the filtering database")
@@ -63,7 +62,7 @@ def stations(chain: str, bridge: str, *, bpffs: str | Path | None = None) -> tup
     with _opened(chain, bridge, bpffs) as table:
         hz = features.hz()
         now, tick_s = table.layout.ticks(jiffies64(), hz), (1 << 32) / table.layout.ticks(1 << 32, hz) / hz
-        found = [_station(table, entry, now, tick_s) for _, entry in table.stations()]
+        found = [_station(table, entry, now, tick_s) for entry in entries(table.fdb)]
     known = (station for station in found if station is not None)
     return tuple(sorted((*table.static, *known), key=lambda station: (station.vlan or 0, station.mac)))
 
@@ -78,26 +77,27 @@ def flush(
     mac: str | None = None,
     bpffs: str | Path | None = None,
 ) -> int:
-    """Forgets learned stations: all, or those that fit; returns how many. Raises `LoadFailed` (A109, B101).
+    """Forgets learned stations: all, or those that fit; returns how many. Raises `LoadFailed` (A109, B101)."""
+    with _opened(chain, bridge, bpffs) as table:
+        ports = table.service.ports
+        if port is not None and port not in ports:
+            raise _unknown(f"bridge `{bridge}` has no port `{port}`", "ports", ports)
+        wanted = None if vlan is None and mac is None else partial(_fits, vlan=vlan, mac=mac)
+        return forget(table.fdb, table.quotas, ports=None if port is None else {ports.index(port)}, fits=wanted)
 
-    Each is one store of zero. A station that is learned into the entry in that very moment may go with it: its frames
-    are flooded until it sends again, and nothing is ever led astray.
+
+@explained("read where stations move")
+def hints(chain: str, bridge: str, *, bpffs: str | Path | None = None) -> tuple[Loop, ...]:
+    """Stations that have moved too often in the last minute; none where the bridge has no limit of moves.
+
+    Raises `LoadFailed` (A109, B101).
     """
     with _opened(chain, bridge, bpffs) as table:
-        if port is not None and port not in table.service.ports:
-            raise _unknown(f"bridge `{bridge}` has no port `{port}`", "ports", table.service.ports)
-        places = [at for at, entry in table.stations() if _fits(table, entry, port, vlan, mac)]
-        for at in places:
-            table.words[at] = 0
-    return len(places)
+        return loops(table.movers, table.service.ports) if table.movers is not None else ()
 
 
-def _fits(table: _Table, entry: Entry, port: str | None, vlan: int | None, mac: str | None) -> bool:
-    return (
-        (port is None or entry.port == table.service.ports.index(port))
-        and (vlan is None or entry.key >> _MAC_BITS == vlan)
-        and (mac is None or _mac(entry.key) == mac.lower())
-    )
+def _fits(entry: Entry, vlan: int | None, mac: str | None) -> bool:
+    return (vlan is None or entry.key >> _MAC_BITS == vlan) and (mac is None or _mac(entry.key) == mac.lower())
 
 
 def _station(table: _Table, entry: Entry, now: int, tick_s: float) -> Station | None:
@@ -135,20 +135,20 @@ def _opened(chain: str, bridge: str, bpffs: str | Path | None) -> Iterator[_Tabl
 @contextlib.contextmanager
 def _mapped(running: LiveGeneration, manifest: Manifest, service: ServiceRecord) -> Iterator[_Table]:
     constants = {c.path: c.value for p in manifest.programs if p.service == service.name for c in p.constants}
-    record = next(r for r in manifest.maps if r.service == service.name and r.name.endswith("__fdb"))
-    fdb = f"{service.name}.fdb"
-    layout = layout_of(Table(record, service.ports))
-    assert layout, "the bridge's own maps have a layout that is known"
     with contextlib.ExitStack() as stack:
-        mapped = _control_map(running, record)
-        stack.callback(mapped.close)
-        words = stack.enter_context(mapped.memory().cast("Q"))
+
+        def open_map(name: str) -> ControlMap:
+            mapped = _control_map(running, service_map(manifest, service.name, name))
+            stack.callback(mapped.close)
+            return mapped
+
         yield _Table(
             service=service,
-            layout=layout,
-            aging_s=int(constants[f"{fdb}.aging"].removesuffix("s")),
-            words=words,
-            static=tuple(_static(path.removeprefix(f"{fdb}.static "), port) for path, port in _statics(fdb, constants)),
+            fdb=open_map("fdb"),
+            quotas=optional_map(open_map, "quotas"),
+            movers=optional_map(open_map, "movers"),
+            aging_s=int(constants[f"{service.name}.fdb.aging"].removesuffix("s")),
+            static=tuple(_static(text, port) for text, port in _statics(service, manifest, constants)),
         )
 
 
@@ -156,8 +156,14 @@ def _control_map(running: LiveGeneration, record: MapRecord) -> ControlMap:
     return ControlMap(sys.obj_get(running.pins.map(record.name, record.layout)), record)
 
 
-def _statics(fdb: str, constants: dict[str, str]) -> Iterator[tuple[str, str]]:
-    return ((path, port) for path, port in constants.items() if path.startswith(f"{fdb}.static "))
+def _statics(service: ServiceRecord, manifest: Manifest, constants: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """(address, port) of static entries, those in code and those in a map."""
+    prefix = f"{service.name}.fdb.static "
+    records = (record for record in manifest.maps if record.service == service.name)
+    entries = (entry for record in records for entry in record.entries)
+    in_maps = {e.path: service.ports[int.from_bytes(e.value, "little")] for e in entries if e.path.startswith(prefix)}
+    both = constants | in_maps
+    return ((path.removeprefix(prefix), port) for path, port in both.items() if path.startswith(prefix))
 
 
 def _static(text: str, port: str) -> Station:

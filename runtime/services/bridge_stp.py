@@ -20,7 +20,7 @@ from ..migrate import Entries, Migration, Moved, Table
 from ..protocols.bpdu import Bpdu
 from ..protocols.rstp import Bridge
 from ..protocols.rstp_port import BridgeSettings, Effect, Flush, Guard, PortSettings, Role, Send, State
-from .bridge_fdb import forget_ports
+from .bridge_fdb import forget, optional_map
 
 TICK_SECONDS = 1.0
 
@@ -55,6 +55,7 @@ class _Tree:
     names: tuple[str, ...]
     states: ControlMap
     fdb: ControlMap
+    quotas: ControlMap | None
     written: bytes = b""
     links: dict[str, tuple[str, int]] = field(default_factory=dict)
     up: set[str] = field(default_factory=set)
@@ -78,7 +79,7 @@ def reload(context: Context) -> None:
     if (tree.config, tree.names, tree.links) != (context.config, tuple(context.ports), links):
         _begin(context, {name for name in _shut_ports(context) if tree.links.get(name) == links[name]})
         return
-    tree.states, tree.fdb, tree.written = context.map("states"), context.map("fdb"), b""
+    (tree.states, tree.fdb, tree.quotas), tree.written = _maps(context), b""
     _carry_out(context, ())
     for port in context.ports.values():
         on_link(context, port)
@@ -103,7 +104,7 @@ def _begin(context: Context, shut: Collection[str]) -> None:
         rapid=stp["rapid"],
     )
     ports = [_port_settings(context.ports[name], stp["ports"][name]) for name in names]
-    tree = _Tree(Bridge.of(settings, ports), context.config, names, context.map("states"), context.map("fdb"))
+    tree = _Tree(Bridge.of(settings, ports), context.config, names, *_maps(context))
     tree.links = {name: _link(context.ports[name]) for name in names}
     context.state = tree
     for name in shut:
@@ -214,7 +215,7 @@ def _carry_out(context: Context, effects: Iterable[Effect]) -> None:
     effects = tuple(effects)
     flushed = {effect.port for effect in effects if isinstance(effect, Flush)}
     if flushed:
-        forget_ports(tree.fdb, {number - 1 for number in flushed})
+        forget(tree.fdb, tree.quotas, ports={number - 1 for number in flushed})
     for effect in effects:
         if isinstance(effect, Send):
             port = context.ports[tree.names[effect.port - 1]]
@@ -227,6 +228,11 @@ def _write(tree: _Tree, served_seconds: float = _SERVED_SECONDS) -> None:
     tree.written = _content(tree.bridge)
     until_ns = time.monotonic_ns() + int(served_seconds * 1e9)
     tree.states[_KEY] = tree.written + until_ns.to_bytes(_TIME_SIZE, "little")
+
+
+def _maps(context: Context) -> tuple[ControlMap, ControlMap, ControlMap | None]:
+    """States, filtering database, and where ports have a limit the numbers of their stations."""
+    return context.map("states"), context.map("fdb"), optional_map(context.map, "quotas")
 
 
 def _content(bridge: Bridge) -> bytes:

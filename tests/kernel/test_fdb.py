@@ -5,52 +5,23 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+import bpfchain
 from runtime.cli import commands
 from runtime.services.bridge_stations import Station, flush, stations
 from schemas.diagnostic import LoadFailed
-from schemas.manifest import Hook, Mode
-from tests.rig.network import Network, network, running
+from schemas.manifest import Hook
+from tests.kernel.bridges import bridge, every_mode, frame, mac
 from tests.services.harness import Bench
 
 pytestmark = pytest.mark.kernel
 
-every_mode = pytest.mark.parametrize("mode", [mode.value for mode in Mode])
-
-BROADCAST = b"\xff" * 6
 TRUNK = {"vlan": {"trunk": [10, 20]}}
 STATIC = [{"mac": "52:54:00:12:34:56", "port": "c"}]
-
-
-def mac(number: int) -> bytes:
-    return b"\x02\xfd" + number.to_bytes(4, "big")
-
-
-def frame(source: bytes, destination: bytes = BROADCAST, vlan: int = 0) -> bytes:
-    tag = b"\x81\x00" + vlan.to_bytes(2, "big") if vlan else b""
-    return destination + source + tag + b"\x88\xb5" + bytes(46)
-
-
-@contextmanager
-def bridge(
-    folder: Path, mode: str = "native", ports: dict[str, Any] | None = None, **fdb: Any
-) -> Iterator[tuple[Network, str]]:
-    ports = ports or {"a": {}, "b": {}, "c": {}}
-    chain = {
-        "mode": mode,
-        "interfaces": {port: {"device": port} for port in ports},
-        "services": {"br0": {"kind": "bridge", "fdb": fdb, "ports": ports}},
-        "links": [[f"br0.{port}", port] for port in ports],
-    }
-    with network(*ports) as net, running(net.dut, chain, folder) as compiled:
-        yield net, compiled.chain.manifest.chain
 
 
 def known(chain: str) -> set[tuple[str, int | None, str]]:
@@ -161,3 +132,47 @@ def test_a_hundred_thousand_sources(hook: Hook, tmp_path: Path) -> None:
         reached = [bench.receive("c", frame(mac(999), station)).verdict for station in late]
         assert set(reached) <= {"out b", "flood"}, "led astray"
         assert reached.count("out b") == len(late), "a full table takes new stations in the place of one-off addresses"
+
+
+@every_mode
+def test_a_flood_of_sources_on_the_wire(mode: str, tmp_path: Path) -> None:
+    """The same on real devices: the table never has more than its place, and takes new stations once others age.
+
+    What is to be learned only is sent to a station on the port that it comes from: no one hears it.
+    """
+    generator = random.Random(4096)
+    residents, neighbour = [mac(number) for number in range(32)], mac(500)
+    flood = [frame(b"\x06" + generator.randbytes(5), neighbour) for _ in range(100_000)]
+    with bridge(tmp_path, mode, size=4096, aging="4s") as (net, chain):
+
+        def speak() -> None:
+            net.send("a", *(frame(resident, residents[0]) for resident in residents))
+            net.send("b", frame(neighbour, neighbour))
+
+        def heard(stations: list[bytes]) -> dict[str, int]:
+            """How many of the frames for them, from port c, arrive where. (A socket has room for about 50.)"""
+            net.send("c", *(frame(mac(999), station) for station in stations))
+            return {port: len(frames) for port, frames in net.arrivals(a=len(stations)).items()}
+
+        for pause in (0, 0.2):  # twice, in two ticks: from then on they are no one-off addresses
+            time.sleep(pause)
+            speak()
+        net.arrivals()
+        for at in range(0, len(flood), 10_000):
+            net.send("b", *flood[at : at + 10_000])
+            speak()
+        table = stations(chain, "br0")
+        assert len(table) <= 2 * 4096
+        assert {found.mac for found in table if found.port == "a"} == {resident.hex(":") for resident in residents}
+        assert heard(residents) == {"a": 32}
+        theirs = [bytes.fromhex(found.mac.replace(":", "")) for found in table if found.port == "b"]
+        net.send("b", *(frame(station, neighbour) for station in theirs))
+        late = [mac(number) for number in range(2000, 2032)]
+        net.send("a", *(frame(station, residents[0]) for station in late))
+        arrived = heard(late)
+        assert arrived["a"] == 32, "nobody goes blind: who cannot be learned is flooded to"
+        assert arrived["b"] > 16, "the table is full of stations that are active"
+        assert bpfchain.status(chain).problems, "which is told"
+        time.sleep(2.5)  # half the ageing time: from then on those who were silent make room
+        net.send("a", *(frame(station, residents[0]) for station in late))
+        assert heard(late) == {"a": 32}

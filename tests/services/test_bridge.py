@@ -15,6 +15,7 @@ import pytest
 
 from compiler.services.bridge.fdb import SET_SIZE, Fdb
 from schemas.manifest import Hook
+from tests.services.bridge_rules import RULES
 from tests.services.harness import Bench, Row, Scene
 from tests.services.model_bridge import BridgeModel
 from tests.services.model_vlans import VlanBridgeModel, access, trunk
@@ -228,7 +229,7 @@ CLOSED = Scene(
     ],
 )
 
-SCENES = (LEARNING, RESERVED, FRAMES, STATIC, TWO_PORTS, VLANS, STORMS, CLOSED)
+SCENES = (LEARNING, RESERVED, FRAMES, STATIC, TWO_PORTS, VLANS, STORMS, CLOSED, *RULES)
 
 every_hook = pytest.mark.parametrize("hook", list(Hook), ids=str)
 

@@ -7,32 +7,16 @@
 #define BPFCHAIN_BRIDGE_H
 
 #include "bucket.h"
+#include "fdb.h"
 #include "helpers.h"
+#include "moves.h"
 #include "packet.h"
+#include "quota.h"
 #include "verdict.h"
 #include "vlan.h"
 
-/*
- * The filtering database (FDB) is set-associative, as in a switch: a hash of the key (address and VLAN) picks one of
- * 2^set_bits sets, and the station is in one of its eight entries or nowhere. It is an array map: a lookup is a
- * multiplication and one cache line, no helper call, and user space can map the memory.
- *
- * An entry is one word, 0 if it is free, so that one compare-and-swap changes all of it. From the lowest bit on:
- *
- *   state: port + 1   port_bits
- *          confirmed  1: seen again later, no one-off address of a scan or a flood
- *          seen       time_bits: the tick when it last sent, without its upper bits (fdb.py)
- *   tag               key_bits - set_bits: the hash but for the bits that picked the set
- *
- * The hash can be undone, so set and tag together are the whole key, and no two stations look alike.
- */
 enum {
-	FDB_WAYS = 8,
 	NO_STATIC_PORT = 0xffff,
-};
-
-struct fdb_set {
-	__u64 entry[FDB_WAYS];
 };
 
 /* How the frames of a VLAN leave by a port. */
@@ -94,6 +78,14 @@ struct bridge_config {
 	struct bucket_rate storm_broadcast;
 	struct bucket_rate storm_multicast;
 	struct bucket_rate storm_unknown;
+	void *statics;        /* ports of the stations whose static entries are not code; NULL: there are none */
+	bool drop_intruders;  /* frames of static and sticky stations that come in by another port */
+	bool (*sticky)(__u32 port);
+	void *movers;         /* NULL: every move is followed */
+	struct moves_limit moves;
+	void *quotas;         /* by port */
+	__u32 station_limit;  /* 0: none */
+	bool drop_beyond;     /* frames of stations that are beyond the limit */
 };
 
 static const __u64 BROADCAST_MAC = 0xffffffffffffULL;
@@ -235,34 +227,148 @@ static __always_inline __u64 *fdb_victim(const struct bridge_config *cfg, struct
 }
 
 /* Two CPUs may want the same entry: one gets it, the other learns from the next frame. */
-static __always_inline void fdb_insert(const struct bridge_config *cfg, struct fdb_set *set, __u64 tag, __u64 now)
+static __always_inline bool fdb_insert(const struct bridge_config *cfg, struct fdb_set *set, __u64 tag, __u64 now)
 {
 	__u64 found, *victim = fdb_victim(cfg, set, now, &found);
 
-	if (victim)
-		__sync_val_compare_and_swap(victim, found, tag | fdb_state(cfg, 0, now));
+	return victim && __sync_val_compare_and_swap(victim, found, tag | fdb_state(cfg, 0, now)) == found;
+}
+
+/* Of a station whose static entry is in the map. */
+static __always_inline __u32 bridge_static(const struct bridge_config *cfg, __u64 key)
+{
+	const __u32 *port;
+
+	if (!cfg->statics)
+		return NO_STATIC_PORT;
+	port = bpf_map_lookup_elem(cfg->statics, &key);
+	return port ? *port : NO_STATIC_PORT;
+}
+
+/* What becomes of a frame whose source belongs to another port, and cannot move from there. */
+static __always_inline __u32 bridge_intruder(const struct bridge_config *cfg)
+{
+	return cfg->drop_intruders ? drop(DROP_INTRUDER) : PARSED;
+}
+
+static __always_inline __u32 bridge_at_home(const struct bridge_config *cfg, __u32 home)
+{
+	return home == cfg->port ? PARSED : bridge_intruder(cfg);
+}
+
+static __always_inline struct quota *bridge_quota(const struct bridge_config *cfg)
+{
+	const __u32 port = cfg->port;
+
+	return bpf_map_lookup_elem(cfg->quotas, &port);
+}
+
+static __always_inline struct census bridge_census(const struct bridge_config *cfg, __u64 now)
+{
+	return (struct census){
+		.fdb = cfg->fdb,
+		.port_mask = fdb_confirmed(cfg) - 1,
+		.port = cfg->port + 1,
+		.time_shift = cfg->port_bits + 1,
+		.time_mask = fdb_time_mask(cfg),
+		.soon = now + 1,
+		.oldest = fdb_aging(cfg) + 1,
+	};
+}
+
+/* Room on this port for a station that it does not have. */
+static __always_inline bool bridge_admits(const struct bridge_config *cfg, __u64 now)
+{
+	struct census census;
+	struct quota *quota;
+
+	if (!cfg->station_limit)
+		return true;
+	quota = bridge_quota(cfg);
+	if (!quota)
+		return true;
+	census = bridge_census(cfg, now);
+	return quota_take(quota, cfg->station_limit, &census, 1U << cfg->set_bits);
+}
+
+/* A station that was admitted has not been learned: another CPU was faster, or its set is full of active ones. */
+static __always_inline void bridge_unadmit(const struct bridge_config *cfg)
+{
+	struct quota *quota = cfg->station_limit ? bridge_quota(cfg) : NULL;
+
+	if (quota)
+		quota_return(quota);
+}
+
+static __always_inline __u32 bridge_beyond(const struct bridge_config *cfg)
+{
+	return cfg->drop_beyond ? drop(DROP_STATION_LIMIT) : PARSED;
+}
+
+/* A station that is nowhere in its set. */
+static __always_inline __u32 bridge_learn_new(const struct bridge_config *cfg, __u64 source, struct fdb_set *set,
+					      __u64 tag, __u64 now)
+{
+	const __u32 home = bridge_static(cfg, source);
+
+	if (home != NO_STATIC_PORT)
+		return bridge_at_home(cfg, home);
+	if (!bridge_admits(cfg, now))
+		return bridge_beyond(cfg);
+	if (!fdb_insert(cfg, set, tag, now))
+		bridge_unadmit(cfg);
+	return PARSED;
+}
+
+/*
+ * A station that has been silent for a while, or is on another port than it was. One that has expired is a new one:
+ * it may come up anywhere, and counts again.
+ */
+static __always_inline __u32 bridge_learn_again(const struct bridge_config *cfg, __u64 source, __u64 hash,
+						__u64 *entry, __u64 state, __u64 now)
+{
+	const __u32 was = fdb_port(cfg, state), home = bridge_static(cfg, source);
+	const __u64 tag = fdb_tag(cfg, hash);
+	bool joins = was != cfg->port;
+
+	if (home != NO_STATIC_PORT)
+		return bridge_at_home(cfg, home);
+	if (joins && cfg->sticky && cfg->sticky(was) && !fdb_expired(cfg, state, now))
+		return bridge_intruder(cfg);
+	if (joins && cfg->movers && !fdb_expired(cfg, state, now) &&
+	    !may_move(cfg->movers, &cfg->moves, source, hash, was, cfg->port))
+		return PARSED;
+	if (cfg->station_limit) {
+		joins = joins || fdb_expired(cfg, state, now);
+		if (joins && !bridge_admits(cfg, now))
+			return bridge_beyond(cfg);
+	}
+	if (__sync_val_compare_and_swap(entry, tag | state, tag | fdb_state(cfg, fdb_confirmed(cfg), now)) !=
+		    (tag | state) &&
+	    joins)
+		bridge_unadmit(cfg);
+	return PARSED;
 }
 
 /*
  * IEEE 802.1D 7.8: a station is learned on the port that it sends from, and followed when it moves. Nothing is written
  * for a frame that tells nothing new: writing the time with every frame would cost a shared cache line each time. If
- * the entry has changed meanwhile, the exchange fails and changes nothing.
+ * the entry has changed meanwhile, the exchange fails and changes nothing. PARSED, or the drop of a frame whose source
+ * may not be here.
  */
-static __always_inline void bridge_learn(const struct bridge_config *cfg, __u64 source, __u64 now)
+static __always_inline __u32 bridge_learn(const struct bridge_config *cfg, __u64 source, __u64 now)
 {
 	__u64 hash = fdb_hash(cfg, source), tag = fdb_tag(cfg, hash), state, *entry;
 	struct fdb_set *set = fdb_set(cfg, hash);
 
 	if (!set)
-		return;
+		return PARSED;
 	entry = fdb_find(cfg, set, tag, &state);
-	if (!entry) {
-		fdb_insert(cfg, set, tag, now);
-		return;
-	}
+	if (!entry)
+		return bridge_learn_new(cfg, source, set, tag, now);
 	if (likely(fdb_port(cfg, state) == cfg->port && fdb_idle(cfg, state, now) <= 1))
-		return;
-	__sync_val_compare_and_swap(entry, tag | state, tag | fdb_state(cfg, fdb_confirmed(cfg), now));
+		return PARSED;
+	return bridge_learn_again(cfg, source, hash, entry, state, now);
 }
 
 static __always_inline const struct port_states *bridge_states(const struct bridge_config *cfg)
@@ -408,7 +514,7 @@ static __always_inline __u32 bridge_receive(struct packet *pkt, const struct bri
 	const struct port_states *states = bridge_states(cfg);
 	enum port_state state = bridge_state(cfg, states, cfg->port);
 	__u64 now = fdb_ticks(cfg, bpf_jiffies64());
-	__u32 port, verdict;
+	__u32 home, port, verdict;
 
 	if (cfg->states && is_bpdu(destination))
 		return bridge_bpdu(pkt, cfg, states, state);
@@ -424,8 +530,10 @@ static __always_inline __u32 bridge_receive(struct packet *pkt, const struct bri
 			return verdict;
 	}
 	source = fdb_key(pkt, cfg, source);
-	if (!cfg->static_port || cfg->static_port(source) == NO_STATIC_PORT)
-		bridge_learn(cfg, source, now);
+	home = cfg->static_port ? cfg->static_port(source) : NO_STATIC_PORT;
+	verdict = home == NO_STATIC_PORT ? bridge_learn(cfg, source, now) : bridge_at_home(cfg, home);
+	if (verdict != PARSED)
+		return verdict;
 	if (state != PORT_FORWARDING)
 		return drop(DROP_PORT_STATE);
 	if (destination == BROADCAST_MAC)
@@ -434,6 +542,8 @@ static __always_inline __u32 bridge_receive(struct packet *pkt, const struct bri
 		return bridge_flood(pkt, cfg, &cfg->storm_multicast, STORM_MULTICAST);
 	destination = fdb_key(pkt, cfg, destination);
 	port = cfg->static_port ? cfg->static_port(destination) : NO_STATIC_PORT;
+	if (port == NO_STATIC_PORT)
+		port = bridge_static(cfg, destination);
 	if (port == NO_STATIC_PORT)
 		port = bridge_lookup(cfg, destination, now);
 	if (port == VERDICT_FLOOD)

@@ -13,12 +13,12 @@ from ...lower import c_name, port_name
 from ...model import Port, ServiceInstance
 from ...templates import environment
 from . import stp
-from .fdb import MAC_BITS, SET_SIZE, Fdb
-from .model import BridgeModel, StaticEntry
+from .fdb import BPF_F_MMAPABLE, MAC_BITS, SET_SIZE, Fdb
+from .learning_lowering import learning_constants, learning_maps, static_constant, sticky_function
+from .model import BridgeModel
 from .storm import SORTS
 from .stp import PortStp
 
-BPF_F_MMAPABLE = 1 << 10
 PORT_STATES_SIZE = 264  # struct port_states
 _HZ = HostBound("hz", HostFact.HZ, None)
 
@@ -33,9 +33,15 @@ def lower(instance: ServiceInstance, port: Port, hook: Hook) -> LoweredPort:
             *_vlan_constants(port, model),
             *_stp_constants(port, model),
             *_storm_constants(port, model),
-            *(_static_constant(instance, entry) for entry in model.static),
+            *learning_constants(instance, port, model),
+            *(static_constant(instance, entry, Inlined("", entry.text)) for entry in model.inlined),
         ),
-        maps=(_fdb(instance, model), *_states(instance, model), *_storm_buckets(instance, port, model)),
+        maps=(
+            _fdb(instance, model),
+            *_states(instance, model),
+            *_storm_buckets(instance, port, model),
+            *learning_maps(instance, port, model),
+        ),
         functions=tuple(_functions(instance, port, model)),
         transmits=bool(model.vlans or model.stp),
     )
@@ -148,11 +154,6 @@ def _storm_buckets(instance: ServiceInstance, port: Port, model: BridgeModel) ->
     )
 
 
-def _static_constant(instance: ServiceInstance, entry: StaticEntry) -> Constant:
-    path = f"{instance.name}.fdb.static {entry.text}"
-    return Constant(path, entry.port.name, "static entry", Inlined("", entry.text), entry.span)
-
-
 def _bits(path: str, bits: int, meaning: str, field: str, instance: ServiceInstance) -> Constant:
     return Constant(path, str(bits), meaning, Inlined(field, str(bits)), instance.span)
 
@@ -189,10 +190,12 @@ def _layout(instance: ServiceInstance, geometry: Fdb) -> str:
 
 def _functions(instance: ServiceInstance, port: Port, model: BridgeModel) -> Iterator[GeneratedFunction]:
     jinja = environment(Path(__file__).parent / "templates")
-    if model.static:
+    if model.inlined:
         name = f"{port_name(port)}__static"
-        text = jinja.get_template("static.c.j2").render(name=name, entries=model.static)
-        yield GeneratedFunction("static_port", name, text, model.static[0].span)
+        text = jinja.get_template("static.c.j2").render(name=name, entries=model.inlined)
+        yield GeneratedFunction("static_port", name, text, model.inlined[0].span)
+    if model.learning.sticky:
+        yield sticky_function(instance, port, model)
     if model.vlans:
         name = f"{port_name(port)}__vlan_egress"
         members = [(other, model.vlans[other.name]) for other in instance.ports]

@@ -11,12 +11,15 @@ from schemas.diagnostic import Span
 from ...addresses import parse_duration, parse_mac
 from ...model import Port
 from ...source import Report, Value
+from .learning import Learning, resolve_learning
 from .storm import StormLimit, resolve_storms
 from .stp import Stp, resolve_stp
 from .vlans import PortVlans, parse_vlan, resolve_vlans
 
 DEFAULT_AGING = timedelta(seconds=300)  # IEEE 802.1D-2004 table 7-5
 DEFAULT_SIZE = 4096
+MOST_INLINED = 256
+"""More static entries than these are never code: clang would take too long for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +59,24 @@ class BridgeModel:
     vlans: Mapping[str, PortVlans]
     stp: Stp | None
     storms: Mapping[str, Mapping[str, StormLimit]]
+    learning: Learning
+    inline: int
+
+    @property
+    def inlined(self) -> tuple[StaticEntry, ...]:
+        """The static entries that are compiled in: the first of the file."""
+        return self.static[: self.inline]
+
+    @property
+    def mapped(self) -> tuple[StaticEntry, ...]:
+        """Those that are in a map."""
+        return self.static[self.inline :]
 
 
 def resolve(value: Value, ports: tuple[Port, ...], report: Report) -> BridgeModel:
-    """The model of one bridge. Reports C214 (no MAC, no duration), C411 to C426."""
+    """The model of one bridge. Reports C214 (no MAC, no duration), C411 to C428."""
     vlans = resolve_vlans(value, ports, report)
-    aging, size = value.get("fdb", "aging"), value.get("fdb", "size")
+    aging, size, inline = value.get("fdb", "aging"), value.get("fdb", "size"), value.get("fdb", "inline")
     return BridgeModel(
         aging=_aging(aging, report) if aging else DEFAULT_AGING,
         aging_span=aging.span if aging else value.key_span,
@@ -71,6 +86,8 @@ def resolve(value: Value, ports: tuple[Port, ...], report: Report) -> BridgeMode
         vlans=vlans,
         stp=resolve_stp(value, ports, report),
         storms=resolve_storms(value, ports, report),
+        learning=resolve_learning(value, ports, report),
+        inline=MOST_INLINED if inline is None else inline.data,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -10,11 +9,9 @@ from schemas.diagnostic import Span
 
 from ...model import Port
 from ...source import Report, Value
-from ...words import show
+from .rates import parse_rate
 
 SORTS = ("broadcast", "multicast", "unknown")  # enum storm_sort
-_MOST = 100_000_000
-_RATE = re.compile(r"([0-9]{1,9})\s*/\s*s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +36,6 @@ def resolve_storms(value: Value, ports: tuple[Port, ...], report: Report) -> Map
 
 def _limits(storm: Value, report: Report) -> Iterator[tuple[str, StormLimit]]:
     for sort, value in storm.items():
-        match = _RATE.fullmatch(value.data) if isinstance(value.data, str) else None
-        rate = int(match[1]) if match else value.data if isinstance(value.data, int) else 0
-        if 0 < rate <= _MOST:
+        rate = parse_rate(value, "frames", report)
+        if rate is not None:
             yield sort, StormLimit(rate, value.span)
-        else:
-            notes = (f"1 to {_MOST:,} frames a second",)
-            message = f"{show(str(value.data))} is no rate of frames"
-            report.error("C426", message, value.span, notes=notes, help="for example `1000/s`")

@@ -1,0 +1,127 @@
+"""Who may be learned where, and static stations that are no code → constants, maps and functions of one port."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+from schemas.diagnostic import Span
+from schemas.manifest import Role, Scope
+
+from ...addresses import show_duration
+from ...bucket import NS_PER_SECOND, TIME_SHIFT, bucket_rate
+from ...ir import Constant, GeneratedFunction, Inlined, InMap, MapDef
+from ...lower import c_name, port_name
+from ...model import Port, ServiceInstance
+from ...templates import environment
+from .fdb import BPF_F_MMAPABLE
+from .learning import Moves
+from .model import BridgeModel, StaticEntry
+
+MOVERS = 256  # and one element for the whole bridge (moves.h)
+MOVER_SIZE = 48  # struct mover
+QUOTA_SIZE = 24  # struct quota
+_NO_LIMIT = "{0, 0, true}"
+
+
+def learning_constants(instance: ServiceInstance, port: Port, model: BridgeModel) -> Iterator[Constant]:
+    """Nothing for what the file does not ask for."""
+    learning, fdb = model.learning, f"{instance.name}.fdb"
+    if learning.drop_intruders:
+        home = Inlined("drop_intruders", "true")
+        yield Constant(f"{fdb}.intruders", "drop", "frames of intruders", home, learning.intruders_span)
+    for name, stations in learning.sticky.items():
+        path = f"{instance.name}.{name}.stations.sticky"
+        yield Constant(path, "true", "stations stay", Inlined("", name), stations.sticky_span)
+    if learning.moves:
+        yield _moves(f"{fdb}.moves", learning.moves)
+    own = learning.limits.get(port.name)
+    if own:
+        path, limit = f"{port}.stations.limit", str(own.limit)
+        yield Constant(path, limit, "stations that are learned", Inlined("station_limit", limit), own.limit_span)
+        if own.drop_beyond:
+            home = Inlined("drop_beyond", "true")
+            yield Constant(f"{port}.stations.beyond", "drop", "frames of further ones", home, own.limit_span)
+
+
+def learning_maps(instance: ServiceInstance, port: Port, model: BridgeModel) -> Iterator[MapDef]:
+    """Those who move, the numbers of stations by port, static stations; each only where there are such."""
+    if model.learning.moves:
+        yield _array(instance, "movers", "struct mover", MOVER_SIZE, MOVERS + 1, model.learning.moves.span)
+    own = model.learning.limits.get(port.name)
+    if own:
+        first = next(iter(model.learning.limits.values()))
+        yield _array(instance, "quotas", "struct quota", QUOTA_SIZE, len(instance.ports), first.limit_span)
+    if model.mapped:
+        yield _statics(instance, model)
+
+
+def sticky_function(instance: ServiceInstance, port: Port, model: BridgeModel) -> GeneratedFunction:
+    """Whether the stations of a port stay where they are."""
+    name, sticky = f"{port_name(port)}__sticky", model.learning.sticky
+    ports = [each for each in instance.ports if each.name in sticky]
+    text = environment(Path(__file__).parent / "templates").get_template("sticky.c.j2").render(name=name, ports=ports)
+    return GeneratedFunction("sticky", name, text, next(iter(sticky.values())).sticky_span)
+
+
+def static_constant(instance: ServiceInstance, entry: StaticEntry, home: Inlined | InMap) -> Constant:
+    """A static entry, in code or in the map."""
+    return Constant(f"{instance.name}.fdb.static {entry.text}", entry.port.name, "static entry", home, entry.span)
+
+
+def _moves(path: str, moves: Moves) -> Constant:
+    station = bucket_rate(moves.station, moves.station, coarse=True)
+    bridge = bucket_rate(moves.bridge, moves.bridge, coarse=True) if moves.bridge else _NO_LIMIT
+    hold = (moves.hold // timedelta(seconds=1) * NS_PER_SECOND) << TIME_SHIFT
+    of_all = f", {moves.bridge}/s of all" if moves.bridge else ""
+    told = f"{moves.station}/s{of_all}, hold {show_duration(moves.hold)}"
+    home = Inlined("moves", f"{{{station}, {bridge}, {hold}ULL}}")
+    return Constant(path, told, "moves that are followed, times in 1/16 ns", home, moves.span)
+
+
+def _array(instance: ServiceInstance, name: str, struct: str, size: int, entries: int, span: Span) -> MapDef:
+    return MapDef(
+        name=f"{c_name(instance.name)}__{name}",
+        type="BPF_MAP_TYPE_ARRAY",
+        key_type="__u32",
+        key_size=4,
+        value_type=struct,
+        value_size=size,
+        max_entries=entries,
+        scope=Scope.SERVICE,
+        role=Role.SCRATCH,
+        layout=f"bridge {name}/1",
+        span=span,
+        flags=BPF_F_MMAPABLE,
+        field=name,
+        service=instance.name,
+    )
+
+
+def _statics(instance: ServiceInstance, model: BridgeModel) -> MapDef:
+    """A power of two, at least twice as many as there are: entries come and go without a new map for a while."""
+    name = f"{c_name(instance.name)}__statics"
+    return MapDef(
+        name=name,
+        type="BPF_MAP_TYPE_HASH",
+        key_type="__u64",
+        key_size=8,
+        value_type="__u32",
+        value_size=4,
+        max_entries=1 << (2 * len(model.mapped) - 1).bit_length(),
+        scope=Scope.SERVICE,
+        role=Role.CONFIG,
+        layout=f"bridge statics/1 {' '.join(port.name for port in instance.ports)}",
+        span=model.mapped[0].span,
+        field="statics",
+        service=instance.name,
+        entries=tuple(
+            static_constant(instance, entry, InMap(name, entry.key.to_bytes(8, "little"), _index(entry.port)))
+            for entry in model.mapped
+        ),
+    )
+
+
+def _index(port: Port) -> bytes:
+    return port.index.to_bytes(4, "little")
