@@ -208,7 +208,7 @@ def test_static_stations_are_reached_wherever_they_are(mode: str, tmp_path: Path
 def test_a_static_entry_overrules_what_was_learned(tmp_path: Path) -> None:
     """It comes into the map while somebody else has its address: within a tick that one is an intruder."""
     others = [{"mac": mac(50).hex(":"), "port": "c"}]
-    options = {"aging": "40s", "inline": 0, "intruders": "drop"}
+    options: dict[str, Any] = {"aging": "40s", "inline": 0, "intruders": "drop"}
     with network(*PORTS) as net, running(net.dut, chain_of(static=others, **options), tmp_path) as compiled:
         name = compiled.chain.manifest.chain
         net.send("b", frame(mac(1)))

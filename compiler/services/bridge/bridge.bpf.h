@@ -78,14 +78,14 @@ struct bridge_config {
 	struct bucket_rate storm_broadcast;
 	struct bucket_rate storm_multicast;
 	struct bucket_rate storm_unknown;
-	void *statics;        /* ports of the stations whose static entries are not code; NULL: there are none */
-	bool drop_intruders;  /* frames of static and sticky stations that come in by another port */
+	void *statics;       /* ports of the stations whose static entries are not code; NULL: there are none */
+	bool drop_intruders; /* frames of static and sticky stations that come in by another port */
 	bool (*sticky)(__u32 port);
-	void *movers;         /* NULL: every move is followed */
+	void *movers; /* NULL: every move is followed */
 	struct moves_limit moves;
-	void *quotas;         /* by port */
-	__u32 station_limit;  /* 0: none */
-	bool drop_beyond;     /* frames of stations that are beyond the limit */
+	void *quotas;        /* by port */
+	__u32 station_limit; /* 0: none */
+	bool drop_beyond;    /* frames of stations that are beyond the limit */
 };
 
 static const __u64 BROADCAST_MAC = 0xffffffffffffULL;
@@ -324,11 +324,11 @@ static __always_inline __u32 bridge_learn_new(const struct bridge_config *cfg, _
  * A station that has been silent for a while, or is on another port than it was. One that has expired is a new one:
  * it may come up anywhere, and counts again.
  */
-static __always_inline __u32 bridge_learn_again(const struct bridge_config *cfg, __u64 source, __u64 hash,
-						__u64 *entry, __u64 state, __u64 now)
+static __always_inline __u32 bridge_learn_again(const struct bridge_config *cfg, __u64 source, __u64 hash, __u64 *entry,
+						__u64 state, __u64 now)
 {
 	const __u32 was = fdb_port(cfg, state), home = bridge_static(cfg, source);
-	const __u64 tag = fdb_tag(cfg, hash);
+	const __u64 tag = fdb_tag(cfg, hash), found = tag | state;
 	bool joins = was != cfg->port;
 
 	if (home != NO_STATIC_PORT)
@@ -343,9 +343,7 @@ static __always_inline __u32 bridge_learn_again(const struct bridge_config *cfg,
 		if (joins && !bridge_admits(cfg, now))
 			return bridge_beyond(cfg);
 	}
-	if (__sync_val_compare_and_swap(entry, tag | state, tag | fdb_state(cfg, fdb_confirmed(cfg), now)) !=
-		    (tag | state) &&
-	    joins)
+	if (__sync_val_compare_and_swap(entry, found, tag | fdb_state(cfg, fdb_confirmed(cfg), now)) != found && joins)
 		bridge_unadmit(cfg);
 	return PARSED;
 }
