@@ -143,11 +143,17 @@ def test_a_flood_of_sources_on_the_wire(mode: str, tmp_path: Path) -> None:
     generator = random.Random(4096)
     residents, neighbour = [mac(number) for number in range(32)], mac(500)
     flood = [frame(b"\x06" + generator.randbytes(5), neighbour) for _ in range(100_000)]
-    with bridge(tmp_path, mode, size=4096, aging="4s") as (net, chain):
+    with bridge(tmp_path, mode, size=4096, aging="6s") as (net, chain):
 
         def speak() -> None:
             net.send("a", *(frame(resident, residents[0]) for resident in residents))
             net.send("b", frame(neighbour, neighbour))
+
+        def learn(port: str, stations: list[bytes], listener: bytes) -> None:
+            """They speak there, to somebody on the same port."""
+            speak()
+            net.send(port, *(frame(station, listener) for station in stations))
+            net.arrivals()
 
         def heard(stations: list[bytes]) -> dict[str, int]:
             """How many of the frames for them, from port c, arrive where. (A socket has room for about 50.)"""
@@ -166,13 +172,13 @@ def test_a_flood_of_sources_on_the_wire(mode: str, tmp_path: Path) -> None:
         assert {found.mac for found in table if found.port == "a"} == {resident.hex(":") for resident in residents}
         assert heard(residents) == {"a": 32}
         theirs = [bytes.fromhex(found.mac.replace(":", "")) for found in table if found.port == "b"]
-        net.send("b", *(frame(station, neighbour) for station in theirs))
+        learn("b", theirs, neighbour)
         late = [mac(number) for number in range(2000, 2032)]
-        net.send("a", *(frame(station, residents[0]) for station in late))
+        learn("a", late, residents[0])
         arrived = heard(late)
         assert arrived["a"] == 32, "nobody goes blind: who cannot be learned is flooded to"
         assert arrived["b"] > 16, "the table is full of stations that are active"
         assert bpfchain.status(chain).problems, "which is told"
-        time.sleep(2.5)  # half the ageing time: from then on those who were silent make room
-        net.send("a", *(frame(station, residents[0]) for station in late))
+        time.sleep(3.5)  # half the ageing time: from then on those who were silent make room
+        learn("a", late, residents[0])
         assert heard(late) == {"a": 32}
