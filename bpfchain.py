@@ -33,10 +33,13 @@ from schemas.diagnostic import (
 )
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     import click
 
     from compiler.build import Compiled
     from runtime.apply import Applied
+    from runtime.attempt import Attempt
     from runtime.cli import Compiler
     from runtime.cost import Cost
     from runtime.plan import Plan
@@ -53,8 +56,10 @@ __all__ = [
     "Severity",
     "Span",
     "VerifierRejected",
+    "abort",
     "apply",
     "compile",
+    "confirm",
     "cost",
     "detach",
     "doctor",
@@ -62,6 +67,7 @@ __all__ = [
     "plan",
     "render",
     "status",
+    "try_",
     "validate",
 ]
 
@@ -124,6 +130,48 @@ def apply(
     from runtime.apply import apply as carry_out
 
     return carry_out(_compiled(chain), replace=replace, accept_state_loss=accept_state_loss)
+
+
+def try_(
+    chain: Compiled | CompiledChain,
+    timeout: timedelta | float = 60.0,
+    *,
+    require: str | None = None,
+    replace: Collection[tuple[str, int]] = (),
+    accept_state_loss: bool = False,
+) -> Attempt:
+    """Run a compiled chain for now: what ran before comes back after `timeout` (seconds), unless it is confirmed.
+
+        with bpfchain.try_(compiled, timeout=30) as attempt:
+            look_whether_all_is_well()
+            attempt.confirm()
+
+    Leaving the block without that goes back, at once. A process of its own guards the try: it goes back as well when
+    this one dies. Instead of a block, `require` can be a shell command that decides, and `attempt.wait()` is how.
+    The rest is as for `apply`; programs that are replaced come back to their hooks with what ran before.
+    Raises ChainError as `apply` does; where nothing would change, there is nothing to confirm.
+    """
+    from datetime import timedelta
+
+    from runtime.attempt import attempt
+    from runtime.guard import Order
+
+    limit = timeout if isinstance(timeout, timedelta) else timedelta(seconds=timeout)
+    return attempt(Order(_compiled(chain), limit, require, replace=tuple(replace), accept_state_loss=accept_state_loss))
+
+
+def confirm(chain: str | None = None) -> None:
+    """Keep what is being tried under a chain's name, or the only thing that is. Raises LoadFailed where nothing is."""
+    from runtime.trying import confirm as keep
+
+    keep(chain)
+
+
+def abort(chain: str | None = None) -> None:
+    """Go back from what is being tried under a chain's name, or from the only thing that is. Raises LoadFailed."""
+    from runtime.trying import abort as go_back
+
+    go_back(chain)
 
 
 @overload

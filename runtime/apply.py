@@ -30,7 +30,7 @@ from .steps import OnStep, Step, carry_out, explained, staged, tidy_up, timed
 from .trial import forget_trial, read_trial
 
 if TYPE_CHECKING:
-    from .foreign import Replace
+    from .foreign import Replace, Stranger
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,16 @@ def plan(chain: CompiledChain | Manifest, *, bpffs: str | Path | None = None) ->
     features.require_privilege()
     manifest = chain if isinstance(chain, Manifest) else chain.manifest
     require_interfaces(manifest)
-    return make_plan(manifest, read_steadily(bpffs_root(bpffs), manifest.chain), look(manifest))
+    live = read_steadily(bpffs_root(bpffs), manifest.chain)
+    found = make_plan(manifest, live, look(manifest))
+    return replace(found, taken=_strangers(manifest, live)) if found.way is Way.GENERATION else found
+
+
+def _strangers(manifest: Manifest, live: LiveChain | None) -> tuple[Stranger, ...]:
+    from .hooks import hooks_of  # not where nothing is attached
+
+    with contextlib.ExitStack() as opened:
+        return tuple(hooks_of(manifest, live, opened).strangers())
 
 
 @explained("apply the chain")

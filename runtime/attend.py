@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import select
 import sys
 from collections.abc import Callable
@@ -12,7 +11,8 @@ from pathlib import Path
 from schemas.diagnostic import LoadFailed
 from schemas.render import render
 
-from .guard import End, Guard, Outcome, Tell, its_end
+from .guard import End, Outcome, Tell
+from .guard_process import Guard, its_end
 from .lock import OnWait
 from .trying import abort, confirm
 
@@ -46,10 +46,9 @@ class Attendant:
                 except KeyboardInterrupt:
                     self._decide(abort)
         except EOFError:
-            return self._in_its_place()
+            return in_its_place(self.chain, self.bpffs, self.on_wait)
         finally:
-            self.guard.says.close()
-            os.waitpid(self.guard.pid, 0)
+            self.guard.wait()
 
     def _look(self) -> Outcome | None:
         for message in self.guard.messages(_POLL_SECONDS):
@@ -81,15 +80,19 @@ class Attendant:
         except LoadFailed as refusal:
             if not _is_nothing_tried(refusal):
                 self.tell(render(refusal.diagnostics, {}).rstrip())
+            elif not self.begun:
+                self.guard.process.terminate()  # too early: it goes back as soon as there is something to go back from
 
-    def _in_its_place(self) -> Outcome:
-        try:
-            abort(self.chain, bpffs=self.bpffs, on_wait=self.on_wait)
-        except LoadFailed as refusal:
-            if _is_nothing_tried(refusal):
-                return Outcome(End.NOT_BEGUN, GUARD_KILLED)
-            raise
-        return Outcome(End.TAKEN_BACK, GUARD_KILLED)
+
+def in_its_place(chain: str, bpffs: str | Path | None, on_wait: OnWait | None = None) -> Outcome:
+    """Does what a guard that was killed would have done: goes back, if it had begun."""
+    try:
+        abort(chain, bpffs=bpffs, on_wait=on_wait)
+    except LoadFailed as refusal:
+        if _is_nothing_tried(refusal):
+            return Outcome(End.NOT_BEGUN, GUARD_KILLED)
+        raise
+    return Outcome(End.TAKEN_BACK, GUARD_KILLED)
 
 
 def _is_nothing_tried(refusal: LoadFailed) -> bool:

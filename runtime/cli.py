@@ -64,6 +64,13 @@ _format_option = click.option(
 _accept_option = click.option(
     "--accept-state-loss", is_flag=True, help="Go ahead where something that was learned is lost."
 )
+_replace_option = click.option(
+    "--replace",
+    metavar="DEV=ID",
+    multiple=True,
+    callback=lambda _context, _option, given: tuple(map(_replace, given)),
+    help="Take over device DEV from the foreign program with this ID; may be given several times.",
+)
 _chain_argument = click.argument("chain", metavar="DIRECTORY|FILE", type=click.Path(path_type=Path))
 
 
@@ -87,13 +94,7 @@ def plan(chain: Path, format: str, bpffs: Path | None) -> None:
 
 @click.command()
 @_chain_argument
-@click.option(
-    "--replace",
-    metavar="DEV=ID",
-    multiple=True,
-    callback=lambda _context, _option, given: tuple(map(_replace, given)),
-    help="Take over device DEV from the foreign program with this ID; may be given several times.",
-)
+@_replace_option
 @_accept_option
 @click.option("--timings", is_flag=True, help="Tell what each stage took.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing where all goes well.")
@@ -162,9 +163,17 @@ def _show(warnings: tuple[Diagnostic, ...]) -> None:
     help="Go back after this time.",
 )
 @click.option("--require", metavar="CMD", help="Keep it if this shell command succeeds in time, otherwise go back.")
+@_replace_option
 @_accept_option
 @_bpffs_option
-def try_chain(chain: Path, timeout: float, require: str | None, accept_state_loss: bool, bpffs: Path | None) -> None:
+def try_chain(
+    chain: Path,
+    timeout: float,
+    require: str | None,
+    replace: tuple[tuple[str, int], ...],
+    accept_state_loss: bool,
+    bpffs: Path | None,
+) -> None:
     """Apply the compiled chain in DIRECTORY, or a chain FILE, and go back unless that is confirmed in time.
 
     By `bpfchain confirm` from anywhere, by Enter on this terminal, or by CMD. What goes back is a process of its own,
@@ -172,7 +181,8 @@ def try_chain(chain: Path, timeout: float, require: str | None, accept_state_los
     """
     from .apply import plan as make_plan
     from .attend import Attendant
-    from .guard import End, set_guard
+    from .guard import End, Order
+    from .guard_process import set_guard
     from .lock import WAITS_FOR_LOCK
     from .trying import cannot_be_undone
 
@@ -187,10 +197,11 @@ def try_chain(chain: Path, timeout: float, require: str | None, accept_state_los
     name = compiled.manifest.chain
     wanted = make_plan(compiled, bpffs=bpffs)
     if wanted:
-        click.echo(str(wanted))
-        for line in cannot_be_undone(wanted):
+        click.echo(str(wanted.granting(replace)))
+        for line in cannot_be_undone(wanted, replace):
             tell(f"going back does not undo everything: {line}")
-    guard = set_guard(compiled, timedelta(seconds=timeout), require, bpffs, accept_state_loss)
+    order = Order(compiled, timedelta(seconds=timeout), require, bpffs, replace, accept_state_loss)
+    guard = set_guard(order)
     outcome = Attendant(guard, name, bpffs, tell, sys.stdin.isatty() and not require, on_wait).attend()
     match outcome.end:
         case End.TAKEN_BACK:

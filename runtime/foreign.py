@@ -1,4 +1,4 @@
-"""A program on a hook that is not ours in, a diagnostic that tells whose it is out."""
+"""A program on a hook that is not ours in, whose it is out: as a record for plans, as the diagnostic of a refusal."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import itertools
 import os
 import time
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from schemas.diagnostic import Diagnostic
@@ -27,59 +28,104 @@ Replace = tuple[str, int]
 """A device, and the id of the foreign program on it that may be taken off."""
 
 
-def describe(point: AttachPoint, occupant: Occupant, replace: Collection[Replace] = ()) -> Diagnostic:
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """Somebody else's program on a hook that a chain wants; what the kernel does not tell of it is None.
+
+    `age_seconds` is how long ago it was loaded, by the user `uid`.
+    """
+
+    point: AttachPoint
+    occupant: Occupant
+    name: str | None = None
+    uid: int | None = None
+    age_seconds: int | None = None
+
+    @property
+    def title(self) -> str:
+        """What to call it."""
+        if self.occupant.owner:
+            return f"chain `{self.occupant.owner.chain}`"
+        prog_id = self.occupant.prog_id
+        if self.name is not None:
+            return f"program {prog_id} `{self.name}`"
+        return f"program {prog_id}" if prog_id else "a program of someone else"
+
+    @property
+    def loaded(self) -> str:
+        """When and by whom it was loaded, as far as that is known."""
+        if self.age_seconds is None or self.uid is None:
+            return ""
+        return f"loaded {_span(self.age_seconds)} ago by {user(self.uid)}"
+
+    @property
+    def is_replaceable(self) -> bool:
+        """Whether `--replace` may name it."""
+        return bool(self.occupant.prog_id) and not self.occupant.owner
+
+    @property
+    def interrupts(self) -> bool:
+        """Whether traffic notices that it is replaced: a device has one XDP program, in one mode."""
+        return self.point.mode is not Mode.TC and self.occupant.mode is not self.point.mode
+
+
+def stranger(point: AttachPoint, occupant: Occupant) -> Stranger:
+    """What the kernel tells of a program that is on a hook."""
+    found = _info(occupant.prog_id)
+    if found is None:
+        return Stranger(point, occupant)
+    age = max(0, time.clock_gettime_ns(time.CLOCK_BOOTTIME) - found.load_time_ns) // 1_000_000_000
+    return Stranger(point, occupant, found.name, found.created_by_uid, age)
+
+
+def describe(found: Stranger, replace: Collection[Replace] = ()) -> Diagnostic:
     """The finding (A102) that a hook is taken by something that `replace` does not name."""
+    point = found.point
     hook = "TC ingress" if point.mode is Mode.TC else "XDP"
-    message = f"{hook} of device `{point.device}` is taken by {_name(occupant)}"
     others = [str(prog_id) for device, prog_id in replace if device == point.device]
     mistaken = f"`--replace` names program {', '.join(others)} there"
     return Diagnostic(
         "A102",
-        message,
+        f"{hook} of device `{point.device}` is taken by {found.title}",
         notes=(
-            f"attached as {occupant.how}",
-            *_provenance(occupant),
-            *_price(point, occupant),
+            f"attached as {found.occupant.how}",
+            *([found.loaded] if found.loaded else []),
+            *_kept_by(found.occupant.prog_id),
+            *_price(found),
             *([mistaken] if others else []),
         ),
-        help=_ways_on(point, occupant),
+        help=_ways_on(found),
     )
 
 
-def _ways_on(point: AttachPoint, occupant: Occupant) -> str:
-    if occupant.owner:
-        return f"`bpfchain detach {occupant.owner.chain}` frees it; or give the chain another device or `mode`"
+def _ways_on(found: Stranger) -> str:
+    if found.occupant.owner:
+        return f"`bpfchain detach {found.occupant.owner.chain}` frees it; or give the chain another device or `mode`"
     free = "take it off with the tool that put it there"
-    if not occupant.prog_id:
+    if not found.is_replaceable:
         return f"{free}, or give the chain another device or `mode`"
-    return f"{free}, or have it replaced: `bpfchain apply --replace {point.device}={occupant.prog_id}`"
+    return f"{free}, or have it replaced: `bpfchain apply {replace_option(found)}`"
 
 
-def _price(point: AttachPoint, occupant: Occupant) -> Iterator[str]:
+def replace_option(found: Stranger) -> str:
+    """The option of `apply` and `try` that takes its hook over."""
+    return f"--replace {found.point.device}={found.occupant.prog_id}"
+
+
+def _price(found: Stranger) -> Iterator[str]:
     """What traffic notices of a replacement."""
-    if point.mode is not Mode.TC and occupant.mode is not point.mode:
-        yield f"replacing it interrupts traffic: it is {occupant.mode} XDP, and a device has one mode at a time"
+    if found.interrupts:
+        yield f"replacing it interrupts traffic: it is {found.occupant.mode} XDP, and a device has one mode at a time"
 
 
-def _name(occupant: Occupant) -> str:
-    if occupant.owner:
-        return f"chain `{occupant.owner.chain}`"
-    found = _info(occupant.prog_id)
-    if found:
-        return f"program {found.id} `{found.name}`"
-    return f"program {occupant.prog_id}" if occupant.prog_id else "a program of someone else"
-
-
-def _provenance(occupant: Occupant) -> Iterator[str]:
-    """Who loaded it, when, and who holds it now, as far as the kernel tells."""
-    found = _info(occupant.prog_id)
-    if found is None:
+def _kept_by(prog_id: int) -> Iterator[str]:
+    """Who holds it now, as far as the kernel tells."""
+    if _info(prog_id) is None:
         return
-    yield f"loaded {_age(found)} ago by {user(found.created_by_uid)}"
-    paths = list(itertools.islice(pins_of(found.id), _NAMED))
+    paths = list(itertools.islice(pins_of(prog_id), _NAMED))
     if paths:
         yield f"pinned at {', '.join(paths)}"
-    processes = list(itertools.islice(holders_of(found.id), _NAMED))
+    processes = list(itertools.islice(holders_of(prog_id), _NAMED))
     if processes:
         yield f"held open by {', '.join(processes)}"
 
@@ -96,8 +142,7 @@ def _info(prog_id: int) -> ProgInfo | None:
         raise
 
 
-def _age(found: ProgInfo) -> str:
-    seconds = max(0, time.clock_gettime_ns(time.CLOCK_BOOTTIME) - found.load_time_ns) // 1_000_000_000
+def _span(seconds: int) -> str:
     for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
             return f"{seconds // length} {unit}"

@@ -1,46 +1,44 @@
-"""A chain to try in, its outcome out: a process of its own that applies, waits, and goes back unless somebody confirms.
+"""A chain to try in, its outcome out: applies, waits, and goes back unless somebody confirms.
 
-The guard has a session of its own and no terminal, so nothing that happens to those ends it. What it does is told
-through a pipe, a line of JSON each, for as long as somebody reads. Where it is killed, the record in bpffs says so.
+A process of its own does that (guard_process.py). Where it is killed, the record in bpffs says so.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
-import json
-import math
 import os
-import select
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING
 
 from schemas.compiled import CompiledChain
-from schemas.diagnostic import ChainError, Diagnostic, LoadFailed, Severity, Span
+from schemas.diagnostic import ChainError
 from schemas.render import render
 
 from .bpffs import bpffs_root, locked
 from .daemon_socket import tell_daemon
 from .lock import OnWait
-from .pin import chain_pins
-from .state import read
+from .pin import ChainPins, chain_pins
+from .state import LiveChain, read
 from .steps import OnStep, Step
-from .trial import Trial, read_trial
-from .trying import begin, go_back, keep
+from .trial import Trial, forget_trial, read_trial
+from .trying import NotTakenBack, begin, go_back, keep
+
+if TYPE_CHECKING:
+    from .foreign import Replace
 
 POLL_SECONDS = 0.05
 _PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 """Seconds before what failed is tried again; then always the last."""
 TERMINATED = "its guard was told to end"
+FAILED = "it failed"
 WAITING = "wait until it is confirmed"
 
 
@@ -64,37 +62,60 @@ class Outcome:
 Tell = Callable[[str], None]
 """Takes a sentence for people."""
 
+_terminated: list[int] = []
+"""Signals that asked the guard to end; it goes back then."""
+
+
+def terminate(number: int, _: object = None) -> None:
+    """Handles a signal that asks the guard to end."""
+    _terminated.append(number)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be tried, and how. `require` is a shell command that has to succeed within `timeout`."""
+
+    chain: CompiledChain
+    timeout: timedelta
+    require: str | None = None
+    bpffs: str | Path | None = None
+    replace: tuple[Replace, ...] = ()
+    accept_state_loss: bool = False
+
 
 def guard(
-    chain: CompiledChain,
-    timeout: timedelta,
-    require: str | None = None,
+    order: Order,
     *,
-    bpffs: str | Path | None = None,
-    accept_state_loss: bool = False,
     tell: Tell = lambda _: None,
     begun: Callable[[Trial], None] = lambda _: None,
     on_step: OnStep | None = None,
     on_wait: OnWait | None = None,
     log_directory: Path | None = None,
 ) -> Outcome:
-    """Tries a chain, in this process, from beginning to end. `require` is a shell command that has to succeed.
+    """Tries a chain, in this process, from beginning to end.
 
-    Raises `ChainError` where it cannot be applied. Once it is, this ends when it is decided, and not before.
+    Raises `ChainError` where it cannot be applied. Once it is, this ends when it is decided, and not before; also where
+    it failed halfway, and cannot be taken back yet.
     """
-    root = bpffs_root(bpffs)
-    name = chain.manifest.chain
+    root = bpffs_root(order.bpffs)
+    name = order.chain.manifest.chain
     with contextlib.ExitStack() as lock:
-        applied, trial = begin(
-            chain,
-            timeout,
-            lock,
-            bpffs=bpffs,
-            accept_state_loss=accept_state_loss,
-            on_step=on_step,
-            on_wait=on_wait,
-            log_directory=log_directory,
-        )
+        try:
+            applied, trial = begin(
+                order.chain,
+                order.timeout,
+                lock,
+                bpffs=root,
+                replace=order.replace,
+                accept_state_loss=order.accept_state_loss,
+                on_step=on_step,
+                on_wait=on_wait,
+                log_directory=log_directory,
+            )
+        except NotTakenBack as failure:
+            tell(render(failure.diagnostics, {}).rstrip())
+            _decided(root, name, failure.trial, FAILED, _once(tell), None, on_wait)
+            raise failure.error from None
         for warning in applied.warnings:
             tell(render([warning], {}).rstrip())
         tell(str(applied))
@@ -103,7 +124,9 @@ def guard(
         begun(trial)
         if on_step:
             on_step(Step(WAITING, lambda: None))
-        why = _required(root, name, trial, require) if require else _expired(root, name, trial, timeout)
+        why = (
+            _required(root, name, trial, order.require) if order.require else _expired(root, name, trial, order.timeout)
+        )
         outcome = _decided(root, name, trial, why, _once(tell), on_step, on_wait)
     tell_daemon(root)
     return outcome
@@ -129,6 +152,7 @@ def _decided(
             with locked(root, on_wait):
                 live = read(root, chain)
                 if live is None or live.trial != trial:
+                    _end(live, chain_pins(root, chain), trial)
                     break
                 if why is None:
                     keep(root, live, on_step)
@@ -144,6 +168,13 @@ def _decided(
     if max(finished, default=None) == trial.number:
         return Outcome(End.KEPT)
     return Outcome(End.TAKEN_BACK, why or "it was aborted")
+
+
+def _end(live: LiveChain | None, pins: ChainPins, trial: Trial) -> None:
+    """Ends a try that is taken back already, but for its record."""
+    if live is None or live.recorded == trial:
+        forget_trial(pins)
+        pins.remove_if_empty()
 
 
 def _once(tell: Tell) -> Tell:
@@ -198,95 +229,3 @@ def _required(root: Path, chain: str, trial: Trial, command: str) -> str | None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-# --- a process of its own -------------------------------------------------------------------------------------------
-
-_terminated: list[int] = []
-"""Signals that asked the guard to end; it goes back then."""
-
-
-@dataclass(slots=True)
-class Guard:
-    """A guard at work: its process, and what it says."""
-
-    pid: int
-    says: BinaryIO
-
-    def messages(self, timeout: float) -> Iterator[dict[str, Any]]:
-        """What it has said within `timeout` seconds; `end`, `error` and `defect` are last words. Raises EOFError."""
-        ready, _, _ = select.select([self.says], [], [], timeout)
-        if ready:
-            line = self.says.readline()
-            if not line:
-                raise EOFError
-            yield json.loads(line)
-
-
-def set_guard(
-    chain: CompiledChain, timeout: timedelta, require: str | None, bpffs: Path | None, accept_state_loss: bool
-) -> Guard:
-    """Starts the guard, which nothing ends that ends the caller."""
-    reading, writing = os.pipe()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the child must not hear of it any more
-    pid = os.fork()
-    if pid:
-        os.close(writing)
-        found = Guard(pid, os.fdopen(reading, "rb", buffering=0))
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        return found
-
-    def say(**message: Any) -> None:
-        with contextlib.suppress(BrokenPipeError):  # whoever waited for it has gone: all the more it goes on
-            os.write(writing, json.dumps(message).encode() + b"\n")
-
-    try:
-        os.close(reading)
-        _leave_the_terminal(bool(require))
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        outcome = guard(
-            chain,
-            timeout,
-            require,
-            bpffs=bpffs,
-            accept_state_loss=accept_state_loss,
-            tell=lambda text: say(text=text),
-            begun=lambda trial: say(begun=math.ceil(trial.seconds_left)),
-            on_wait=lambda: say(waits=True),
-        )
-        say(end=outcome.end, why=outcome.why)
-    except ChainError as error:
-        say(error=[dataclasses.asdict(found) for found in error.diagnostics])
-    except BaseException:
-        import traceback
-
-        say(defect=traceback.format_exc())
-    finally:
-        os._exit(0)
-
-
-def _leave_the_terminal(keep_output: bool) -> None:
-    """Only the output of the required command goes where the caller's goes."""
-    os.setsid()
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, _: _terminated.append(number))
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0,) if keep_output else (0, 1, 2):
-        os.dup2(nowhere, descriptor)
-    sys.stdin = open(os.devnull)  # noqa: SIM115
-
-
-def its_end(message: dict[str, Any]) -> Outcome | None:
-    """The outcome, if that is what a guard says. Raises `LoadFailed` for what it could not do."""
-    if "error" in message:
-        raise LoadFailed(*map(_diagnostic, message["error"]))
-    if "defect" in message:
-        raise RuntimeError(message["defect"])
-    return Outcome(End(message["end"]), message["why"]) if "end" in message else None
-
-
-def _diagnostic(data: dict[str, Any]) -> Diagnostic:
-    """A diagnostic as `dataclasses.asdict` gives it."""
-    span = Span(**data["span"]) if data["span"] else None
-    return Diagnostic(**{**data, "span": span, "notes": tuple(data["notes"]), "severity": Severity(data["severity"])})

@@ -22,7 +22,7 @@ from .steps import Step
 from .takeover import Takeover
 
 if TYPE_CHECKING:
-    from .foreign import Replace
+    from .foreign import Replace, Stranger
     from .generation import Generation
 
 
@@ -44,13 +44,13 @@ class Hooks:
 
         Raises `LoadFailed` that names all others (A102), and devices in `replace` that the chain does not have (A113).
         """
-        from .foreign import describe
+        from .foreign import describe, stranger
 
         found = []
         for point, _ in self.points.values():
             others = self._others(point)
             refused = [each for each in others if not each.prog_id or (point.device, each.prog_id) not in self.replace]
-            found += [describe(point, each, self.replace) for each in refused]
+            found += [describe(stranger(point, each), self.replace) for each in refused]
             self.foreign[point.name] = others
         found += self._unknown_devices()
         if found:
@@ -61,6 +61,14 @@ class Hooks:
         if self.attached(point) or self._excluded(point):
             return ()
         return tuple(each for each in attach.occupants(point, _ifindex(point)) if not self._is_ours(each))
+
+    def strangers(self) -> Iterator[Stranger]:
+        """Who would be in the way of taking the hooks now; hooks whose devices are yet to be made are free."""
+        from .foreign import stranger
+
+        for point, _ in self.points.values():
+            if find_device(point.device, point.netns):
+                yield from (stranger(point, each) for each in self._others(point))
 
     def leave_out_taken(self) -> None:
         """Does without hooks that somebody else is on."""
@@ -96,8 +104,7 @@ class Hooks:
         """Foreign programs at TC, once ours stands before them: until then nothing happened to them."""
         for point, _ in self.points.values():
             for found in self.foreign.get(point.name, ()) if point.mode is Mode.TC else ():
-                evict = functools.partial(attach.evict, point, _ifindex(point), found)
-                yield Step(f"take program {found.prog_id} off {point}", evict)
+                yield eviction(point, found)
 
     def attached(self, point: AttachPoint) -> LiveAttachment | None:
         """What of this chain runs on the hook, whatever its device was called before."""
@@ -192,15 +199,8 @@ class Hooks:
         self.evicted.append(excluded)
 
     def _restore(self, excluded: LiveAttachment) -> None:
-        """Attaches again what had to leave; a detached link cannot be attached again, so it gets a new one."""
         self.evicted.remove(excluded)
-        with excluded.open_program() as old:
-            owner = Owner(self.chain, excluded.point.name, excluded.prog_id)
-            link = attach.attach(excluded.point, excluded.ifindex, old, owner)
-        if link and excluded.link:
-            with link:
-                excluded.link.unlink(missing_ok=True)
-                sys.obj_pin(link, excluded.link)
+        attach_again(excluded, self.chain)
 
 
 def hooks_of(
@@ -210,10 +210,18 @@ def hooks_of(
     return Hooks(manifest.chain, live, attach_points(manifest), opened, replace)
 
 
-def hooks_again(manifest: Manifest, home: str | None, live: LiveChain, opened: contextlib.ExitStack) -> Hooks:
+def hooks_again(
+    manifest: Manifest,
+    home: str | None,
+    live: LiveChain,
+    opened: contextlib.ExitStack,
+    but_not: Collection[AttachPoint],
+) -> Hooks:
     """The hooks of a chain that was applied in `home`, as far as their devices are there and nobody took them."""
     points = attach_points(manifest, home)
+    others = {point.place for point in but_not}
     there = {name: found for name, found in points.items() if find_device(found[0].device, found[0].netns)}
+    there = {name: found for name, found in there.items() if found[0].place not in others}
     found = Hooks(manifest.chain, live, there, opened)
     found.leave_out_taken()
     return found
@@ -247,6 +255,22 @@ def leave(attachment: LiveAttachment) -> None:
     remove(attachment)
     if attachment.link:
         attachment.link.unlink(missing_ok=True)
+
+
+def attach_again(attachment: LiveAttachment, chain: str) -> None:
+    """Puts on its hook what had to leave; a detached link cannot be attached again, so it gets a new one."""
+    with attachment.open_program() as old:
+        owner = Owner(chain, attachment.point.name, attachment.prog_id)
+        link = attach.attach(attachment.point, attachment.ifindex, old, owner)
+    if link and attachment.link:
+        with link:
+            attachment.link.unlink(missing_ok=True)
+            sys.obj_pin(link, attachment.link)
+
+
+def eviction(point: AttachPoint, found: Occupant) -> Step:
+    """Takes a program of somebody else off a hook at TC, where the chain's own is before it."""
+    return Step(f"take program {found.prog_id} off {point}", lambda: attach.evict(point, _ifindex(point), found))
 
 
 def _ifindex(point: AttachPoint) -> int:

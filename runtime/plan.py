@@ -5,9 +5,10 @@ Pure: the same manifest, live state and host give the same plan, and nothing is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from schemas.diagnostic import Diagnostic, LoadFailed
 from schemas.manifest import Manifest, MapRecord, ProgramRecord, Role
@@ -26,6 +27,9 @@ from .reasons import (
     slot_reasons,
 )
 from .state import LiveAttachment, LiveChain, LiveGeneration, attach_points
+
+if TYPE_CHECKING:
+    from .foreign import Stranger
 
 
 class Action(StrEnum):
@@ -100,6 +104,8 @@ class Plan:
     following: int
     kept: tuple[str, ...]
     facts: Mapping[str, bytes]
+    taken: tuple[Stranger, ...] = ()
+    """Programs of others on hooks that are to be taken anew: `apply` refuses them unless `--replace` names them."""
 
     def __bool__(self) -> bool:
         """Whether there is something to do."""
@@ -114,6 +120,11 @@ class Plan:
     def lost(self) -> tuple[str, ...]:
         """Maps whose content will be lost."""
         return tuple(change.name for change in self.changes if change.state is Fate.LOST)
+
+    def granting(self, replaced: Collection[tuple[str, int]]) -> Plan:
+        """The same without the programs of others, as (device, program id), that are to be replaced."""
+        left = [each for each in self.taken if (each.point.device, each.occupant.prog_id) not in replaced]
+        return replace(self, taken=tuple(left))
 
     @property
     def interrupts(self) -> bool:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from .foreign import Stranger, replace_option
 from .plan import Action, Change, Effect, Fate, Kind, Plan, Way
 
 JSON_FORMAT = 1
@@ -19,7 +20,7 @@ def plan_text(plan: Plan) -> str:
     """Each change with its reasons, then what it all means for traffic and for state."""
     if not plan:
         return f"chain {plan.manifest.chain}: no changes, generation {plan.running} runs it\n"
-    lines = [_headline(plan), "", *_changes(plan), "", *_summary(plan)]
+    lines = [_headline(plan), "", *_changes(plan), "", *_taken(plan), *_summary(plan)]
     return "\n".join(lines) + "\n"
 
 
@@ -39,6 +40,7 @@ def plan_data(plan: Plan) -> dict[str, Any]:
             "removed": list(_with(plan, Fate.REMOVED)),
             "lost": list(plan.lost),
         },
+        "taken": [_taken_data(found) for found in plan.taken],
     }
 
 
@@ -50,6 +52,22 @@ def _change_data(change: Change) -> dict[str, Any]:
         "reasons": list(change.reasons),
         "effect": change.effect.value,
         "state": change.state.value if change.state else None,
+    }
+
+
+def _taken_data(found: Stranger) -> dict[str, Any]:
+    occupant = found.occupant
+    return {
+        "interface": found.point.name,
+        "device": found.point.device,
+        "hook": found.point.mode.hook.value,
+        "program": {"id": occupant.prog_id, "name": found.name} if occupant.prog_id else None,
+        "loaded_by": found.uid,
+        "age_seconds": found.age_seconds,
+        "attached": occupant.how,
+        "chain": occupant.owner.chain if occupant.owner else None,
+        "interrupts": found.interrupts,
+        "replace": f"{found.point.device}={occupant.prog_id}" if found.is_replaceable else None,
     }
 
 
@@ -82,6 +100,21 @@ def _changes(plan: Plan) -> Iterator[str]:
         yield from (f"{indent}{note}" for note in rest)
     if hidden:
         yield f"    and {len(hidden)} more entries"
+
+
+def _taken(plan: Plan) -> Iterator[str]:
+    """Who is in the way, and what moves them out of it."""
+    if not plan.taken:
+        return
+    yield "taken by others, which `apply` refuses:"
+    width = max(len(found.point.name) for found in plan.taken)
+    for found in plan.taken:
+        notes = [found.title, f"attached as {found.occupant.how}", *([found.loaded] if found.loaded else [])]
+        yield f"  ! {found.point.name:{width}}  {', '.join(notes)}"
+        if found.is_replaceable:
+            price = ", and interrupts traffic" if found.interrupts else ""
+            yield f"    {'':{width}}  `{replace_option(found)}` takes it over{price}"
+    yield ""
 
 
 def _summary(plan: Plan) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,7 @@ from .takedown import drop_rest
 
 if TYPE_CHECKING:
     from .foreign import Replace
+    from .handback import HandBack
 
 
 def swap_generations(
@@ -42,11 +43,12 @@ def swap_generations(
     replace: Collection[Replace] = (),
     *,
     accept_state_loss: bool,
-    begun: Step | None = None,
+    begun: Callable[[hooks.Hooks], Step] | None = None,
 ) -> tuple[Diagnostic, ...]:
     """Builds generation `wanted.following`, puts it on every hook, drops what ran before: warnings of what is left.
 
-    A try drops nothing: `begun` makes it known, before any packet notices, and the generation that ran before stays.
+    A try drops nothing: `begun` is a step that makes it known, before any packet notices; the generation that ran
+    before stays, and so do programs of others at TC.
     """
     with contextlib.ExitStack() as opened:
         generation = opened.enter_context(Generation(chain.manifest, {}, {}))
@@ -56,7 +58,7 @@ def swap_generations(
             carry_out(
                 (
                     *staged("load", _build(chain, generation, taken, live, new_pins, log_directory, accept_state_loss)),
-                    *staged("swap", [begun] if begun else []),
+                    *staged("swap", [begun(taken)] if begun else []),
                     *staged("swap", taken.steps(generation, new_pins)),
                     Step("finish the new generation", new_pins.finish, stage="swap"),
                 ),
@@ -175,22 +177,25 @@ def _catching_up(live: LiveChain | None, generation: Generation) -> Iterator[Ste
         yield Step("catch up with what was learned", functools.partial(_catch_up, generation, _predecessor(live)))
 
 
-def return_to(back: LiveGeneration, live: LiveChain, pins: ChainPins, on_step: OnStep | None) -> None:
+def return_to(
+    back: LiveGeneration, live: LiveChain, pins: ChainPins, hands: tuple[HandBack, ...], on_step: OnStep | None
+) -> None:
     """Puts a generation that is still there on every hook again, as a new one of the same programs and maps.
 
     So it is a swap as any other: whoever is killed in it leaves what the next one finds and mends. Hooks whose devices
-    are gone, or that somebody else took meanwhile, are left out.
+    are gone, or that somebody else took meanwhile, are left out; `hands` are those that others get back.
     """
     assert back.record, "what cannot be read is refused before"
     manifest = back.record.manifest
     with contextlib.ExitStack() as opened:
         generation = opened.enter_context(Generation(manifest, back.record.facts, {}))
-        taken = hooks.hooks_again(manifest, back.home, live, opened)
+        taken = hooks.hooks_again(manifest, back.home, live, opened, [hand.point for hand in hands])
         new_pins = pins.unfinished(live.next_number)
         carry_out(
             (
                 *_reopen(back, generation, taken, new_pins),
                 *taken.steps(generation, new_pins),
+                *(hand.step() for hand in hands),
                 Step("finish the way back", new_pins.finish),
             ),
             on_step,

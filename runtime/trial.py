@@ -1,13 +1,15 @@
 """What is being tried of a chain: a record in bpffs that outlives everybody who waits, and the lock of who goes back.
 
-The record is there from before the first hook is swapped until the try is confirmed or taken back. For as long as it
-lives, the guard holds a lock on the chain's directory, which the kernel takes from it whatever it dies of: a record
-without the lock is a try that nobody will take back by himself.
+The record is there from before the first hook is swapped until the try is confirmed or taken back. So are pins of the
+programs of others that are replaced: whoever put them there may be gone by then. For as long as the guard lives, it
+holds a lock on the chain's directory, which the kernel takes from it whatever it dies of: a record without the lock is
+a try that nobody will take back by himself.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -15,21 +17,31 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from schemas.manifest import Mode
+
+from . import sys
+from .attach import Filter, Holder, Occupant
 from .frozen import forget_frozen, read_frozen, unreadable, write_frozen
+from .info import prog_by_id
 from .pin import ChainPins
 
-_TRIAL = "trial"
-_FORMAT = 1
+_TRIAL, _REPLACED = "trial", "trial-replaced"
+_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Generation `number` is tried instead of `back` (None: nothing ran). `deadline` is `now()` when it is over."""
+    """Generation `number` is tried instead of `back` (None: nothing ran). `deadline` is `now()` when it is over.
+
+    `replaced` are programs of others, by the attach point of the tried generation that they have to leave to it.
+    """
 
     number: int
     back: int | None
     deadline: float
+    replaced: tuple[tuple[str, Occupant], ...] = ()
 
     @property
     def seconds_left(self) -> float:
@@ -43,7 +55,13 @@ def now() -> float:
 
 def write_trial(pins: ChainPins, trial: Trial) -> None:
     """Makes it known that a try begins."""
-    content = {"format": _FORMAT, "number": trial.number, "back": trial.back, "deadline": trial.deadline}
+    content = {
+        "format": _FORMAT,
+        "number": trial.number,
+        "back": trial.back,
+        "deadline": trial.deadline,
+        "replaced": [[name, dataclasses.asdict(found)] for name, found in trial.replaced],
+    }
     write_frozen(_path(pins), json.dumps(content).encode())
 
 
@@ -57,14 +75,44 @@ def read_trial(pins: ChainPins) -> Trial | None:
         if data["format"] != _FORMAT:
             raise unreadable(_path(pins), f"it has format {data['format']}, this version knows {_FORMAT}")
         back = data["back"]
-        return Trial(int(data["number"]), None if back is None else int(back), float(data["deadline"]))
+        replaced = tuple((str(name), _occupant(found)) for name, found in data["replaced"])
+        return Trial(int(data["number"]), None if back is None else int(back), float(data["deadline"]), replaced)
     except (KeyError, TypeError, ValueError) as error:
         raise unreadable(_path(pins), str(error)) from error
+
+
+def _occupant(data: dict[str, Any]) -> Occupant:
+    """What `dataclasses.asdict` made of an occupant."""
+    found = Filter(**data["filter"]) if data["filter"] else None
+    return Occupant(data["prog_id"], Holder(data["holder"]), Mode(data["mode"]), data["link_id"], found)
 
 
 def forget_trial(pins: ChainPins) -> None:
     """The try is over, whichever way, or was never made known."""
     forget_frozen(_path(pins))
+    forget_replaced(pins)
+
+
+def forget_replaced(pins: ChainPins) -> None:
+    """The programs of others are on their hooks again, or are not to come back."""
+    kept = pins.path / _REPLACED
+    if kept.exists():
+        for path in kept.iterdir():
+            path.unlink(missing_ok=True)
+        kept.rmdir()
+
+
+def pin_replaced(pins: ChainPins, name: str, found: Occupant) -> None:
+    """Keeps somebody else's program alive for as long as it may have to go back to its hook."""
+    path = replaced_pin(pins, name)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    with prog_by_id(found.prog_id) as fd:
+        sys.obj_pin(fd, path)
+
+
+def replaced_pin(pins: ChainPins, name: str) -> Path:
+    """Where the program is pinned that was on the hook of this name."""
+    return pins.path / _REPLACED / name
 
 
 @contextlib.contextmanager

@@ -7,30 +7,48 @@ both are atomic for each hook, and can be interrupted anywhere.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from schemas.compiled import CompiledChain
-from schemas.diagnostic import Diagnostic, LoadFailed, Severity
+from schemas.diagnostic import ChainError, Diagnostic, LoadFailed, Severity
+from schemas.manifest import Mode
 from schemas.stopwatch import Stopwatch
 
 from . import features, link
 from .apply import Applied, would_lose
+from .attach import Holder
 from .bpffs import bpffs_root, ensure_bpffs, locked
 from .counts import carry_counts
 from .daemon_socket import tell_daemon
+from .handback import evictions, hand_backs, without
 from .host import look, require_interfaces
 from .lock import OnWait
-from .pin import chain_pins, chains
+from .pin import ChainPins, chain_pins, chains
 from .plan import Effect, Fate, Plan, Way, make_plan
 from .state import LiveChain, not_running, read
 from .steps import OnStep, Step, carry_out, explained, timed
 from .takedown import drop_veths, take_down
-from .trial import Trial, forget_trial, guarding, is_guarded, now, read_trial, write_trial
+from .trial import (
+    Trial,
+    forget_replaced,
+    forget_trial,
+    guarding,
+    is_guarded,
+    now,
+    pin_replaced,
+    read_trial,
+    write_trial,
+)
+
+if TYPE_CHECKING:
+    from .foreign import Replace
+    from .hooks import Hooks
 
 _PATIENCE_SECONDS = 5.0
 _POLL_SECONDS = 0.02
@@ -43,6 +61,7 @@ def begin(
     guard: contextlib.ExitStack,
     *,
     bpffs: str | Path | None = None,
+    replace: Collection[Replace] = (),
     accept_state_loss: bool = False,
     on_step: OnStep | None = None,
     on_wait: OnWait | None = None,
@@ -50,7 +69,8 @@ def begin(
 ) -> tuple[Applied, Trial | None]:
     """Applies a chain for now, and None instead of a try where there is nothing to change.
 
-    Whoever holds `guard` is who goes back. Raises as `apply` does, and `LoadFailed` (A140) where a try is under way.
+    Whoever holds `guard` is who goes back. Raises as `apply` does, `LoadFailed` (A140) where a try is under way, and
+    `NotTakenBack` where it failed and somebody has to go back yet.
     """
     watch = Stopwatch()
     watch.enter("look")
@@ -73,12 +93,8 @@ def begin(
 
         pins = chain_pins(root, chain.manifest.chain)
 
-        def say() -> None:
-            guard.enter_context(guarding(pins))
-            write_trial(pins, Trial(wanted.following, wanted.running, now() + timeout.total_seconds()))
-
-        begun = Step("say what is being tried", say, functools.partial(forget_trial, pins))
-        swapped = replace(wanted, way=Way.GENERATION)  # there has to be an old one beside it
+        swapped = dataclasses.replace(wanted, way=Way.GENERATION)  # there has to be an old one beside it
+        recorded: list[Trial] = []
         try:
             swap_generations(
                 chain,
@@ -87,17 +103,59 @@ def begin(
                 pins,
                 on_step,
                 log_directory,
+                replace,
                 accept_state_loss=accept_state_loss,
-                begun=begun,
+                begun=functools.partial(_say_so, wanted, timeout, guard, pins, recorded),
             )
-        except BaseException:
-            left = read(root, chain.manifest.chain)
-            if left and left.trial:  # it failed when all hooks had the new programs
-                go_back(root, left)
+        except BaseException as error:
+            for tried in recorded:
+                _take_back(root, pins.chain, tried, error)
             raise
         trial = read_trial(pins)
     tell_daemon(root)
     return Applied(swapped, wanted.following, watch.stop(), warnings), trial
+
+
+def _say_so(
+    plan: Plan,
+    timeout: timedelta,
+    guard: contextlib.ExitStack,
+    pins: ChainPins,
+    recorded: list[Trial],
+    taken: Hooks,
+) -> Step:
+    """Puts on record what will be on the hooks from the next step on, and who was there."""
+
+    def say() -> None:
+        guard.enter_context(guarding(pins))
+        replaced = tuple((name, found) for name, others in taken.foreign.items() for found in others)
+        for name, found in replaced:
+            if found.mode is not Mode.TC:  # there it stays where it is until the try is confirmed
+                pin_replaced(pins, name, found)
+        recorded.append(Trial(plan.following, plan.running, now() + timeout.total_seconds(), replaced))
+        write_trial(pins, recorded[-1])
+
+    return Step("say what is being tried", say, functools.partial(forget_trial, pins), clears=True)
+
+
+class NotTakenBack(LoadFailed):
+    """A try that failed for the reason `error`, and could not be taken back either: `trial` is still on record."""
+
+    def __init__(self, trial: Trial, error: BaseException, another: ChainError | OSError) -> None:
+        why = error.diagnostics if isinstance(error, ChainError) else (Diagnostic("A108", f"the try failed: {error}"),)
+        message = f"a try that failed cannot be taken back yet: {another}"
+        super().__init__(*why, Diagnostic("A108", message, help="whoever guards it tries again"))
+        self.trial, self.error = trial, error
+
+
+def _take_back(root: Path, chain: str, trial: Trial, error: BaseException) -> None:
+    """Goes back from a try that failed once it was on record. Raises `NotTakenBack`."""
+    try:
+        left = read(root, chain)
+        if left and left.trial == trial:
+            go_back(root, left)
+    except (ChainError, OSError) as another:
+        raise NotTakenBack(trial, error, another) from error
 
 
 @explained("keep what is being tried")
@@ -159,15 +217,21 @@ def keep(root: Path, live: LiveChain, on_step: OnStep | None = None) -> None:
     steps.append(Step("keep what was counted", functools.partial(carry_counts, current.pins, live.leftovers)))
     steps += drop_veths(live, current.record.manifest, current.home)
     steps += (Step(f"drop {old.pins.path.name}", old.pins.remove) for old in live.leftovers)
-    carry_out(steps, on_step)
+    carry_out((*steps, *evictions(live)), on_step)
 
 
 def go_back(root: Path, live: LiveChain, on_step: OnStep | None = None) -> None:
     """What ran before the try runs again, or nothing. For whoever has the lock. Raises `LoadFailed` (A143)."""
     assert live.trial
     pins = chain_pins(root, live.chain)
+    hands = hand_backs(live, pins)
+    ours = without(live, hands)
+    end = [Step("end the try", functools.partial(forget_trial, pins))]
+    if hands:
+        end.insert(0, Step("forget what was replaced", functools.partial(forget_replaced, pins)))
     if live.trial.back is None:
-        carry_out((*take_down(live), Step("end the try", functools.partial(forget_trial, pins))), on_step)
+        carry_out([hand.step() for hand in hands], on_step)
+        carry_out((*take_down(ours), *end), on_step)
         pins.remove_if_empty()
         return
     back = next((g for g in live.generations if g.pins.finished and g.number == live.trial.back), None)
@@ -178,8 +242,8 @@ def go_back(root: Path, live: LiveChain, on_step: OnStep | None = None) -> None:
         raise LoadFailed(Diagnostic("A143", message, help=ways_on))
     from .swap import return_to
 
-    return_to(back, live, pins, on_step)
-    carry_out([Step("end the try", functools.partial(forget_trial, pins))], on_step)
+    return_to(back, ours, pins, hands, on_step)
+    carry_out(end, on_step)
 
 
 def settle(root: Path, chain: str, on_step: OnStep | None = None) -> tuple[LiveChain | None, tuple[Diagnostic, ...]]:
@@ -238,10 +302,15 @@ def _require_trial(root: Path, chain: str) -> LiveChain:
     return live
 
 
-def cannot_be_undone(plan: Plan) -> Iterator[str]:
+def cannot_be_undone(plan: Plan, replaced: Collection[Replace] = ()) -> Iterator[str]:
     """What going back from a plan does not bring back: for people, before it is carried out."""
     if plan.running is None:
         yield "nothing runs under this name yet: going back takes the chain off its devices"
+    for found in plan.taken:
+        if found.interrupts and (found.point.device, found.occupant.prog_id) in replaced:
+            yield f"{found.title} on {found.point.device}: traffic is interrupted now, and when going back"
+            if found.occupant.holder is Holder.XDP_LINK:
+                yield f"{found.title} on {found.point.device}: its link is detached for good, it comes back by netlink"
     for change in plan.changes:
         name = f"{change.kind} {change.name}"
         if change.effect is Effect.INTERRUPTS:

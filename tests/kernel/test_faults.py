@@ -7,9 +7,11 @@ single call of every scenario.
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,12 @@ import pytest
 
 from runtime import features, sys
 from runtime.apply import apply
-from runtime.attach import AttachPoint, occupants
+from runtime.attach import AttachPoint, Occupant, evict, occupants
 from runtime.bpffs import bpffs_root
 from runtime.devices import require_device
-from runtime.info import prog_info
-from runtime.load import load_object
+from runtime.guard import End, Order
+from runtime.guard import guard as try_
 from runtime.netns import entered
-from runtime.object import read_object
 from runtime.pin import chain_pins, chains
 from runtime.plan import Kind, Way
 from runtime.steps import Step
@@ -32,9 +33,9 @@ from runtime.veth import veth_pairs
 from schemas.compiled import CompiledChain
 from schemas.diagnostic import ChainError, Diagnostic, LoadFailed
 from schemas.manifest import Mode, Role
-from tests.clang.c import compile_c
 from tests.kernel.faults import Call, Doors, Point, Stream, dies, to_die_at, to_fail
 from tests.kernel.live import NOTHING, Host, bridge, descriptors, eventually, guard, guarded_bridge, host
+from tests.kernel.strangers import CASES, Case, Foreign, strangers
 from tests.rig.network import Network, network
 
 pytestmark = pytest.mark.kernel
@@ -358,8 +359,6 @@ def test_an_update_in_place_that_died_is_taken_back_by_whatever_comes_next(machi
 
 # --- a hook that changes hands --------------------------------------------------------------------------------------
 
-FOREIGN = 'SEC("xdp") int stranger(struct xdp_md *ctx) { return 2; }'
-
 
 @pytest.mark.parametrize("mode", ["native", "generic"])
 def test_whoever_dies_while_a_hook_changes_hands_leaves_it_to_one_of_both(
@@ -374,14 +373,8 @@ def test_whoever_dies_while_a_hook_changes_hands_leaves_it_to_one_of_both(
         with entered(net.dut.name):
             apply(chain, replace=[("p2", foreign)])
 
-    with load_object(read_object(compile_c(FOREIGN)), maps={}) as loaded:
-        program = loaded.programs["stranger"]
-        foreign = prog_info(program).id
-
-        def put_there() -> sys.Fd:
-            with entered(net.dut.name):
-                return sys.link_create(program, ifindex, AttachType.BPF_XDP)
-
+    with strangers(net) as others:
+        foreign, put_there = others.xdp_id, functools.partial(others.by_link, "p2", AttachType.BPF_XDP)
         known, doors = Doors(), Doors()
         with known.watched():
             take_over()
@@ -399,3 +392,116 @@ def test_whoever_dies_while_a_hook_changes_hands_leaves_it_to_one_of_both(
                 assert machine.status().problems == ()
                 machine.detach()
                 assert occupants(hook, ifindex) == ()
+
+
+@dataclass(frozen=True, slots=True)
+class Hand:
+    """A hook that is to change hands: whose it is, how it is put there, and who may be on it afterwards."""
+
+    case: Case
+    foreign: Foreign
+    machine: Host
+
+    @property
+    def mode(self) -> Mode:
+        return Mode(self.case.mode)
+
+    @property
+    def replaced(self) -> tuple[str, int]:
+        return "p2", self.foreign.tc_id if self.mode is Mode.TC else self.foreign.xdp_id
+
+    def occupants(self) -> tuple[Occupant, ...]:
+        return self.foreign.on("p2", self.mode)
+
+    @contextlib.contextmanager
+    def put_there(self) -> Iterator[tuple[Occupant, ...]]:
+        """Puts the foreign program on the hook for the length of the block; and takes the chain off after it."""
+        with contextlib.ExitStack() as stack:
+            link = self.case.put(self.foreign)
+            if link:
+                stack.enter_context(link)
+            yield self.occupants()
+        if self.machine.name in chains(bpffs_root()):
+            self.machine.detach()
+        for left in self.occupants():
+            evict(AttachPoint("p2", "p2", self.machine.namespace.name, self.mode), self.foreign.ifindex("p2"), left)
+
+
+HANDS = ["link", "netlink", "netlink in another mode", "TCX link"]
+
+
+def calls_of(command: Callable[[], object]) -> list[Point]:
+    doors = Doors()
+    with doors.watched():
+        command()
+    return doors.points
+
+
+@pytest.mark.parametrize("name", HANDS)
+def test_any_call_that_fails_while_a_hook_changes_hands_leaves_it_to_one_of_both(
+    name: str, machine: Host, net: Network
+) -> None:
+    """To whom it was, where the apply fails; to the chain, where it warns. What any apply calls fails above."""
+    chain = machine.compiled(bridge(CASES[name].mode))
+    _probe(chain)
+    with strangers(net) as foreign:
+        hand = Hand(CASES[name], foreign, machine)
+        replaced = hand.replaced  # looked up through no doors
+
+        def take_over() -> tuple[Diagnostic, ...]:
+            with entered(net.dut.name):
+                return apply(chain, replace=[replaced], log_directory=machine.folder).warnings
+
+        known = {call for call, _ in calls_of(lambda: machine.apply(chain))}
+        machine.detach()
+        with hand.put_there():
+            points = calls_of(take_over)
+        failures = 0
+        for point in to_fail(points, known):
+            with hand.put_there() as there:
+                before = descriptors()
+                try:
+                    with Doors(point).watched():
+                        told = take_over()
+                except ChainError as error:
+                    failures += 1
+                    _is_told(error.diagnostics, point)
+                    assert hand.occupants() == there, point
+                    assert machine.name not in chains(bpffs_root()), point
+                else:
+                    assert {found.code for found in told} <= {"A114"}
+                    assert hand.occupants()[0].prog_id in machine.footprint().progs, point
+                    assert machine.status().problems == () or told, point
+                assert descriptors() == before
+        assert failures
+
+
+@pytest.mark.parametrize("name", ["link", "netlink in another mode", "TCX link"])
+def test_any_call_that_fails_while_a_hook_is_lent_gives_it_back_in_the_end(
+    name: str, machine: Host, net: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A try that fails, or a way back that does: its guard goes on until the hook is whose it was."""
+    monkeypatch.setattr("runtime.guard._PAUSES", (0.01,))
+    monkeypatch.setattr("runtime.guard.POLL_SECONDS", 0.001)
+    chain = machine.compiled(bridge(CASES[name].mode))
+    _probe(chain)
+    with strangers(net) as foreign:
+        hand = Hand(CASES[name], foreign, machine)
+        theirs = hand.replaced  # looked up through no doors
+
+        def lend(*replaced: tuple[str, int]) -> End:
+            order = Order(chain, timedelta(seconds=0.001), replace=replaced)
+            with entered(net.dut.name):
+                return try_(order, log_directory=machine.folder).end
+
+        known = {call for call, _ in calls_of(lend)}
+        with hand.put_there():
+            points = calls_of(lambda: lend(theirs))
+        for point in to_fail(points, known):
+            with hand.put_there() as there:
+                before = descriptors()
+                with contextlib.suppress(ChainError), Doors(point).watched():
+                    assert lend(theirs) is End.TAKEN_BACK
+                assert hand.occupants() == there, point
+                assert machine.name not in chains(bpffs_root()), point
+                assert descriptors() == before

@@ -6,8 +6,7 @@ import errno
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,31 +14,28 @@ from click.testing import CliRunner
 
 from runtime import attach, features, sys
 from runtime.apply import apply
-from runtime.attach import CLSACT_INGRESS, AttachPoint, Filter, Holder, Occupant, occupants
+from runtime.attach import AttachPoint, Filter, Holder, Occupant
 from runtime.bpffs import bpffs_root
 from runtime.cli import commands
-from runtime.foreign import describe
+from runtime.foreign import describe, stranger
 from runtime.info import link_by_id, link_info, prog_info
 from runtime.load import load_object
 from runtime.netns import entered
 from runtime.object import read_object
 from runtime.pin import chains
 from runtime.steps import Step
-from runtime.uapi import AttachType, XdpFlag
+from runtime.uapi import AttachType
 from schemas.compiled import save
 from schemas.diagnostic import LoadFailed
 from schemas.manifest import Mode
 from schemas.render import render
 from tests.clang.c import compile_c
 from tests.kernel.live import A, B, Host, bridge, descriptors, eventually, frame, guarded_bridge, host
+from tests.kernel.strangers import CASES, FOREIGN, Case, Foreign, strangers
 from tests.rig.network import Network, network
 
 pytestmark = pytest.mark.kernel
 
-FOREIGN = """
-SEC("xdp") int stranger(struct xdp_md *ctx) { return 2; }
-SEC("tc") int other(void *skb) { return -1; }
-"""
 PORTS = ("p1", "p2")
 
 
@@ -55,64 +51,10 @@ def machine(net: Network, tmp_path: Path) -> Iterator[Host]:
         yield found
 
 
-@dataclass(frozen=True, slots=True)
-class Foreign:
-    """Programs of somebody else, on devices of the machine under test."""
-
-    net: Network
-    xdp: sys.Fd
-    tc: sys.Fd
-
-    @property
-    def xdp_id(self) -> int:
-        return prog_info(self.xdp).id
-
-    @property
-    def tc_id(self) -> int:
-        return prog_info(self.tc).id
-
-    def ifindex(self, port: str) -> int:
-        return self.net.cables[port].port.ifindex
-
-    def by_netlink(self, port: str, flag: XdpFlag = XdpFlag.XDP_FLAGS_DRV_MODE, program: sys.Fd | None = None) -> None:
-        with self.net.dut.netlink() as netlink:
-            attrs = [("IFLA_XDP_FD", (program or self.xdp).fileno()), ("IFLA_XDP_FLAGS", int(flag))]
-            netlink.link("set", index=self.ifindex(port), xdp={"attrs": attrs})
-
-    def by_link(self, port: str, attach_type: AttachType, flags: int = 0) -> sys.Fd:
-        program = self.xdp if attach_type is AttachType.BPF_XDP else self.tc
-        with entered(self.net.dut.name):
-            return sys.link_create(program, self.ifindex(port), attach_type, flags)
-
-    def without_a_link(self, port: str) -> None:
-        with entered(self.net.dut.name):
-            sys.prog_attach(self.ifindex(port), self.tc, AttachType.BPF_TCX_INGRESS)
-
-    def by_filter(self, port: str, *, beside_ours: bool = False) -> None:
-        """Of our filter's priority or of a later one; of one priority, the newest filter comes first."""
-        with self.net.dut.netlink() as netlink:
-            if not beside_ours:
-                netlink.tc("add", "clsact", self.ifindex(port))
-            netlink.tc(
-                "add-filter",
-                "bpf",
-                self.ifindex(port),
-                fd=self.tc.fileno(),
-                name="stranger.o:[tc]",
-                parent=CLSACT_INGRESS,
-                prio=1 if beside_ours else 7,
-                handle=2,
-                direct_action=True,
-            )
-
-    def on(self, port: str, mode: Mode) -> tuple[Occupant, ...]:
-        return occupants(AttachPoint(port, port, self.net.dut.name, mode), self.ifindex(port))
-
-
 @pytest.fixture
 def foreign(net: Network) -> Iterator[Foreign]:
-    with load_object(read_object(compile_c(FOREIGN)), maps={}) as loaded:
-        yield Foreign(net, loaded.programs["stranger"], loaded.programs["other"])
+    with strangers(net) as found:
+        yield found
 
 
 @pytest.fixture
@@ -196,7 +138,9 @@ def test_foreign_programs_at_tc_are_named(machine: Host, foreign: Foreign) -> No
 def test_a_filter_without_a_program_is_never_replaced() -> None:
     """This kernel has no classifier but bpf: the finding alone, then."""
     flower = Filter("flower", "flower", 3 << 16, 1, 0)
-    found = describe(AttachPoint("wan", "eth0", None, Mode.TC), Occupant(0, Holder.FILTER, Mode.TC, filter=flower))
+    found = describe(
+        stranger(AttachPoint("wan", "eth0", None, Mode.TC), Occupant(0, Holder.FILTER, Mode.TC, filter=flower))
+    )
     assert found.message == "TC ingress of device `eth0` is taken by a program of someone else"
     assert found.notes == ("attached as TC filter `flower`",)
     assert found.help == "take it off with the tool that put it there, or give the chain another device or `mode`"
@@ -214,30 +158,6 @@ def test_another_chain_is_no_stranger_but_stays(machine: Host, tmp_path: Path, n
 
 
 # --- taken over -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A way to be on a hook, the mode of the chain that comes, and what holds the hook afterwards."""
-
-    put: Callable[[Foreign], sys.Fd | None]
-    mode: str
-    holder: Holder
-    interrupts: bool = False
-
-
-XDP = AttachType.BPF_XDP
-CASES = {
-    "netlink": Case(lambda f: f.by_netlink("p2"), "native", Holder.XDP_NETLINK),
-    "generic netlink": Case(lambda f: f.by_netlink("p2", XdpFlag.XDP_FLAGS_SKB_MODE), "generic", Holder.XDP_NETLINK),
-    "link": Case(lambda f: f.by_link("p2", XDP), "native", Holder.XDP_LINK),
-    "generic link": Case(lambda f: f.by_link("p2", XDP, XdpFlag.XDP_FLAGS_SKB_MODE), "generic", Holder.XDP_LINK),
-    "netlink in another mode": Case(lambda f: f.by_netlink("p2"), "generic", Holder.XDP_LINK, interrupts=True),
-    "link in another mode": Case(lambda f: f.by_link("p2", XDP), "generic", Holder.XDP_LINK, interrupts=True),
-    "TCX link": Case(lambda f: f.by_link("p2", AttachType.BPF_TCX_INGRESS), "tc", Holder.TCX_LINK),
-    "TCX without a link": Case(lambda f: f.without_a_link("p2"), "tc", Holder.TCX_LINK),
-    "filter": Case(lambda f: f.by_filter("p2"), "tc", Holder.TCX_LINK),
-}
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import pty
@@ -22,9 +23,9 @@ from unittest import mock
 
 import pytest
 
-from runtime import trying
+from runtime import attach, trying
 from runtime.bpffs import bpffs_root, locked
-from runtime.guard import WAITING, End, Outcome, guard, set_guard
+from runtime.guard import WAITING, End, Order, Outcome, guard
 from runtime.netns import entered
 from runtime.pin import chain_pins, chains
 from runtime.plan import Action, Change, Effect, Fate, Kind, Way
@@ -361,31 +362,6 @@ def test_both_are_killed_and_it_is_said(machine: Host, terminal: Terminal, net: 
     assert machine.status().problems == ()
 
 
-def test_ctrl_c_while_the_guard_leaves_the_terminal_does_not_reach_it(
-    machine: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What a signal raises there must not run on in the code of whoever tries."""
-    chain = machine.compiled(bridge())
-    machine.apply(chain)
-    parent, setsid = os.getpid(), os.setsid
-
-    def interrupted() -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        setsid()
-
-    monkeypatch.setattr(os, "setsid", interrupted)
-    try:
-        with entered(machine.namespace.name):
-            guard_process = set_guard(chain, LONG, None, None, accept_state_loss=False)
-    finally:
-        if os.getpid() != parent:
-            os._exit(KILLED)
-    with guard_process.says:
-        said = [json.loads(line) for line in guard_process.says]
-    assert os.waitpid(guard_process.pid, 0)[1] == 0
-    assert said[-1] == {"end": End.NOTHING, "why": ""}
-
-
 def killed_at(machine: Host, chain: CompiledChain, number: int, require: str | None) -> None:
     """A guard in a child process that dies in the place of step `number`."""
     count = 0
@@ -409,7 +385,8 @@ def killed_at(machine: Host, chain: CompiledChain, number: int, require: str | N
 def guarded(machine: Host, chain: CompiledChain, require: str | None, on_step: Any = None) -> Outcome:
     """A try in this process: with a required command it is kept, without it is over at once."""
     with entered(machine.namespace.name):
-        return guard(chain, LONG if require else SHORT, require, on_step=on_step, log_directory=machine.folder)
+        order = Order(chain, LONG if require else SHORT, require)
+        return guard(order, on_step=on_step, log_directory=machine.folder)
 
 
 def steps_of(machine: Host, chain: CompiledChain, require: str | None) -> list[str]:
@@ -543,7 +520,7 @@ def test_a_guard_whose_lock_others_have_for_long_waits_for_its_turn(
                 threading.Timer(1, other.close).start()
 
         with entered(machine.namespace.name):
-            outcome = guard(machine.compiled(strict_guard()), SHORT, on_step=on_step, tell=said.append)
+            outcome = guard(Order(machine.compiled(strict_guard()), SHORT), on_step=on_step, tell=said.append)
         assert outcome == Outcome(End.TAKEN_BACK, "it was not confirmed within 0.05 s")
         assert machine.generations() == ["generation-3"]
         assert not blocks(net)
@@ -576,6 +553,62 @@ def test_a_guard_tries_again_what_fails(
     machine.apply(strict_guard() if require else open_guard())
     assert len(machine.generations()) == 1
     assert machine.status().problems == ()
+
+
+NOT_YET = """\
+error[A108]: `swap the program on p2 (native)` failed: [Errno 12] Cannot allocate memory
+
+error[A108]: cannot take back `swap the program on p1 (native)`: [Errno 12] Cannot allocate memory
+  = help: the next apply or detach finds what is left, and mends it
+
+error[A108]: a try that failed cannot be taken back yet: A108: `swap the program on p1 (native)` failed: \
+[Errno 12] Cannot allocate memory
+  = help: whoever guards it tries again"""
+
+
+def test_a_guard_whose_try_fails_and_cannot_be_taken_back_goes_on_until_it_is(
+    machine: Host, net: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second hook cannot be swapped; then, twice, the first one cannot be swapped back."""
+    machine.apply(open_guard())
+    replace, turns, said = attach.replace, itertools.count(), list[str]()
+
+    def fails(*arguments: Any) -> None:
+        if next(turns) in (1, 2, 3):
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        replace(*arguments)
+
+    monkeypatch.setattr(attach, "replace", fails)
+    order = Order(machine.compiled(strict_guard()), LONG)
+    with entered(machine.namespace.name), pytest.raises(LoadFailed) as caught:
+        guard(order, tell=said.append, log_directory=machine.folder)
+    assert said == [NOT_YET]
+    assert [found.message for found in caught.value.diagnostics] == [
+        line.partition(": ")[2] for line in NOT_YET.splitlines() if line.startswith("error")
+    ][:2]
+    assert machine.status().trial is None
+    assert machine.status().problems == ()
+    assert not machine.plan(open_guard())
+    assert not blocks(net)
+
+
+def test_a_guard_whose_try_fails_when_all_hooks_are_swapped_goes_back(
+    machine: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the first way back is barred."""
+    machine.apply(open_guard())
+    monkeypatch.setattr(trying, "go_back", mock.Mock(side_effect=OSError(errno.ENOMEM, "no memory")))
+
+    def on_step(step: Step) -> None:
+        if step.title == "wait for packets on their way":
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        guarded(machine, machine.compiled(strict_guard()), None, on_step)
+    assert machine.status().trial is None
+    assert machine.status().problems == ()
+    assert machine.generations() == ["generation-3"]
+    assert not machine.plan(open_guard())
 
 
 def test_a_required_command_that_cannot_be_run_is_one_that_fails(machine: Host) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.attach import AttachPoint
+from runtime.attach import AttachPoint, Filter, Holder, Occupant
 from runtime.devices import Device
+from runtime.foreign import Stranger
 from runtime.home import here
 from runtime.host import Host, host_facts
 from runtime.info import MapInfo
@@ -331,6 +332,7 @@ def test_what_cannot_be_read_is_not_compared() -> None:
 def test_as_data() -> None:
     data = plan_data(planned(with_map(sample(), fdb(size=128))))
     assert json.loads(json.dumps(data)) == {
+        "taken": [],
         "format": 1,
         "chain": "edge",
         "differs": True,
@@ -386,3 +388,35 @@ def test_an_interrupted_update_is_something_to_do() -> None:
         "1 to change; in place: nothing is loaded, nothing is swapped",
         *lines(plan)[5:],
     ]
+
+
+TAKEN = """\
+taken by others, which `apply` refuses:
+  ! lan  chain `other`, attached as TC filter `bpfchain:other:lan:9:`
+  ! wan  program 71 `filter`, attached as XDP link 12, loaded 3 hours ago by user root
+         `--replace eth0=71` takes it over, and interrupts traffic
+  ! wan  program 72, attached as XDP
+         `--replace eth0=72` takes it over
+
+"""
+
+
+def test_who_is_on_the_hooks() -> None:
+    wan = AttachPoint("wan", "eth0", None, Mode.NATIVE)
+    name = "bpfchain:other:lan:9:"
+    others = (
+        Stranger(
+            AttachPoint("lan", "eth1", "blue", Mode.TC),
+            Occupant(9, Holder.FILTER, Mode.TC, filter=Filter("bpf", name, 0, 1, 9)),
+        ),
+        Stranger(wan, Occupant(71, Holder.XDP_LINK, Mode.GENERIC, 12), "filter", 0, 10_921),
+        Stranger(wan, Occupant(72, Holder.XDP, Mode.NATIVE)),
+    )
+    plan = replace(make_plan(sample(), None, HOST), taken=others)
+    assert TAKEN in str(plan)
+    data = plan_data(plan)
+    conforms("plan", data)
+    assert data["taken"][0]["chain"] == "other"
+    assert [found["replace"] for found in data["taken"]] == [None, "eth0=71", "eth0=72"]
+    assert data["taken"][2]["program"] == {"id": 72, "name": None}
+    assert plan.granting([("eth0", 71), ("eth0", 9)]).taken == (others[0], others[2])
