@@ -225,6 +225,8 @@ class ChainControl:
         same = [links.renew() for links in self._links.values()]
         if not all(same):
             self.down.close()
+            for instance in self.instances.values():
+                instance.namespaces_changed()
         for name, place in self.places.items():
             for port in place.refresh():
                 self.instances[name].link_changed(port)

@@ -1,9 +1,9 @@
 """What a control plane is, and what it has to work with: docs/control-planes.md.
 
 A control plane is a module with known names, all of them optional: `start`, `on_packet` or `on_packets`, `tick`,
-`on_link`, `reload`, `stop`, `describe`, and `TICK_SECONDS`. A built-in one is `runtime/services/KIND.py`; a third
-party's is an entry point of the group `bpfchain.control_planes` under the kind's name. (The same module may have
-`migration`, which needs no daemon: runtime/migrate.py.)
+`on_link`, `on_netlink`, `reload`, `stop`, `describe`, and `TICK_SECONDS`. A built-in one is `runtime/services/KIND.py`;
+a third party's is an entry point of the group `bpfchain.control_planes` under the kind's name. (The same module may
+have `migration`, which needs no daemon: runtime/migrate.py.)
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from schemas.manifest import Hook, HostFact
 if TYPE_CHECKING:
     from .control_maps import ControlMap, Layout
     from .log import Log
+    from .rtnetlink import Change
 
 ENTRY_POINT_GROUP = "bpfchain.control_planes"
 DEFAULT_TICK_SECONDS = 1.0
@@ -144,6 +145,7 @@ class ControlPlane:
     on_packets: Callable[[Context, Sequence[Packet]], object] | None
     tick: Callable[[Context], object] | None
     on_link: Callable[[Context, Port], object] | None
+    on_netlink: Callable[[Context, str | None, Sequence[Change]], object] | None
     reload: Callable[[Context], object] | None
     stop: Callable[[Context], object] | None
     describe: Callable[[Mapping[str, Any], Sequence[str], OpenMap], Mapping[str, str]] | None
@@ -171,7 +173,7 @@ def runtime_side(kind: str) -> object | None:
     return next((point.load() for point in points), None)
 
 
-_FUNCTIONS = ("start", "on_packet", "on_packets", "tick", "on_link", "reload", "stop", "describe")
+_FUNCTIONS = ("start", "on_packet", "on_packets", "tick", "on_link", "on_netlink", "reload", "stop", "describe")
 
 
 def control_plane(kind: str, module: object) -> ControlPlane:

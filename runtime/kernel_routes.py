@@ -25,6 +25,7 @@ from .rtnetlink import (
     Group,
     Interrupted,
     LinkChange,
+    Lost,
     NeighbourChange,
     Overrun,
     Path,
@@ -335,7 +336,7 @@ class Follower:
                         whole &= told and not table.is_ambiguous(prefix, path, 0, gone=gone)
             elif isinstance(change, LinkChange):
                 whole &= not self._lets_routes_vanish(change)
-            elif isinstance(change, Upheaval):
+            elif isinstance(change, (Upheaval, Lost)):
                 whole = False
             elif self.on_neighbour is not None:
                 self._neighbour(change, self.on_neighbour)

@@ -135,7 +135,11 @@ class Upheaval(NamedTuple):
     type: int
 
 
-Change = RouteChange | LinkChange | NeighbourChange | Upheaval
+class Lost(NamedTuple):
+    """Changes that nobody will be told of, as they were too many, or came while nobody listened: only a dump helps."""
+
+
+Change = RouteChange | LinkChange | NeighbourChange | Upheaval | Lost
 
 
 class Overrun(Exception):

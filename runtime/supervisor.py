@@ -18,6 +18,8 @@ from .control import ControlPlane, Packet, Port
 from .control_maps import ControlMap, Layout
 from .downcalls import Way
 from .log import Log
+from .netlink_watch import Deliver, NetlinkWatch
+from .rtnetlink import Change, Lost
 
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 30.0
@@ -76,6 +78,7 @@ class InstanceContext:
         self.state: Any = None
         self.handles: set[_Handle] = set()
         self.opened: list[ControlMap] = []
+        self.netlink: NetlinkWatch | None = None
         self._instance = instance
         self._place = place
         self._loop = asyncio.get_running_loop()
@@ -149,6 +152,13 @@ class InstanceContext:
         task.add_done_callback(done)
         return handle
 
+    def listen(self, deliver: Deliver) -> None:
+        """To the kernel, in the namespaces of the ports' devices, from now on."""
+        if self.netlink:
+            self.netlink.close()
+        namespaces = {port.netns for port in self.ports.values() if port.device} or {self.netns}
+        self.netlink = NetlinkWatch(namespaces, deliver)
+
     def moved(self, place: Place) -> list[ControlMap]:
         """Goes over to another generation; gives the maps of the one before, for whoever is done with them to close."""
         before, self.opened, self._place = self.opened, [], place
@@ -160,6 +170,8 @@ class InstanceContext:
         for opened in self.opened:
             opened.close()
         self.opened = []
+        if self.netlink:
+            self.netlink.close()
 
 
 def _name(port: Port | str) -> str:
@@ -210,6 +222,7 @@ class Instance:
         self._context = InstanceContext(self, self._place, self._log)
         self.state = State.RUNNING
         self._log.info("control plane starts")
+        self._listen()
         self._call("start")
         if self._plane and self._plane.tick and self._context:  # unless it has failed by now
             self._context.every(self._plane.tick_seconds, lambda: self._call("tick"))
@@ -233,6 +246,24 @@ class Instance:
         """The interface of a port is another one, or up or down."""
         self._call("on_link", port)
 
+    def namespaces_changed(self) -> None:
+        """A namespace of a port's device is another one of the same name, is gone, or there again."""
+        self._listen(anew=True)
+
+    def _listen(self, *, anew: bool = False) -> None:
+        """Where the control plane has `on_netlink`. If it is begun `anew`, it is told that something may be missing."""
+        plane, context = self._plane, self._context
+        if plane is None or context is None or plane.on_netlink is None:
+            return
+
+        def deliver(netns: str | None, changes: Sequence[Change]) -> None:
+            self._call("on_netlink", netns, changes)
+
+        self.guarded(lambda: context.listen(deliver))
+        if anew and self._context:
+            for netns in sorted({port.netns for port in context.ports.values() if port.device}, key=str):
+                deliver(netns, [Lost()])
+
     def move(self, place: Place) -> None:
         """To another generation of the chain: by its own `reload`, or by a stop and a start."""
         self._place = place
@@ -244,6 +275,7 @@ class Instance:
             return
         before = context.moved(place)
         self._log.info("control plane reloads")
+        self._listen()
         self._call("reload")
         for old in before:
             old.close()

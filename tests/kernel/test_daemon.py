@@ -30,7 +30,7 @@ from tests.rig.daemon import DaemonProcess, daemon, own_bpffs
 from tests.rig.frames import Wire
 from tests.rig.lab import Lab
 from tests.rig.network import Network, network, running
-from tests.rig.probe.control import ACROSS, BEACON, BOUNCE, COUNT, NOTHING, PASS, PLAIN, RAISE, plain
+from tests.rig.probe.control import ACROSS, BEACON, BOUNCE, COUNT, LISTEN, NOTHING, PASS, PLAIN, RAISE, plain
 from tests.rig.traffic import send_udp
 
 pytestmark = [pytest.mark.kernel]
@@ -109,6 +109,42 @@ def test_checksums_that_were_left_to_the_device_are_finished(tmp_path: Path) -> 
         addresses, datagram = arrived[26:34], arrived[34:]
         assert datagram[8:] == bytes(range(200))
         assert checksum(addresses + (17).to_bytes(2, "big") + len(datagram).to_bytes(2, "big") + datagram) == 0
+
+
+def test_what_the_kernel_tells_reaches_a_control_plane(tmp_path: Path) -> None:
+    """Links, neighbours and routes of both IP versions, also after a reload."""
+    with served(one_probe(), tmp_path) as (net, _, name), net.dut.netlink() as netlink:
+        index = net.cables["p2"].port.ifindex
+        net.dut.sysctl("net/ipv6/conf/p2/disable_ipv6", "0")
+        net.send("p1", frame(CALM, LISTEN))
+        ask(net)
+        netlink.addr("add", index=index, address="10.0.0.1", prefixlen=24)
+        netlink.addr("add", index=index, address="fd00::1", prefixlen=64)
+        netlink.neigh("add", ifindex=index, dst="10.0.0.9", lladdr="52:54:00:00:00:09", state="permanent")
+        netlink.route("add", dst="10.64.0.0/16", gateway="10.0.0.9")
+        netlink.route("add", family=socket.AF_INET6, dst="fd64::/32", gateway="fd00::9")
+        told = [
+            "neighbour 0a000009 525400000009 there",
+            "route a400000/16 there",
+            f"route fd64{0:028x}/32 there",
+        ]
+        assert missing(net, told) == set()
+        file = tmp_path / "again.yaml"
+        file.write_text(bpfchain_yaml({**one_probe(), "slow-path": {"rate": 50_000}}, name))
+        with entered(net.dut.name):
+            bpfchain.apply(bpfchain.compile(file))
+        netlink.neigh("del", ifindex=index, dst="10.0.0.9")
+        netlink.link("set", index=index, state="down")
+        assert missing(net, [f"link {index} down"]) == set()
+
+
+def missing(net: Network, expected: list[str], patience: float = 20.0) -> set[str]:
+    """What does not come of what the control plane should tell of the machine's namespace."""
+    left = {f"{net.dut.name} {each}" for each in expected}
+    deadline = time.monotonic() + patience
+    while left and time.monotonic() < deadline:
+        left -= {each[14:].rstrip(b"\0").decode() for each in net.arrivals().get("p1", []) if each[12:14] == PLAIN}
+    return left
 
 
 def test_a_killed_daemon_is_missed_by_nobody_but_the_slow_path(tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from runtime.control import Context, Packet, Port
+from collections.abc import Sequence
 
-PASS, BOUNCE, ACROSS, RAISE, COUNT, BEACON, NOTHING = range(7)
+from runtime.control import Context, Packet, Port
+from runtime.rtnetlink import Change, LinkChange, NeighbourChange, RouteChange
+
+PASS, BOUNCE, ACROSS, RAISE, COUNT, BEACON, NOTHING, LISTEN = range(8)
 """Notes: let it arrive once more, send it back, send it out of the other port, fail, answer with a count, …"""
 
 TICK_SECONDS = 0.05
@@ -19,6 +22,7 @@ class Seen:
         self.packets = 0
         self.reloads = 0
         self.beacon = False
+        self.listens = False
 
 
 def start(context: Context) -> None:
@@ -45,6 +49,8 @@ def on_packet(context: Context, packet: Packet) -> None:
             context.send(packet.port, told(packet.frame, seen.packets, seen.reloads))
         case 5:
             seen.beacon = True
+        case 7:
+            seen.listens = True
 
 
 def tick(context: Context) -> None:
@@ -57,6 +63,26 @@ def on_link(context: Context, port: Port) -> None:
     """Tells the other port's neighbour."""
     other = next(each for each in context.ports.values() if each.name != port.name)
     context.send(other, bytes(12) + PLAIN + f"{port.name} {'up' if port.up else 'down'}".encode())
+
+
+def on_netlink(context: Context, netns: str | None, changes: Sequence[Change]) -> None:
+    """Sends a frame for each change, once it has been asked to."""
+    if context.state.listens:
+        for change in changes:
+            context.send("outside", bytes(12) + PLAIN + f"{netns} {described(change)}".encode())
+
+
+def described(change: Change) -> str:
+    """In a few words."""
+    match change:
+        case LinkChange():
+            return f"link {change.ifindex} {'up' if change.running else 'down'}"
+        case NeighbourChange():
+            return f"neighbour {change.address.hex()} {change.mac.hex()} {'gone' if change.gone else 'there'}"
+        case RouteChange():
+            return f"route {change.prefix[1]:x}/{change.prefix[2]} {'gone' if change.gone else 'there'}"
+        case _:
+            return type(change).__name__
 
 
 def reload(context: Context) -> None:
