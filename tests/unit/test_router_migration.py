@@ -25,6 +25,16 @@ def test_neighbours_stay_on_their_ports() -> None:
     assert way.content(before).entries == dict((entry("10.0.0.1", 2), entry("10.0.0.3", 1)))
 
 
+def test_neighbours_of_the_layout_before_are_kept() -> None:
+    """Their values had a time of confirmation behind them."""
+    before = replace(RECORD, value_size=NEIGHBOUR.size + 4)
+    way = migration(Table(before, ("a", "b")), Table(RECORD, ("a", "b")))
+    assert way
+    key, value = entry("10.0.0.1", 1)
+    assert way.content({key: value + b"\x05\0\0\0"}).entries == {key: value}
+    assert migration(Table(RECORD, ("a", "b")), Table(before, ("a", "b"))) is None
+
+
 def test_other_maps_have_no_way() -> None:
     ports = ("a", "b")
     for other in (replace(RECORD, meaning="router routes/1"), replace(RECORD, key_size=4)):
