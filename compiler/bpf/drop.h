@@ -12,7 +12,7 @@ enum drop_reason {
 	DROP_EXTENSION_HEADERS = 2,    /* more IPv6 extension headers than are followed */
 	DROP_NO_DEVICE = 3,            /* the interface that it should leave by is gone */
 	DROP_MISSED_TAIL_CALL = 4,     /* the next service's program was not there */
-	DROP_INVALID_SOURCE = 5,       /* Ethernet source is a group address or zero */
+	DROP_INVALID_SOURCE = 5,       /* Ethernet source is a group address, zero, or the receiver's own */
 	DROP_SAME_PORT = 6,            /* the destination is on the port that it came from */
 	DROP_LINK_LOCAL = 7,           /* 802.1D reserved group address, never forwarded */
 	DROP_NO_RECEIVER = 8,          /* a flood with no other port to go to */

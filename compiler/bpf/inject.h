@@ -26,8 +26,10 @@ static __always_inline void inject(void *ctx, void *ports)
 {
 	struct inject_label label;
 
-	if (label_take(ctx, &label, sizeof(label)) && label.magic == INJECT_MAGIC)
-		bpf_tail_call(ctx, ports, label.slot);
+	if (!label_take(ctx, &label, sizeof(label)) || label.magic != INJECT_MAGIC)
+		return;
+	mark_injected(ctx);
+	bpf_tail_call(ctx, ports, label.slot);
 }
 
 #endif

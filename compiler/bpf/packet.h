@@ -5,6 +5,10 @@
 
 #include "types.h"
 
+enum {
+	INJECTED_MARK = 0x6266, /* beside frames that control planes have sent in; see is_injected() */
+};
+
 struct packet {
 	void *ctx;          /* struct xdp_md * or struct __sk_buff * */
 	struct ethhdr *eth; /* first byte; packet_open() has checked that a whole Ethernet header is there */
@@ -15,6 +19,19 @@ struct packet {
 	bool tagged;        /* whether the tag `tci` is on the frame now; both are set by vlan_parse() (vlan.h) */
 	__u16 tci;          /* PCP, DEI and VID, in host order */
 };
+
+/* Whether a control plane has sent the frame in: inject.h has left a mark beside it then. */
+static __always_inline bool is_injected(const struct packet *pkt)
+{
+	const struct xdp_md *xdp = pkt->ctx;
+	const struct __sk_buff *skb = pkt->ctx;
+	const __u32 *mark;
+
+	if (pkt->in_skb)
+		return skb->tc_index == INJECTED_MARK;
+	mark = (void *)(long)xdp->data_meta;
+	return (void *)(mark + 1) <= (void *)(long)xdp->data && *mark == INJECTED_MARK;
+}
 
 /* A place in a packet up to which everything has been parsed. */
 struct cursor {

@@ -83,4 +83,13 @@ static __always_inline bool label_take(struct __sk_buff *skb, void *to, const __
 	       !bpf_skb_change_tail(skb, length - bytes, 0);
 }
 
+/*
+ * Marks a frame as one that a control plane has sent in. No frame comes with a tc_index: nothing but programs sets it
+ * since the kernel has no dsmark any more (commit bbe77c14ee61, 6.3).
+ */
+static __always_inline void mark_injected(struct __sk_buff *skb)
+{
+	skb->tc_index = INJECTED_MARK;
+}
+
 #endif

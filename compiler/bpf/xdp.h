@@ -67,4 +67,16 @@ static __always_inline bool label_take(struct xdp_md *ctx, void *to, const __u32
 	return !bpf_xdp_load_bytes(ctx, 0, to, bytes) && !bpf_xdp_adjust_head(ctx, sizeof(struct ethhdr));
 }
 
+/* Marks a frame as one that a control plane has sent in, in its metadata, which nothing on a wire can write. */
+static __always_inline void mark_injected(struct xdp_md *ctx)
+{
+	__u32 *mark;
+
+	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(*mark)))
+		return;
+	mark = (void *)(long)ctx->data_meta;
+	if ((void *)(mark + 1) <= (void *)(long)ctx->data)
+		*mark = INJECTED_MARK;
+}
+
 #endif

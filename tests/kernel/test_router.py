@@ -236,3 +236,25 @@ def test_a_router_on_a_stick(mode: Mode, tmp_path: Path) -> None:
         net.send("trunk", ethernet(HOST, LEFT, IPV4, ipv4(HERE, THERE)))
         net.send("trunk", in_vlan(ethernet(HOST, LEFT, IPV4, ipv4(HERE, THERE)), 30))
         assert net.arrivals() == {}
+
+
+# --- forged frames ---------------------------------------------------------------------------------------------------
+
+
+@every_mode
+def test_a_frame_of_a_station_with_the_routers_own_mac_is_not_taken_for_the_control_planes(
+    mode: Mode, tmp_path: Path
+) -> None:
+    """It may not come from the router's address, nor pass with options; what the router says itself is let through."""
+    forged = ipv4("10.7.1.1", THERE, ports(1, 9))
+    with served(chain(mode), tmp_path) as router:
+        router.introduce()
+        router.net.send("left", ethernet(LEFT, LEFT, IPV4, forged))
+        router.net.send("left", ethernet(LEFT, LEFT, IPV4, ipv4(HERE, THERE, options=b"\x07\x07\x04" + bytes(5))))
+        router.net.send("left", echo(1))
+        heard = router.heard(left=1)
+        assert [frame[:12].hex() for frame in heard["left"]] == [(HOST + LEFT).replace(":", "")]
+        assert "right" not in heard
+        with entered(router.net.dut.name):
+            dropped = bpfchain.status(router.name).service("gw").drops
+        assert dropped["invalid-source"].packets == 2

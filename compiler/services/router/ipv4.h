@@ -112,8 +112,8 @@ static __always_inline __u32 ipv4_route(struct packet *pkt, const struct router_
 }
 
 /*
- * A frame whose Ethernet source is the port's own MAC is taken for one from the control plane (`own`): the router's own
- * packets, and those whose options it has dealt with. A station on the link can pretend to be that.
+ * A frame whose Ethernet source is the port's own MAC is from the control plane (`own`): the router's own packets, and
+ * those whose options it has dealt with.
  */
 static __always_inline __u32 ipv4_receive(struct packet *pkt, const struct router_config *cfg, bool own)
 {

@@ -18,7 +18,9 @@ static __always_inline __u32 router_receive(struct packet *pkt, const struct rou
 
 	if (unlikely(destination != mac && !is_group_mac(destination)))
 		return drop(DROP_OTHER_STATION);
-	if (unlikely(is_group_mac(source)))
+	/* The port's own MAC is that of what the control plane sends in: from the link it comes by a loop, or is
+	 * forged. */
+	if (unlikely(is_group_mac(source) || (source == mac && !is_injected(pkt))))
 		return drop(DROP_INVALID_SOURCE);
 	if (unlikely(has_outer_tag(pkt)))
 		return drop(DROP_UNKNOWN_PROTOCOL);
