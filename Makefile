@@ -84,7 +84,7 @@ root:
 		echo "this needs root: it makes network namespaces and loads BPF programs (without: make test-unit)" >&2; exit 1; }
 
 # What tests run beside their own programs: as COMMAND:DEBIAN-PACKAGE. What is missing is installed.
-TEST_TOOLS := bird:bird2 iperf3:iperf3
+TEST_TOOLS := bird:bird2 iperf3:iperf3 ping:iputils-ping traceroute:traceroute tracepath:iputils-tracepath curl:curl
 
 tools:
 	@PATH="$$PATH:/usr/sbin"; missing=; for tool in $(TEST_TOOLS); do \

@@ -19,8 +19,6 @@ ICMP_ECHO, ICMP_ECHOREPLY = 8, 0
 ICMPV6_ECHO_REQUEST, ICMPV6_ECHO_REPLY = 128, 129
 _ECHO = struct.Struct("!BBHHH")
 _IP_RECVERR, _IPV6_RECVERR = 11, 25  # linux/in.h, linux/in6.h
-_IP_MTU_DISCOVER, _IP_MTU, _IPV6_MTU_DISCOVER, _IPV6_MTU = 10, 14, 23, 24
-_PMTUDISC_DO = 2
 _EXTENDED_ERROR_BYTES = 16  # struct sock_extended_err, before the address of whom it comes from
 
 
@@ -179,21 +177,6 @@ def _told_by(namespace: Namespace, target: str, ttl: int, timeout: float) -> str
     ]
     offender = content[_EXTENDED_ERROR_BYTES:]
     return str(ipaddress.ip_address(offender[8:24] if v6 else offender[4:8]))
-
-
-def path_mtu(namespace: Namespace, target: str, size: int = 1400, timeout: float = 2.0) -> int:
-    """The MTU of the way to `target` as the stack has learned it, after a datagram of `size` that must not be cut."""
-    v6 = _family(target) == socket.AF_INET6
-    level = socket.IPPROTO_IPV6 if v6 else socket.IPPROTO_IP
-    with udp_socket(namespace, "::" if v6 else "0.0.0.0") as sender:
-        sender.setsockopt(level, _IPV6_MTU_DISCOVER if v6 else _IP_MTU_DISCOVER, _PMTUDISC_DO)
-        sender.connect((target, 33434))
-        sender.send(bytes(size))
-        deadline = time.monotonic() + timeout
-        before = sender.getsockopt(level, _IPV6_MTU if v6 else _IP_MTU)
-        while (mtu := sender.getsockopt(level, _IPV6_MTU if v6 else _IP_MTU)) == before and time.monotonic() < deadline:
-            time.sleep(0.01)
-    return mtu
 
 
 def tcp_exchange(client: Namespace, server: Namespace, address: str, content: bytes, port: int = 9000) -> bytes:
