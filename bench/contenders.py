@@ -63,7 +63,7 @@ class BareRedirect:
 
     def set_up(self, lane: Lane, stack: ExitStack) -> Standing:
         ifindex = lane.exit.port.ifindex
-        bare = Program(compile_unit("redirect"), stack, {"out_ifindex": ifindex.to_bytes(4, "little")})
+        bare = Program(compile_unit("redirect"), stack, {"out_ifindex": ifindex})
         with entered(lane.dut.name):
             kernel.map_update_elem(bare.maps["tx"], bytes(4), struct.pack("<Ii", ifindex, 0))
         program = bare.programs["redirect_tc" if self.mode == Mode.TC else "redirect_xdp"]

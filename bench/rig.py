@@ -70,9 +70,9 @@ class Sent:
 class Program:
     """An object of the bench in the kernel, its maps with it."""
 
-    def __init__(self, spec: ObjectSpec, stack: ExitStack, host_symbols: dict[str, bytes] | None = None) -> None:
+    def __init__(self, spec: ObjectSpec, stack: ExitStack, values: dict[str, int] | None = None) -> None:
         self.maps = {name: stack.enter_context(fd) for name, fd in create_maps(spec).items()}
-        loaded = load_object(spec, maps=self.maps, host_symbols=host_symbols)
+        loaded = load_object(spec, maps=self.maps, values=values)
         self.programs = stack.enter_context(loaded).programs
 
 

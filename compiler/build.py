@@ -20,8 +20,21 @@ from .clang import CompiledObject, compile_units, find_clang
 from .emit import CUnit
 from .emit import units as c_units
 from .installed import installed
-from .ir import ChainIR, Constant, HostBound, Injector, Inlined, InMap, MapDef, Program, Target, ToHost, ToInterface
-from .lower import counters_map, counts_copies, layout_hash, lower, reached_services
+from .ir import (
+    ChainIR,
+    Constant,
+    HostBound,
+    Injector,
+    Inlined,
+    InMap,
+    LoadTime,
+    MapDef,
+    Program,
+    Target,
+    ToHost,
+    ToInterface,
+)
+from .lower import counters_map, counts_copies, layout_hash, lower, reached_services, value_symbol
 from .model import ServiceInstance
 from .resolve import resolve
 from .slow_path import RING, upcalls_map
@@ -206,6 +219,7 @@ def _program(compiled: CompiledObject) -> m.ProgramRecord:
         constants=() if isinstance(program, Injector) else _constants(program),
         lines=_lines(compiled.unit),
         egress=isinstance(program, Program) and program.egress,
+        values=() if isinstance(program, Injector) else _values(program, compiled),
     )
 
 
@@ -218,8 +232,18 @@ def _constants(program: Program) -> tuple[m.ConstantRecord, ...]:
     return tuple(
         m.ConstantRecord(constant.path, constant.value, constant.span.brief)
         for constant in program.lowered.constants
-        if isinstance(constant.home, Inlined | HostBound)
+        if isinstance(constant.home, Inlined | LoadTime | HostBound)
     )
+
+
+def _values(program: Program, compiled: CompiledObject) -> tuple[m.ValueRecord, ...]:
+    """What the loader has to write into a program, as far as clang has left a use of it."""
+    values = {
+        value_symbol(constant.path): constant.home.value
+        for constant in program.lowered.constants
+        if isinstance(constant.home, LoadTime)
+    }
+    return tuple(m.ValueRecord(symbol, value) for symbol, value in values.items() if compiled.refers_to(symbol))
 
 
 def _map(definition: MapDef) -> m.MapRecord:

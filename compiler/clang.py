@@ -50,6 +50,13 @@ class CompiledObject:
         """Of the object's bytes, in hex."""
         return hashlib.sha256(self.elf).hexdigest()
 
+    def refers_to(self, symbol: str) -> bool:
+        """Whether its code uses a symbol that is declared without debug information.
+
+        Then its name is nowhere but in the string table, and there only if an instruction is left that loads it.
+        """
+        return symbol.encode() + b"\0" in self.elf
+
 
 def find_clang(chosen: str | None = None) -> Clang:
     """The clang that was chosen (or named in BPFCHAIN_CLANG), else a system clang, else the ziglang wheel's.

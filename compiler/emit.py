@@ -11,7 +11,7 @@ from schemas.counters import CounterLayout
 from schemas.diagnostic import Span
 from schemas.manifest import Hook, HostFact
 
-from .ir import ChainIR, Edge, HostBound, Injector, Inlined, MapDef, Program, ToHost, ToInterface, ToProgram
+from .ir import ChainIR, Edge, HostBound, Injector, Inlined, LoadTime, MapDef, Program, ToHost, ToInterface, ToProgram
 from .lower import (
     c_name,
     counters_map,
@@ -22,20 +22,15 @@ from .lower import (
     prog_array,
     program_facts,
     reached_services,
+    value_symbol,
 )
 from .slow_path import RING, RING_BYTES, SCRATCH, buckets_map, upcalls_map
-from .templates import CText, environment
+from .templates import CText, environment, loaded
 
 SHARED_HEADERS = Path(__file__).parent / "bpf"
 UNIT_TEMPLATE = "program.c.j2"
 INJECTOR_TEMPLATE = "inject.c.j2"
 
-_CTYPE = {
-    HostFact.IFINDEX: "__u32 {}",
-    HostFact.MAC: "__u8 {}[6]",
-    HostFact.MTU: "__u32 {}",
-    HostFact.HZ: "__u32 {}",
-}
 _MARK = re.compile(r"( \*/)?\x00(\d+)\x00")
 _COMMENT = re.compile(r"[ \t]*/\*.*?\*/", re.DOTALL)
 
@@ -72,9 +67,9 @@ class _Field:
 
 @dataclass(frozen=True, slots=True)
 class _Symbol:
-    """A declaration in `.rodata.host`."""
+    """A number that the loader fills in."""
 
-    ctype: str
+    name: str
     meaning: str
 
 
@@ -170,7 +165,7 @@ def _slow_path(ir: ChainIR, program: Program) -> dict[str, object] | None:
 
 
 def _ifindex_of(device: str) -> CText:
-    return CText(host_symbol(HostFact.IFINDEX, device))
+    return loaded(host_symbol(HostFact.IFINDEX, device))
 
 
 def _leading_to(program: Program, target: type[ToProgram | ToHost | ToInterface]) -> list[Edge]:
@@ -180,18 +175,23 @@ def _leading_to(program: Program, target: type[ToProgram | ToHost | ToInterface]
 def _symbols(program: Program) -> Iterator[_Symbol]:
     for fact, device in dict.fromkeys(program_facts(program)):
         meaning = f"{fact} of {device}" if device else str(fact)
-        yield _Symbol(_CTYPE[fact].format(host_symbol(fact, device)), meaning)
+        yield _Symbol(host_symbol(fact, device), meaning)
+    for constant in program.lowered.constants:
+        if isinstance(constant.home, LoadTime):
+            yield _Symbol(value_symbol(constant.path), constant.value)
 
 
 def _fields(program: Program) -> Iterator[_Field]:
-    """The configuration's initialisers: constants, pointers to host facts, to maps and to generated functions."""
+    """The configuration's initialisers: constants, what the loader fills in, pointers to maps and to functions."""
     for constant in program.lowered.constants:
         meaning = f"{constant.meaning}: {constant.value}"
         match constant.home:
             case Inlined(field, literal) if field:
                 yield _Field(field, literal, meaning, constant.span)
+            case LoadTime(field) if field:
+                yield _Field(field, loaded(value_symbol(constant.path)), meaning, constant.span)
             case HostBound(field, fact, device) if field:
-                yield _Field(field, _address(host_symbol(fact, device), fact), meaning, constant.span)
+                yield _Field(field, loaded(host_symbol(fact, device)), meaning, constant.span)
             case _:
                 pass
     for definition in program.lowered.maps:
@@ -199,10 +199,6 @@ def _fields(program: Program) -> Iterator[_Field]:
             yield _Field(definition.field, f"&{definition.name}", _map_meaning(definition), definition.span)
     for function in program.lowered.functions:
         yield _Field(function.field, function.name, "generated above", function.span)
-
-
-def _address(symbol: str, fact: HostFact) -> str:
-    return symbol if fact is HostFact.MAC else f"&{symbol}"
 
 
 def _map_meaning(definition: MapDef) -> str:

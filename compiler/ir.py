@@ -35,8 +35,20 @@ class InMap:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadTime:
+    """Compiled in as a blank, into which the loader writes `value`: another value needs no other object.
+
+    For numbers by which no code is chosen, of 64 bits: field `field` of the config is a `__u64`. Field "" is for
+    generated code, which names the symbol itself (`lower.value_symbol`).
+    """
+
+    field: str
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
 class HostBound:
-    """Known only on the host: field `field` points to a `.rodata.host` symbol that the loader fills in.
+    """Known only on the host: a blank likewise. Field `field` of the config is a `__u64`.
 
     Field "" is for generated code, which names the symbol itself (`lower.host_symbol`).
     """
@@ -48,7 +60,7 @@ class HostBound:
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """One value of the configuration and its home: in code, in a map, or on the host.
+    """One value of the configuration and its home: in code, in a blank of it, in a map, or on the host.
 
     `path` is where people know it (`br0.fdb.aging`), `value` how they wrote it (`300s`), `meaning` what it is for.
     """
@@ -56,7 +68,7 @@ class Constant:
     path: str
     value: str
     meaning: str
-    home: Inlined | InMap | HostBound
+    home: Inlined | LoadTime | InMap | HostBound
     span: Span
 
 
@@ -246,7 +258,7 @@ class InternalLink:
 
 @dataclass(frozen=True, slots=True)
 class HostSymbol:
-    """A `.rodata.host` symbol and the fact that the loader writes into it."""
+    """A symbol, and the fact that the loader writes where programs load it."""
 
     symbol: str
     fact: HostFact

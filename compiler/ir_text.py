@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .ir import ChainIR, Constant, FloodCopy, HostBound, Inlined, InMap, MapDef, Program, Target, ToHost, ToInterface
+from .ir import (
+    ChainIR,
+    Constant,
+    FloodCopy,
+    HostBound,
+    Inlined,
+    InMap,
+    LoadTime,
+    MapDef,
+    Program,
+    Target,
+    ToHost,
+    ToInterface,
+)
 
 SHOWN_ENTRIES = 8  # of a map; the rest is counted
 
@@ -63,6 +76,10 @@ def _constant(constant: Constant) -> str:
             return f"inlined {constant.path} = {constant.value} (.{field} = {literal})"
         case Inlined():
             return f"inlined {constant.path} = {constant.value} (in code)"
+        case LoadTime(field, value) if field:
+            return f"inlined {constant.path} = {constant.value} (.{field} = {value}, when loaded)"
+        case LoadTime():
+            return f"inlined {constant.path} = {constant.value} (in code, when loaded)"
         case HostBound(field, fact, device):
             return f"host {constant.path} (.{field} = {fact} {device or ''})".replace(" )", ")")
         case InMap(map, key, value):

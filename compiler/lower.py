@@ -110,6 +110,11 @@ def host_symbol(fact: HostFact, device: str | None) -> str:
     return f"host_{fact}_{c_name(device)}" if device else f"host_{fact}"
 
 
+def value_symbol(path: str) -> str:
+    """`value_br0__fdb__aging`: what stands in code for a constant that the loader fills in."""
+    return f"value_{c_name(path)}"
+
+
 def internal_link(port: Port, hook: Hook) -> str:
     """`br0.uplink-xdp`: the veth pair by which floods leave through a port that leads to another service."""
     return f"{port}-{hook}"

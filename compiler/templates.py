@@ -77,6 +77,11 @@ def c_ident(name: str) -> CText:
     return CText(name.replace("-", "_"))
 
 
+def c_field(path: str) -> CText:
+    """A field of a struct, or of one within it, as a designator spells it: `rate.interval`."""
+    return CText(".".join(map(c_ident, path.split("."))))
+
+
 def c_text(text: str) -> CText:
     """Vouches that `text` is C."""
     return CText(text)
@@ -91,6 +96,11 @@ def comment(text: str) -> CText:
 def be32(address: ipaddress.IPv4Address) -> CText:
     """An IPv4 address as it lies in a packet: `bpf_htonl(0xc6336401)`."""
     return CText(f"bpf_htonl({int(address):#010x})")
+
+
+def loaded(symbol: str) -> CText:
+    """The number that the loader gives to a symbol (types.h): `loaded(host_hz)`."""
+    return CText(f"loaded({c_ident(symbol)})")
 
 
 def mac(address: str) -> CText:
@@ -112,11 +122,13 @@ def hex64(number: int) -> CText:
 
 FILTERS: dict[str, Callable[..., CText]] = {
     "be32": be32,
+    "c_field": c_field,
     "c_ident": c_ident,
     "c_text": c_text,
     "comment": comment,
     "hex32": hex32,
     "hex64": hex64,
+    "loaded": loaded,
     "mac": mac,
 }
 

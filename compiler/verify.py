@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from .ir import ChainIR, Inlined, InMap, Program, ToProgram
+from .ir import ChainIR, InMap, LoadTime, Program, ToProgram
 
+VALUE_BITS = 64  # of what the loader writes into an instruction
 MAX_TAIL_CALLS = 33  # MAX_TAIL_CALL_CNT, include/linux/bpf.h
 
 
@@ -55,10 +56,12 @@ def _broken_program(ir: ChainIR, program: Program) -> Iterator[str]:
     for definition in program.lowered.maps:
         if maps.get(definition.name, definition) != definition:
             yield f"map `{definition.name}` means something else in program `{program.name}`"
-    fields = [c.home.field for c in program.lowered.constants if isinstance(c.home, Inlined) and c.home.field]
+    homes = [constant.home for constant in program.lowered.constants if not isinstance(constant.home, InMap)]
+    fields = [home.field for home in homes if home.field]
     fields += [function.field for function in program.lowered.functions]
     fields += [definition.field for definition in program.lowered.maps if definition.field]
     yield from _repeated(f"field of `{program.name}`", fields)
+    yield from _broken_values(program)
     slots = {(slot.program, slot.index) for slot in ir.tail_slots}
     hooks = {other.name: other.hook for other in ir.programs}
     for edge in program.edges:
@@ -67,6 +70,14 @@ def _broken_program(ir: ChainIR, program: Program) -> Iterator[str]:
                 yield f"`{program.name}` leaves by `{edge.port}` into slot {edge.target.slot}, which nothing fills"
             if hooks.get(edge.target.program) is not program.hook:
                 yield f"`{program.name}` leaves by `{edge.port}` into a program of another hook"
+
+
+def _broken_values(program: Program) -> Iterator[str]:
+    paths = [(c.path, c.home.value) for c in program.lowered.constants if isinstance(c.home, LoadTime)]
+    yield from _repeated(f"value of `{program.name}`", (path for path, _ in paths))
+    for path, value in paths:
+        if not 0 <= value < 1 << VALUE_BITS:
+            yield f"the value of `{path}` in `{program.name}` does not fit {VALUE_BITS} bits: {value}"
 
 
 def _broken_maps(ir: ChainIR) -> Iterator[str]:

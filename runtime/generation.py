@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from schemas.compiled import CompiledChain
 from schemas.diagnostic import Diagnostic, LoadFailed
-from schemas.manifest import Manifest, MapRecord, ObjectRecord, Role
+from schemas.manifest import Manifest, MapRecord, ObjectRecord, ProgramRecord, Role
 
 from . import link, sys
 from .compare import stays
@@ -21,6 +21,7 @@ from .host import Host, host_facts, look
 from .load import OnVerified, create_map, load_object
 from .object import read_object
 from .pin import GenerationPins
+from .spec import ObjectSpec
 
 if TYPE_CHECKING:
     from .migrate import Migrated
@@ -150,6 +151,24 @@ def load_programs(
         each.result()  # raises what the first of those that failed has to say
 
 
+def _values(generation: Generation, programs: Sequence[ProgramRecord]) -> Mapping[str, int]:
+    """What the programs of one object get for the symbols that they load: facts of the host, and the manifest's values.
+
+    The loader says which are missing, if a device is."""
+    facts = {symbol: int.from_bytes(fact, "little") for symbol, fact in generation.facts.items()}
+    return facts | {value.symbol: value.value for program in programs for value in program.values}
+
+
+def _require_places(spec: ObjectSpec, programs: Sequence[ProgramRecord]) -> None:
+    """Raises `LoadFailed` (M110) where the manifest has a value that would go nowhere: then the object is another's."""
+    loaded = {reference.symbol for program in spec.programs for reference in program.values}
+    for program in programs:
+        for value in program.values:
+            if value.symbol not in loaded:
+                message = f"no instruction of program `{program.name}` loads `{value.symbol}`, which has a value"
+                raise LoadFailed(Diagnostic("M110", message, help="compile the chain again"))
+
+
 def _load(
     generation: Generation,
     record: ObjectRecord,
@@ -159,10 +178,12 @@ def _load(
 ) -> Mapping[str, sys.Fd]:
     """The programs of one object, by the manifest's names."""
     programs = [program for program in generation.manifest.programs if program.object == record.file]
+    spec = read_object(content, programs[0].name if programs else record.file)
+    _require_places(spec, programs)
     loaded = load_object(
-        read_object(content, programs[0].name if programs else record.file),
+        spec,
         maps=generation.maps,
-        host_symbols=generation.facts,
+        values=_values(generation, programs),
         records={program.function: program for program in programs},
         log_directory=log_directory,
         on_verified=on_verified,

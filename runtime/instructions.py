@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from .elf import Malformed, Relocation, RelocationType
-from .spec import DataReference, FunctionPlace, MapReference
+from .spec import DataReference, FunctionPlace, MapReference, ValueReference
 from .uapi import PseudoSource
 
 INSN_SIZE = 8
@@ -21,6 +21,7 @@ PROGRAM_LIMIT = 1_000_000
 """Instructions of one program (BPF_COMPLEXITY_LIMIT_INSNS in the kernel)."""
 
 _LD_IMM64 = 0x18
+_NUMBER = 0  # src_reg of a 64-bit load of nothing but a number
 _CALL = 0x85
 _EXIT = 0x95
 _JA, _JA32 = 0x05, 0x06
@@ -102,7 +103,14 @@ class CodeTarget:
     offset: int
 
 
-Target = MapTarget | DataTarget | CodeTarget
+@dataclass(frozen=True, slots=True)
+class ValueTarget:
+    """A reference stands for the number that the loader gives to this symbol."""
+
+    symbol: str
+
+
+Target = MapTarget | DataTarget | CodeTarget | ValueTarget
 Resolve = Callable[[Relocation, int], Target]
 """(relocation, the offset that stands in the instruction) → what it refers to; raises `Malformed`."""
 
@@ -114,6 +122,7 @@ class References:
     calls: tuple[CallSite, ...]
     maps: tuple[MapReference, ...]
     data: tuple[tuple[int, DataTarget], ...]
+    values: tuple[ValueReference, ...]
 
 
 def check(function: Function) -> None:
@@ -153,6 +162,7 @@ def references(function: Function, relocations: Mapping[int, Relocation], resolv
     calls: list[CallSite] = []
     maps: list[MapReference] = []
     data: list[tuple[int, DataTarget]] = []
+    values: list[ValueReference] = []
     skip = False
     for index, (opcode, registers, _, imm) in enumerate(INSN.iter_unpack(function.code)):
         relocation = relocations.get(function.start + index * INSN_SIZE)
@@ -176,9 +186,11 @@ def references(function: Function, relocations: Mapping[int, Relocation], resolv
                     data.append((index, place))
                 case CodeTarget(section_index, offset):
                     calls.append(CallSite(index, (section_index, offset), pointer=True))
+                case ValueTarget(symbol):
+                    values.append(ValueReference(index, symbol))
         elif registers >> 4:
             raise function.fault("L104", index, "a reference without a relocation")
-    return References(tuple(calls), tuple(maps), tuple(data))
+    return References(tuple(calls), tuple(maps), tuple(data), tuple(values))
 
 
 def _called(
@@ -201,12 +213,13 @@ def _called(
 
 @dataclass(frozen=True, slots=True)
 class LinkedProgram:
-    """`places` says where each function went; `insns` lack only file descriptors."""
+    """`places` says where each function went; `insns` lack only file descriptors and values."""
 
     insns: bytes
     places: tuple[tuple[Function, int], ...]
     maps: tuple[MapReference, ...]
     data: tuple[DataReference, ...]
+    values: tuple[ValueReference, ...]
 
     @property
     def functions(self) -> tuple[FunctionPlace, ...]:
@@ -228,6 +241,7 @@ def link(
     insns = bytearray(b"".join(function.code for function in order))
     maps: list[MapReference] = []
     data: list[DataReference] = []
+    values: list[ValueReference] = []
     for function in order:
         base, refers = places[function.id], found(function)
         for site in refers.calls:
@@ -242,8 +256,12 @@ def link(
             data.append(DataReference(base + insn, target.section))
             _point(insns, base + insn, PseudoSource.BPF_PSEUDO_MAP_VALUE, 0)
             _set_imm(insns, base + insn + 1, target.offset)
+        for value in refers.values:
+            values.append(ValueReference(base + value.insn, value.symbol))
+            _point(insns, base + value.insn, _NUMBER, 0)
+            _set_imm(insns, base + value.insn + 1, 0)
     order_places = tuple((function, places[function.id]) for function in order)
-    return LinkedProgram(bytes(insns), order_places, tuple(maps), tuple(data))
+    return LinkedProgram(bytes(insns), order_places, tuple(maps), tuple(data), tuple(values))
 
 
 def _reached(
@@ -261,7 +279,7 @@ def _reached(
     return order
 
 
-def _point(insns: bytearray, index: int, source: PseudoSource, imm: int) -> None:
+def _point(insns: bytearray, index: int, source: int, imm: int) -> None:
     at = index * INSN_SIZE
     insns[at + 1] = insns[at + 1] & 0x0F | source << 4
     _set_imm(insns, index, imm)
@@ -274,3 +292,9 @@ def _set_imm(insns: bytearray, index: int, imm: int) -> None:
 def with_fd(insns: bytearray, index: int, fd: int) -> None:
     """Writes a map's file descriptor into a 64-bit load."""
     _set_imm(insns, index, fd)
+
+
+def with_value(insns: bytearray, index: int, value: int) -> None:
+    """Writes a number of 64 bits into the two halves of a 64-bit load."""
+    for half in (0, 1):
+        struct.pack_into("<I", insns, (index + half) * INSN_SIZE + 4, value >> 32 * half & 0xFFFFFFFF)

@@ -16,12 +16,9 @@ from schemas.manifest import Hook, ProgramRecord
 from . import features, sys
 from .btf import FUNC_INFO, LINE_INFO
 from .info import map_info
-from .instructions import with_fd
+from .instructions import with_fd, with_value
 from .spec import DataSection, MapSpec, ObjectSpec, ProgramSpec
 from .uapi import AttachType, MapFlag, MapType, ProgType
-
-HOST_SECTION = ".rodata.host"
-"""Every symbol in it is to be given by the caller; in other sections a given symbol replaces the object's own value."""
 
 EGRESS_SECTION = "xdp/devmap"
 _HOOKS = {"xdp": Hook.XDP, "tc": Hook.TC}
@@ -29,6 +26,8 @@ _BPF_LOG_STATS = 4  # log level: no word on instructions, a few lines at the end
 _STATISTICS_BYTES = 4096
 
 OnVerified = Callable[[str, str], None]
+
+U64_MAX = (1 << 64) - 1
 
 _INDEX = (0).to_bytes(4, "little")
 
@@ -136,17 +135,16 @@ def load_object(
     spec: ObjectSpec,
     *,
     maps: Mapping[str, sys.AnyFd],
-    host_symbols: Mapping[str, bytes] | None = None,
+    values: Mapping[str, int] | None = None,
     records: Mapping[str, ProgramRecord] | None = None,
     log_directory: Path | None = None,
     on_verified: OnVerified | None = None,
 ) -> LoadedObject:
     """Loads every program of an object.
 
-    `maps` are by name and stay the caller's; each must agree with the object's own definition. `host_symbols` are
-    written into read-only data before it is frozen. `records` are by function and let a refusal name its service and
-    line. `on_verified` gets each function and what the verifier says of its own work. Raises `LoadFailed` (L107, L120
-    to L126), `VerifierRejected` (L130), `NotSupported`; nothing is left then.
+    `maps` are by name and stay the caller's; each must agree with the object's own definition. `values` are what stands
+    in the instructions that load a symbol which the object declares and does not define. `records` are by function and
+    let a refusal name its service and line. `on_verified` gets each function and the verifier's word on its own work.
 
     Raises `LoadFailed` (L107, L120 to L126), `VerifierRejected` (L130), `NotSupported`; nothing is left then.
     """
@@ -154,10 +152,9 @@ def load_object(
         _check_maps(spec, maps)
         data: dict[str, sys.Fd] = {}
         for section in _used_sections(spec):
-            content = _with_host_symbols(section, host_symbols or {})
-            data[section.name] = on_failure.enter_context(_data_map(section, content))
+            data[section.name] = on_failure.enter_context(_data_map(section))
         with _btf(spec) as btf_fd:
-            loader = _Loader(spec, {**maps, **data}, btf_fd, records or {}, log_directory, on_verified)
+            loader = _Loader(spec, {**maps, **data}, values or {}, btf_fd, records or {}, log_directory, on_verified)
             programs = {program.name: on_failure.enter_context(loader.load(program)) for program in spec.programs}
         on_failure.pop_all()
     return LoadedObject(programs, data)
@@ -196,35 +193,18 @@ def _used_sections(spec: ObjectSpec) -> Iterator[DataSection]:
     return (section for section in spec.data if section.name in used)
 
 
-def _with_host_symbols(section: DataSection, host_symbols: Mapping[str, bytes]) -> bytes:
-    if not section.read_only:
-        return section.content
-    content = bytearray(section.content)
-    for symbol in section.symbols:
-        value = host_symbols.get(symbol.name)
-        if value is None:
-            if section.name == HOST_SECTION:
-                raise LoadFailed(Diagnostic("L122", f"host-bound `{symbol.name}` is not given a value"))
-            continue
-        if len(value) != symbol.size:
-            message = f"host-bound `{symbol.name}` has {symbol.size} bytes, and is given {len(value)}"
-            raise LoadFailed(Diagnostic("L122", message))
-        content[symbol.offset : symbol.offset + symbol.size] = value
-    return bytes(content)
-
-
-def _data_map(section: DataSection, content: bytes) -> sys.Fd:
+def _data_map(section: DataSection) -> sys.Fd:
     """A data section as an array of one element: what programs address, and user space maps or finds frozen."""
     fd = create_map(
         name=section.name,
         type=MapType.BPF_MAP_TYPE_ARRAY,
         key_size=len(_INDEX),
-        value_size=len(content),
+        value_size=len(section.content),
         max_entries=1,
         flags=MapFlag.BPF_F_RDONLY_PROG if section.read_only else MapFlag.BPF_F_MMAPABLE,
     )
     try:
-        sys.map_update_elem(fd, _INDEX, content)
+        sys.map_update_elem(fd, _INDEX, section.content)
         if section.read_only:
             sys.map_freeze(fd)
     except sys.SyscallFailed as failure:
@@ -258,10 +238,11 @@ def _btf_reason(btf: bytes) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Loader:
-    """Loads the programs of one object, each once its references have descriptors."""
+    """Loads the programs of one object, each once its references have descriptors and values."""
 
     spec: ObjectSpec
     fds: Mapping[str, sys.AnyFd]
+    values: Mapping[str, int]
     btf_fd: sys.Fd | None
     records: Mapping[str, ProgramRecord]
     log_directory: Path | None
@@ -269,7 +250,7 @@ class _Loader:
 
     def load(self, program: ProgramSpec) -> sys.Fd:
         prog_type, attach_type = program_type(hook_of(program), egress=is_egress(program))
-        try_load = functools.partial(self._prog_load, program, prog_type, attach_type, self._with_descriptors(program))
+        try_load = functools.partial(self._prog_load, program, prog_type, attach_type, self._filled_in(program))
         statistics = sys.Log(level=_BPF_LOG_STATS, size=_STATISTICS_BYTES) if self.on_verified else None
         try:
             fd = try_load(statistics)
@@ -298,7 +279,8 @@ class _Loader:
             log=log,
         )
 
-    def _with_descriptors(self, program: ProgramSpec) -> bytes:
+    def _filled_in(self, program: ProgramSpec) -> bytes:
+        """The instructions with the descriptors of maps and the values of symbols in them."""
         insns = bytearray(program.insns)
         for insn, name in (
             *((reference.insn, reference.map) for reference in program.maps),
@@ -306,7 +288,19 @@ class _Loader:
         ):
             fd = self.fds[name]
             with_fd(insns, insn, fd if isinstance(fd, int) else fd.fileno())
+        for value in program.values:
+            with_value(insns, value.insn, self._value(program, value.symbol))
         return bytes(insns)
+
+    def _value(self, program: ProgramSpec, symbol: str) -> int:
+        value = self.values.get(symbol)
+        if value is None:
+            raise LoadFailed(
+                Diagnostic("L122", f"program `{program.name}` wants a value for `{symbol}`, and there is none")
+            )
+        if not 0 <= value <= U64_MAX:
+            raise LoadFailed(Diagnostic("L122", f"the value of `{symbol}` does not fit 64 bits: {value}"))
+        return value
 
     def _explain(
         self, program: ProgramSpec, try_load: Callable[[sys.Log | None], sys.Fd], failure: sys.SyscallFailed

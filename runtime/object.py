@@ -13,6 +13,7 @@ from .elf import (
     SHF_ALLOC,
     SHN_UNDEF,
     STB_LOCAL,
+    STB_WEAK,
     STT_FUNC,
     STT_OBJECT,
     ElfFile,
@@ -32,6 +33,7 @@ from .instructions import (
     MapTarget,
     References,
     Target,
+    ValueTarget,
     check,
     link,
     references,
@@ -142,6 +144,10 @@ class _Reader:
 
     def _resolve(self, relocation: Relocation, addend: int) -> Target:
         symbol = relocation.symbol
+        if (symbol.section, symbol.binding) == (SHN_UNDEF, STB_WEAK) and symbol.name:
+            if addend:
+                raise Malformed("L104", f"a reference adds {addend} to `{symbol.name}`, whose value is not known yet")
+            return ValueTarget(symbol.name)
         section = self._section(symbol)
         offset = symbol.value + addend
         if section.executable:
@@ -178,6 +184,7 @@ class _Reader:
             functions=linked.functions,
             maps=linked.maps,
             sections=linked.data,
+            values=linked.values,
             func_info=func_info,
             line_info=line_info,
         )

@@ -267,12 +267,17 @@ def _programs(wanted: Sequence[ProgramRecord], running: Sequence[ProgramRecord],
         old = before.pop(program.name, None)
         if old is None:
             yield Change(Action.ADD, Kind.PROGRAM, program.name, (place_of(program),), Effect.SWAP)
-        elif (old.object, old.function, old.hook) != (program.object, program.function, program.hook):
+        elif _code(old) != _code(program):
             reasons = tuple(program_reasons(old, program, versions))
             yield Change(Action.CHANGE, Kind.PROGRAM, program.name, reasons, Effect.SWAP)
     for program in before.values():
         reason = "no packet can arrive there any more"
         yield Change(Action.REMOVE, Kind.PROGRAM, program.name, (reason,), Effect.SWAP)
+
+
+def _code(program: ProgramRecord) -> object:
+    """What runs: the object, and what the loader writes into its instructions."""
+    return program.object, program.function, program.hook, program.values
 
 
 def _maps(manifest: Manifest, running: Manifest, current: LiveGeneration) -> Iterator[Change]:

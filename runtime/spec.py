@@ -63,6 +63,14 @@ class DataReference:
 
 
 @dataclass(frozen=True, slots=True)
+class ValueReference:
+    """Instruction `insn` loads a 64-bit number that the loader is to write into it: the value of `symbol`."""
+
+    insn: int
+    symbol: str
+
+
+@dataclass(frozen=True, slots=True)
 class FunctionPlace:
     """A function of a linked program: from instruction `insn` on."""
 
@@ -72,7 +80,7 @@ class FunctionPlace:
 
 @dataclass(frozen=True, slots=True)
 class ProgramSpec:
-    """An entry function with every function that it calls behind it; only maps and data sections are still open.
+    """An entry function with every function that it calls behind it; only maps, data sections and values are open.
 
     `func_info` and `line_info` are arrays of struct bpf_func_info and bpf_line_info that count in instructions of
     `insns`; they are empty where the object has none for some function.
@@ -84,6 +92,7 @@ class ProgramSpec:
     functions: tuple[FunctionPlace, ...]
     maps: tuple[MapReference, ...]
     sections: tuple[DataReference, ...]
+    values: tuple[ValueReference, ...]
     func_info: bytes
     line_info: bytes
 

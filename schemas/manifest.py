@@ -52,7 +52,7 @@ class Role(StrEnum):
 
 
 class HostFact(StrEnum):
-    """What the loader writes into a host-bound symbol before it freezes .rodata."""
+    """What the loader writes into programs, because only the host knows it."""
 
     IFINDEX = "ifindex"  # u32, of `device`
     MAC = "mac"  # 6 bytes, of `device`
@@ -123,6 +123,14 @@ class ConstantRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ValueRecord:
+    """The loader writes `value`, of 64 bits, into each instruction of the program that loads `symbol`."""
+
+    symbol: str
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
 class ProgramRecord:
     """One program: what runs for packets that arrive on `port` of `service` at `hook`. `function` is its ELF symbol.
 
@@ -140,6 +148,7 @@ class ProgramRecord:
     constants: tuple[ConstantRecord, ...]
     lines: tuple[LineRecord, ...]
     egress: bool = False
+    values: tuple[ValueRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +212,7 @@ class DeviceSlotRecord:
 
 @dataclass(frozen=True, slots=True)
 class HostSymbolRecord:
-    """Each object with a `.rodata*` symbol of this name gets `fact` (of `device`, where it has one) written into it."""
+    """Likewise `fact` (of `device`, where it has one), as a number with its first byte lowest, in every program."""
 
     symbol: str
     fact: HostFact

@@ -32,6 +32,7 @@ NOT_EMPTY = re.compile(r".+", re.DOTALL)
 SPAN = re.compile(r".{0,4096}", re.DOTALL)
 _DEVICE_BYTES = 15  # IFNAMSIZ less the terminating zero
 _U32_MAX = 0xFFFFFFFF
+_U64_MAX = 0xFFFFFFFFFFFFFFFF
 _FACTS_OF_A_DEVICE = frozenset({HostFact.IFINDEX, HostFact.MAC, HostFact.MTU})
 _DEVMAPS = frozenset({"BPF_MAP_TYPE_DEVMAP", "BPF_MAP_TYPE_DEVMAP_HASH"})
 
@@ -45,6 +46,7 @@ def broken_references(manifest: Manifest) -> Iterator[str]:
     for record in manifest.maps:
         yield from _map(record)
     yield from _slots(manifest)
+    yield from _values(manifest)
     yield from _services(manifest)
 
 
@@ -53,6 +55,7 @@ def _names(manifest: Manifest) -> Iterator[str]:
     given += [name for service in manifest.services for name in (service.name, *service.ports)]
     made = [m.name for m in manifest.maps] + [s.symbol for s in manifest.host_symbols]
     made += [name for program in manifest.programs for name in (program.name, program.function)]
+    made += [value.symbol for program in manifest.programs for value in program.values]
     for names, form in ((given, NAME), (made, IDENTIFIER)):
         yield from (f"`{name[:80]}` cannot be a name" for name in names if not form.fullmatch(name))
     yield from (f"`{i.name[:80]}` cannot be a name" for i in manifest.internal_links if not LINK_NAME.fullmatch(i.name))
@@ -214,6 +217,21 @@ def _slots(manifest: Manifest) -> Iterator[str]:
     for link in manifest.internal_links:
         if hooks.get(link.program, link.hook) is not link.hook:
             yield f"internal link `{link.name}` ({link.hook}) has a program of another hook"
+
+
+def _values(manifest: Manifest) -> Iterator[str]:
+    """An object is loaded once, with one value for each symbol."""
+    facts = {symbol.symbol for symbol in manifest.host_symbols}
+    given: dict[tuple[str, str], int] = {}
+    for program in manifest.programs:
+        yield from _repeated(f"program `{program.name}`: value of", (value.symbol for value in program.values))
+        for value in program.values:
+            if not 0 <= value.value <= _U64_MAX:
+                yield f"the value of `{value.symbol}` in program `{program.name}` does not fit 64 bits: {value.value}"
+            if value.symbol in facts:
+                yield f"`{value.symbol}` is a fact of the host, and program `{program.name}` has a value for it"
+            if given.setdefault((program.object, value.symbol), value.value) != value.value:
+                yield f"`{value.symbol}` has two values in `{program.object}`"
 
 
 def _services(manifest: Manifest) -> Iterator[str]:

@@ -9,7 +9,7 @@ struct {
 	__uint(max_entries, 1);
 } tx SEC(".maps");
 
-const volatile __u32 out_ifindex SEC(".rodata.host");
+LOADED(out_ifindex);
 
 SEC("xdp")
 int redirect_xdp(struct xdp_md *ctx __attribute__((unused)))
@@ -20,7 +20,7 @@ int redirect_xdp(struct xdp_md *ctx __attribute__((unused)))
 SEC("tc")
 int redirect_tc(struct __sk_buff *skb __attribute__((unused)))
 {
-	return bpf_redirect(out_ifindex, 0);
+	return bpf_redirect(loaded(out_ifindex), 0);
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -12,9 +12,12 @@ enum {
 	BUCKET_ATTEMPTS = 8,
 };
 
-/* `interval`: between two packets at the full rate. `tolerance`: how far a burst may run ahead, (burst - 1) intervals.
+/*
+ * `interval`: between two packets at the full rate. `tolerance`: how far a burst may run ahead, (burst - 1) intervals.
+ * compiler/bucket.py fills it in.
  */
 struct bucket_rate {
+	bool limited; /* false: any rate will do */
 	__u64 interval;
 	__u64 tolerance;
 	bool coarse; /* the clock that ticks with the kernel is fine enough */

@@ -60,7 +60,7 @@ struct slow_path_config {
 	void *scratch;
 	void *buckets;
 	void *counters;
-	const volatile __u32 *hz;
+	__u64 hz;
 	__u64 ring_bytes;
 	__u32 rate;  /* packets a second, of one reason from one port on one CPU */
 	__u32 burst; /* packets */
@@ -129,18 +129,18 @@ static __always_inline enum slow_path_fate slow_path_try(const struct packet *pk
 {
 	const __u32 own = cfg->port * cfg->reasons + reason;
 	struct slow_path_bucket *bucket = bpf_map_lookup_elem(cfg->buckets, &own);
-	__u64 most = (__u64)cfg->burst * *cfg->hz, now = bpf_jiffies64();
+	__u64 most = (__u64)cfg->burst * cfg->hz, now = bpf_jiffies64();
 
 	if (!bucket)
 		return SLOW_PATH_FULL;
 	slow_path_refill(bucket, cfg, now, most);
-	if (bucket->credit < *cfg->hz)
+	if (bucket->credit < cfg->hz)
 		return SLOW_PATH_RATE;
 	if (!slow_path_has_room(bucket, cfg, most))
 		return SLOW_PATH_FULL;
 	if (!slow_path_write(pkt, cfg, reason, slow_path_wakeup(bucket, now)))
 		return SLOW_PATH_FULL;
-	bucket->credit -= *cfg->hz;
+	bucket->credit -= cfg->hz;
 	return SLOW_PATH_SENT;
 }
 

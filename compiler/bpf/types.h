@@ -30,6 +30,13 @@ static __always_inline __u32 opaque(__u32 value)
 	return value;
 }
 
+/*
+ * A number of 64 bits that the loader fills in. Like a size that a linker defines, it is the address of a symbol that
+ * no object has, so it stands in the instruction that loads it and not in memory. Weak, because it may be zero.
+ */
+#define LOADED(name) extern const char name __attribute__((weak, nodebug))
+#define loaded(name) ((__u64)(&(name)))
+
 /* How a map is described to the loader: arrays whose lengths and element types BTF records (as libbpf reads them). */
 #define __uint(name, value) int (*name)[value]
 #define __type(name, value) typeof(value) *name

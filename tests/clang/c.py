@@ -16,6 +16,8 @@ typedef unsigned char u8; typedef unsigned int u32; typedef unsigned long long u
 #define noinline __attribute__((noinline))
 #define __uint(name, value) int (*name)[value]
 #define __type(name, value) typeof(value) *name
+#define LOADED(name) extern const char name __attribute__((weak, nodebug))
+#define loaded(name) ((u64)(&(name)))
 #define __array(name, value) typeof(value) *name[]
 struct xdp_md { u32 data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex; };
 static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
@@ -76,8 +78,8 @@ struct { __uint(type, 12); __type(key, u32); __uint(max_entries, 4); __array(val
     nested SEC(".maps") = { .values = { &left, 0, &right } };
 struct { __uint(type, 27); __uint(max_entries, 4096); } upcalls SEC(".maps");
 
-const volatile u32 hz SEC(".rodata.host");
-const volatile u8 mac[6] SEC(".rodata.host");
+LOADED(hz);
+LOADED(mac);
 static const volatile u32 factor = 5;
 u32 start = 7;
 static u32 calls;
@@ -86,14 +88,14 @@ u64 totals[4];
 int far(u32 x);
 static noinline int scaled(u32 x) { calls++; return x + factor; }
 noinline int near(u32 x) { totals[1]++; return scaled(x) * 3 + far(x); }
-noinline int far(u32 x) { return x * 7 + mac[3]; }
+noinline int far(u32 x) { return x * 7 + (loaded(mac) >> 24 & 255); }
 static noinline int local_in_section(u32 x) SEC("xdp");
 static noinline int local_in_section(u32 x) { return x ^ totals[3]; }
 static int add(u32 i, void *sum) { *(u32 *)sum += i; return 0; }
 
 SEC("xdp") int first(struct xdp_md *ctx)
 {
-	struct key key = {1, hz};
+	struct key key = {1, loaded(hz)};
 	u64 *value = bpf_map_lookup_elem(&table, &key);
 	u32 sum = 0;
 

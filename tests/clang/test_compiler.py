@@ -54,15 +54,17 @@ def relocated_symbols(elf: bytes) -> set[str]:
 @pytest.mark.parametrize("mode", list(Mode))
 @pytest.mark.parametrize("chain", sorted(examples()))
 def test_configuration_is_folded(chain: str, mode: Mode, tmp_path: Path) -> None:
-    """A program refers to its maps and to facts of the host; nothing of its configuration is left in memory."""
+    """A program refers to its maps and to what the loader fills in; nothing of its configuration is left in memory."""
     text = examples()[chain].read_text()
     for other in Mode:
         text = text.replace(f"mode: {other}", f"mode: {mode}")
     made = compiled(tmp_path, text, f"{chain}.yaml")
     host_facts = {symbol.symbol for symbol in made.manifest.host_symbols}
-    for program in made.programs:
-        allowed = set(program.unit.program.maps) | host_facts
-        assert relocated_symbols(program.elf) <= allowed, program.unit.name
+    for record, program in zip(made.manifest.programs, made.programs, strict=True):
+        values = {value.symbol for value in record.values}
+        found = relocated_symbols(program.elf)
+        assert found <= set(program.unit.program.maps) | host_facts | values, program.unit.name
+        assert values <= found, program.unit.name
 
 
 def test_static_entries_that_are_not_there_cost_nothing(tmp_path: Path) -> None:

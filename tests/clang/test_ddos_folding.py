@@ -105,8 +105,7 @@ def test_one_feature_on_brings_its_own_and_no_other(
 def test_configuration_is_folded(hook: Hook) -> None:
     """No instruction reads a configuration; .rodata has only a list's table of bits, where there is one."""
     for keys, tables in ((EVERYTHING, 1), (SOURCES, 0), ("rate: {per-source: 1000}", 0), ("", 0)):
-        read = [reference for reference in program(compiled(keys, hook)).sections if "host" not in reference.section]
-        assert len(read) == tables
+        assert len(program(compiled(keys, hook)).sections) == tables
 
 
 @pytest.mark.parametrize("hook", list(Hook), ids=str)

@@ -56,6 +56,9 @@ def broken(spec: ObjectSpec) -> Iterator[str]:
         for reference in program.sections:
             if insns[reference.insn][0] != 0x18 or not 0 <= insns[reference.insn + 1][3] < sizes[reference.section]:
                 yield f"{program.name}: {reference}"
+        for value in program.values:
+            if insns[value.insn][:1] + insns[value.insn + 1][:1] != (0x18, 0) or not value.symbol:
+                yield f"{program.name}: {value}"
     for section in spec.data:
         for symbol in section.symbols:
             if symbol.offset + symbol.size > len(section.content):

@@ -65,13 +65,12 @@ def test_a_map_of_maps_knows_its_inner_map_and_first_entries(spec: ObjectSpec) -
 
 def test_data_sections_with_content_and_symbols(spec: ObjectSpec) -> None:
     data = {section.name: section for section in spec.data}
-    assert set(data) == {".rodata", ".rodata.host", ".data", ".bss"}
+    assert set(data) == {".rodata", ".data", ".bss"}
     assert data[".rodata"].content == struct.pack("<I", 5)
     assert data[".data"].symbols == (DataSymbol("start", 0, 4),)
     assert data[".bss"].content == bytes(36)
     assert {symbol.name: symbol.size for symbol in data[".bss"].symbols} == {"totals": 32, "calls": 4}
-    assert {symbol.name: symbol.size for symbol in data[".rodata.host"].symbols} == {"hz": 4, "mac": 6}
-    assert [name for name, section in data.items() if section.read_only] == [".rodata.host", ".rodata"]
+    assert [name for name, section in data.items() if section.read_only] == [".rodata"]
 
 
 def test_called_functions_stand_once_behind_their_caller(spec: ObjectSpec) -> None:
@@ -105,13 +104,11 @@ def test_calls_within_and_across_sections_lead_to_their_functions(spec: ObjectSp
 def test_references_name_maps_and_places_in_data(spec: ObjectSpec) -> None:
     first = program(spec, "first")
     assert [reference.map for reference in first.maps] == ["table"]
-    assert {reference.section for reference in first.sections} == {".rodata.host", ".data", ".bss", ".rodata"}
+    assert {reference.section for reference in first.sections} == {".data", ".bss", ".rodata"}
     insns = list(INSN.iter_unpack(first.insns))
     places = {(r.section, insns[r.insn + 1][3]) for r in first.sections}
     symbols = {(s.name, symbol.name): symbol.offset for s in spec.data for symbol in s.symbols}
     assert places == {
-        (".rodata.host", symbols[".rodata.host", "hz"]),
-        (".rodata.host", symbols[".rodata.host", "mac"]),
         (".data", 0),
         (".bss", symbols[".bss", "totals"]),
         (".bss", symbols[".bss", "calls"]),
@@ -119,6 +116,18 @@ def test_references_name_maps_and_places_in_data(spec: ObjectSpec) -> None:
     }
     assert all(insns[r.insn][1] >> 4 == PseudoSource.BPF_PSEUDO_MAP_VALUE for r in first.sections)
     assert [reference.map for reference in program(spec, "third").maps] == ["nested", "jumps"]
+
+
+def test_values_that_the_loader_fills_in_stand_in_instructions(spec: ObjectSpec) -> None:
+    first = program(spec, "first")
+    assert sorted({reference.symbol for reference in first.values}) == ["hz", "mac"]
+    insns = list(INSN.iter_unpack(first.insns))
+    for reference in first.values:
+        assert [insns[reference.insn + half][1:] for half in (0, 1)] == [
+            (insns[reference.insn][1] & 15, 0, 0),
+            (0, 0, 0),
+        ]
+    assert program(spec, "second").values == program(spec, "third").values == ()
 
 
 def test_line_and_function_records_count_in_linked_instructions(spec: ObjectSpec) -> None:

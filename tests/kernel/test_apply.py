@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -130,6 +131,27 @@ def test_a_changed_constant_is_swapped_in(mode: str, machine: Host, net: Network
     net.send("p1", frame(A, B))  # B is known: what was learned stays
     assert net.arrivals(p2=1) == {"p2": [frame(A, B)]}
     assert machine.status().service("br0").port("p2").received == Count(1, 60)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_another_value_takes_effect_in_the_same_objects(mode: str, machine: Host, net: Network) -> None:
+    """No program is compiled for another ageing time, and the new one holds for what was learned before."""
+    slow, fast = (machine.compiled(bridge(mode, ports=("p1", "p2", "p3"), aging=aging)) for aging in ("40s", "1s"))
+    assert fast.manifest.objects == slow.manifest.objects
+    machine.apply(slow)
+    net.send("p2", frame(B, C))
+    net.arrivals(p1=1, p3=1)
+    time.sleep(1.4)
+    net.send("p1", frame(A, B))
+    assert net.arrivals(p2=1) == {"p2": [frame(A, B)]}, "40 s have not passed"
+    wanted = machine.plan(fast)
+    assert {change.reasons for change in wanted.changes} == {
+        ("inlined constant `br0.fdb.aging` 40s → 1s, chain.yaml:14",)
+    }
+    machine.apply(fast)
+    net.send("p1", frame(A, B))
+    assert net.arrivals(p2=1, p3=1) == {"p2": [frame(A, B)], "p3": [frame(A, B)]}
+    assert not machine.plan(fast)
 
 
 def test_counters_follow_their_ports(machine: Host, net: Network) -> None:

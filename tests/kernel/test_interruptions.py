@@ -19,7 +19,8 @@ from runtime.netns import entered
 from runtime.pin import chain_pins, chains
 from runtime.steps import Step
 from schemas.compiled import CompiledChain, object_file
-from schemas.diagnostic import LoadFailed, VerifierRejected
+from schemas.diagnostic import Diagnostic, LoadFailed, VerifierRejected
+from schemas.manifest import ValueRecord
 from schemas.render import render
 from tests.clang.c import compile_c
 from tests.kernel.live import (
@@ -142,7 +143,7 @@ SEC("xdp") int FUNCTION(struct xdp_md *ctx) { return *(u32 *)(long)ctx->data; }
 def with_object(chain: CompiledChain, name: str, content: bytes) -> CompiledChain:
     """The chain with another object for one of its programs."""
     program = next(program for program in chain.manifest.programs if program.name == name)
-    manifest = with_program(chain.manifest, replace(program, object=object_file(content)))
+    manifest = with_program(chain.manifest, replace(program, object=object_file(content), values=()))
     objects = {**chain.objects, object_file(content): content}
     return CompiledChain(manifest, {record.file: objects[record.file] for record in manifest.objects})
 
@@ -175,6 +176,29 @@ def test_an_object_without_the_function(machine: Host) -> None:
     assert found.code == "M107"
     assert found.message == f"object `{object_file(content)}` has no function `br0__p2__xdp`"
     assert machine.name not in chains(bpffs_root())
+
+
+def test_values_and_places_that_do_not_belong_together(machine: Host) -> None:
+    """An instruction without a value, and a value without an instruction."""
+    chain = machine.compiled(bridge())
+    program = next(program for program in chain.manifest.programs if program.name == "br0__p2__xdp")
+    (aging,) = program.values
+
+    def refusal(*values: ValueRecord) -> Diagnostic:
+        manifest = with_program(chain.manifest, replace(program, values=values))
+        with pytest.raises(LoadFailed) as caught:
+            machine.apply(CompiledChain(manifest, chain.objects))
+        assert machine.name not in chains(bpffs_root())
+        (found,) = caught.value.diagnostics
+        return found
+
+    missing = refusal()
+    assert missing.code == "L122"
+    assert missing.message == "program `br0__p2__xdp` wants a value for `value_br0__fdb__aging`, and there is none"
+    idle = refusal(aging, ValueRecord("value_br0__limit", 7))
+    assert idle.code == "M110"
+    assert idle.message == "no instruction of program `br0__p2__xdp` loads `value_br0__limit`, which has a value"
+    assert idle.help == "compile the chain again"
 
 
 # --- one at a time --------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from tests.clang.test_mutations import mutated
 pytestmark = pytest.mark.kernel
 
 FRAME = bytes(64)
-HOST = {"hz": struct.pack("<I", 250), "mac": bytes.fromhex("020000000004")}
+VALUES = {"hz": 250, "mac": int.from_bytes(bytes.fromhex("020000900004"), "little")}
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +39,11 @@ def maps(spec: ObjectSpec) -> Iterator[Mapping[str, sys.Fd]]:
 
 @pytest.fixture
 def loaded(spec: ObjectSpec, maps: Mapping[str, sys.Fd]) -> Iterator[load.LoadedObject]:
-    with load.load_object(spec, maps=maps, host_symbols=HOST) as loaded:
+    with load.load_object(spec, maps=maps, values=VALUES) as loaded:
         yield loaded
 
 
-def run(unit: str, name: str = "only", **options: bytes) -> int:
+def run(unit: str, name: str = "only", **options: Mapping[str, int]) -> int:
     """The return value of a program of a unit without maps."""
     spec = read_object(compile_c(unit), "unit.o")
     with load.load_object(spec, maps={}, **options) as loaded:  # type: ignore[arg-type]
@@ -63,9 +63,9 @@ def only(error: ChainError) -> Diagnostic:
     return diagnostic
 
 
-def test_calls_globals_and_host_symbols_compute_together(loaded: load.LoadedObject) -> None:
+def test_calls_globals_and_values_compute_together(loaded: load.LoadedObject) -> None:
     x = 7 + (0 + 1 + 2 + 3)  # `start` and what bpf_loop added up
-    near = (x + 5) * 3 + (x * 7 + HOST["mac"][3])
+    near = (x + 5) * 3 + (x * 7 + VALUES["mac"].to_bytes(6, "little")[3])
     assert sys.prog_test_run(loaded.programs["first"], FRAME).retval == near
     assert sys.prog_test_run(loaded.programs["second"], FRAME).retval == 2 + (1 + 5) + 1
 
@@ -84,40 +84,63 @@ def test_writable_data_is_shared_by_the_programs_of_an_object(spec: ObjectSpec, 
 def test_a_map_given_by_the_caller_is_the_one_that_programs_use(
     loaded: load.LoadedObject, maps: Mapping[str, sys.Fd]
 ) -> None:
-    key = struct.pack("<I", 1) + HOST["hz"]
+    key = struct.pack("<II", 1, VALUES["hz"])
     sys.map_update_elem(maps["table"], key, struct.pack("<Q", 40))
     sys.prog_test_run(loaded.programs["first"], FRAME)
     assert sys.map_lookup_elem(maps["table"], key, 8) == struct.pack("<Q", 41)
 
 
-def test_host_symbols_are_written_and_frozen(spec: ObjectSpec, loaded: load.LoadedObject) -> None:
-    fd = loaded.data[".rodata.host"]
-    section = next(section for section in spec.data if section.name == ".rodata.host")
+def test_read_only_data_is_written_and_frozen(spec: ObjectSpec, loaded: load.LoadedObject) -> None:
+    fd = loaded.data[".rodata"]
+    section = next(section for section in spec.data if section.name == ".rodata")
     content = sys.map_lookup_elem(fd, bytes(4), len(section.content))
-    assert content is not None
-    for symbol in section.symbols:
-        assert content[symbol.offset : symbol.offset + symbol.size] == HOST[symbol.name]
+    assert content == section.content
     with pytest.raises(sys.SyscallFailed, match="EPERM"):
         sys.map_update_elem(fd, bytes(4), content)
     assert info.map_info(fd).map_flags & MapFlag.BPF_F_RDONLY_PROG
 
 
-def test_frozen_constants_remove_dead_code() -> None:
-    """What is read from frozen memory is known to the verifier: the branch that cannot be taken would not verify."""
+def test_values_remove_dead_code() -> None:
+    """What the loader fills in is known to the verifier: the branch that cannot be taken would not verify."""
     unit = """
-    const volatile u32 enabled SEC(".rodata.host");
-    SEC("xdp") int only(void *ctx) { return enabled ? *(volatile int *)8 : 2; }
+    LOADED(enabled);
+    SEC("xdp") int only(void *ctx) { return loaded(enabled) ? *(volatile int *)8 : 2; }
     """
-    assert run(unit, host_symbols={"enabled": bytes(4)}) == 2  # type: ignore[arg-type]
+    assert run(unit, values={"enabled": 0}) == 2
 
 
-def test_a_host_symbol_without_value_or_of_another_size_is_refused(
-    spec: ObjectSpec, maps: Mapping[str, sys.Fd]
-) -> None:
-    with pytest.raises(LoadFailed, match="L122: host-bound `mac` is not given a value"):
-        load.load_object(spec, maps=maps, host_symbols={"hz": HOST["hz"]})
-    with pytest.raises(LoadFailed, match="L122: host-bound `mac` has 6 bytes, and is given 8"):
-        load.load_object(spec, maps=maps, host_symbols={**HOST, "mac": bytes(8)})
+@pytest.mark.parametrize(
+    "value", [0, 1, (1 << 31) - 1, 1 << 31, 0xFFFFFFFF, 1 << 32, 0x123456789ABCDEF0, (1 << 64) - 1]
+)
+def test_a_value_arrives_whole(value: int) -> None:
+    unit = """
+    LOADED(value); LOADED(half);
+    SEC("xdp") int only(void *ctx) { return loaded(value) >> loaded(half); }
+    """
+    assert [run(unit, values={"value": value, "half": half}) for half in (0, 32)] == [value & 0xFFFFFFFF, value >> 32]
+
+
+def test_clang_believes_nothing_of_a_value() -> None:
+    """It is the address of a symbol to clang: neither zero, nor equal values, nor odd ones may surprise it."""
+    unit = """
+    LOADED(one); LOADED(other);
+    SEC("xdp") int only(void *ctx)
+    {
+        u64 a = loaded(one), b = loaded(other);
+
+        return (a == 0) | (a == b) << 1 | (a & 1) << 2 | (a < b) << 3 | (a + 1 == 0) << 4 | (a - b == 5) << 5;
+    }
+    """
+    most = (1 << 64) - 1
+    for one, other, expected in ((0, 0, 3), (0, 7, 9), (7, 7, 6), (8, 7, 0), (most, 0, 20), (7, 2, 36), (4, most, 40)):
+        assert run(unit, values={"one": one, "other": other}) == expected, (one, other)
+
+
+def test_a_value_that_is_missing_or_too_large_is_refused(spec: ObjectSpec, maps: Mapping[str, sys.Fd]) -> None:
+    with pytest.raises(LoadFailed, match="L122: program `first` wants a value for `mac`, and there is none"):
+        load.load_object(spec, maps=maps, values={"hz": 250})
+    with pytest.raises(LoadFailed, match=f"L122: the value of `hz` does not fit 64 bits: {1 << 64}"):
+        load.load_object(spec, maps=maps, values={**VALUES, "hz": 1 << 64})
 
 
 def test_the_kernel_knows_names_types_and_lines(spec: ObjectSpec, loaded: load.LoadedObject) -> None:
@@ -196,14 +219,14 @@ def test_a_given_map_must_agree_with_the_object(
 ) -> None:
     shape = {"map_type": 1, "key_size": 8, "value_size": 8, "max_entries": 100, "map_flags": 1} | differing
     with sys.map_create(shape.pop("map_type"), **shape) as other, pytest.raises(LoadFailed) as failed:  # type: ignore[arg-type]
-        load.load_object(spec, maps={**maps, "table": other}, host_symbols=HOST)
+        load.load_object(spec, maps={**maps, "table": other}, values=VALUES)
     assert only(failed.value).code == "L120"
     assert any(line.startswith(note) for line in only(failed.value).notes)
 
 
 def test_a_map_that_is_not_given_is_named(spec: ObjectSpec, maps: Mapping[str, sys.Fd]) -> None:
     with pytest.raises(LoadFailed, match=r"L121: object `unit\.o` needs a map `table`, which is not given"):
-        load.load_object(spec, maps={name: fd for name, fd in maps.items() if name != "table"}, host_symbols=HOST)
+        load.load_object(spec, maps={name: fd for name, fd in maps.items() if name != "table"}, values=VALUES)
 
 
 def test_a_devmap_agrees_although_the_kernel_adds_a_flag() -> None:
@@ -303,9 +326,9 @@ def open_fds() -> set[str]:
 def test_nothing_is_left_open_after_success_or_failure(
     spec: ObjectSpec, maps: Mapping[str, sys.Fd], tmp_path: Path
 ) -> None:
-    load.load_object(spec, maps=maps, host_symbols=HOST).close()  # whatever is kept for the process is there now
+    load.load_object(spec, maps=maps, values=VALUES).close()  # whatever is kept for the process is there now
     before = open_fds()
-    load.load_object(spec, maps=maps, host_symbols=HOST).close()
+    load.load_object(spec, maps=maps, values=VALUES).close()
     bad_last = read_object(compile_c('u32 x; SEC("xdp") int good(void *c) { return x; }\n' + BAD), "unit.o")
     with pytest.raises(VerifierRejected):
         load.load_object(bad_last, maps={}, log_directory=tmp_path)
@@ -322,7 +345,7 @@ def test_corrupt_objects_that_read_are_loaded_or_refused(tmp_path: Path) -> None
         except ChainError:
             continue
         try:
-            load.load_object(spec, maps=maps, host_symbols=HOST, log_directory=tmp_path).close()
+            load.load_object(spec, maps=maps, values=VALUES, log_directory=tmp_path).close()
             outcome = "loaded"
         except ChainError as failed:
             outcome = type(failed).__name__

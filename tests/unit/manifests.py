@@ -30,6 +30,7 @@ from schemas.manifest import (
     ServiceRecord,
     SourceRecord,
     TailSlotRecord,
+    ValueRecord,
 )
 
 OBJECTS = {
@@ -175,7 +176,7 @@ def sample() -> Manifest:
         ),
         objects=tuple(ObjectRecord(object_file(c), hashlib.sha256(c).hexdigest()) for c in OBJECTS.values()),
         programs=(
-            program("guard__outside__xdp", limit="10/s"),
+            replace(program("guard__outside__xdp", limit="10/s"), values=(ValueRecord("value_guard__limit", 10),)),
             program("guard__inside__xdp"),
             program("br0__lan__xdp", aging="300s"),
         ),

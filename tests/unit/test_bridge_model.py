@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from compiler.ir import Inlined
+from compiler.ir import InMap
 from compiler.lower import lower
 from compiler.resolve import resolve
 from compiler.services.bridge.model import BridgeModel
@@ -109,7 +109,7 @@ def test_static_entries_have_a_vlan() -> None:
 def test_without_vlans_the_program_knows_nothing_of_them() -> None:
     ir = verify(lower(resolve(read("edge.yaml", text()))), "lower")
     port = ir.programs[0].lowered
-    fields = [c.home.field for c in port.constants if isinstance(c.home, Inlined)]
+    fields = [c.home.field for c in port.constants if not isinstance(c.home, InMap)]
     assert (fields, port.functions, port.transmits) == (["port", "aging_s", *fields[2:]], (), False)
     assert not {"vlan_aware", "admit_tagged", "pvid"} & set(fields)
     assert not any(program.egress for program in ir.programs)

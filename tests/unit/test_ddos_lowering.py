@@ -9,7 +9,7 @@ import struct
 import pytest
 
 from compiler.bucket import coarse_clock
-from compiler.ir import Inlined, InMap, LoweredPort, MapDef
+from compiler.ir import Inlined, InMap, LoadTime, LoweredPort, MapDef
 from compiler.lower import lower
 from compiler.resolve import resolve
 from compiler.services.ddos import SERVICE
@@ -39,7 +39,9 @@ def lowered(keys: str, port: str = "outside", mode: str = "native") -> LoweredPo
 
 
 def fields(port: LoweredPort) -> dict[str, str]:
-    return {c.home.field: c.home.literal for c in port.constants if isinstance(c.home, Inlined) and c.home.field}
+    homes = [constant.home for constant in port.constants]
+    inlined = {home.field: home.literal for home in homes if isinstance(home, Inlined) and home.field}
+    return inlined | {home.field: str(home.value) for home in homes if isinstance(home, LoadTime)}
 
 
 def maps(port: LoweredPort) -> dict[str, MapDef]:
@@ -75,7 +77,8 @@ def test_every_field_belongs_to_the_configuration() -> None:
     known = set(re.findall(r"\(?\*?(\w+)\)?(?:\([^)]*\))?;", struct_text[: struct_text.index("\n};")]))
     for keys in (EVERYTHING, f"block: {{sources: {addresses(INLINED_ADDRESSES + 1)}}}"):
         port = lowered(keys)
-        used = set(fields(port)) | {f.field for f in port.functions} | {definition.field for definition in port.maps}
+        used = {field.split(".")[0] for field in fields(port)}
+        used |= {function.field for function in port.functions} | {definition.field for definition in port.maps}
         assert used <= known
 
 
@@ -173,7 +176,10 @@ def test_rate() -> None:
     port = lowered("rate: {per-source: 1000, burst: 500, size: 2048}")
     assert fields(port) == {
         "out": "1",
-        "rate": f"{{16000000ULL, {499 * 16000000}ULL, true}}",  # 1 ms in sixteenths of a nanosecond
+        "rate.limited": "true",
+        "rate.coarse": "true",
+        "rate.interval": "16000000",  # 1 ms in sixteenths of a nanosecond
+        "rate.tolerance": f"{499 * 16000000}",
         "rate_set_bits": "9",
     }
     buckets = maps(port)

@@ -15,11 +15,13 @@ from runtime.instructions import (
     MapTarget,
     References,
     Target,
+    ValueTarget,
     check,
     link,
     references,
+    with_value,
 )
-from runtime.spec import DataReference, FunctionPlace, MapReference
+from runtime.spec import DataReference, FunctionPlace, MapReference, ValueReference
 from runtime.uapi import PseudoSource
 
 EXIT = (0x95, 0, 0, 0)
@@ -86,6 +88,24 @@ def test_a_reference_that_means_nothing_is_refused(
     with pytest.raises(Malformed) as malformed:
         references(function(*insns), relocations, lambda relocation, addend: target)
     assert (malformed.value.code, malformed.value.message) == ("L104", f"`f`: {message}")
+
+
+def test_a_value_has_its_place_whatever_stood_there() -> None:
+    """In a function behind the entry, too; and what a corrupt object has in its place never reaches the kernel."""
+    entry = function((0x85, 0x10, 0, -1), EXIT, name="entry")
+    leaf = function((0x18, 0x11, 0, 0), (0, 0, 0, 9), EXIT, name="leaf", section=3)
+    found = {"entry": {0: to(RelocationType.R_BPF_64_32, 0)}, "leaf": {0: to(RelocationType.R_BPF_64_64, 0)}}
+    targets: dict[str, Target] = {"entry": CodeTarget(3, 0), "leaf": ValueTarget("limit")}
+    linked = link(
+        entry,
+        {each.id: each for each in (entry, leaf)},
+        lambda each: references(each, found[each.name], lambda relocation, addend: targets[each.name]),
+    )
+    assert linked.values == (ValueReference(2, "limit"),)
+    assert list(INSN.iter_unpack(linked.insns))[2:4] == [(0x18, 1, 0, 0), (0, 0, 0, 0)]
+    insns = bytearray(linked.insns)
+    with_value(insns, 2, 0xFFFFFFFE80000001)
+    assert list(INSN.iter_unpack(insns))[2:4] == [(0x18, 1, 0, -0x7FFFFFFF), (0, 0, 0, -2)]
 
 
 def test_functions_are_appended_once_and_calls_made_relative() -> None:

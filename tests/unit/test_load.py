@@ -54,18 +54,17 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
 def program(name: str) -> ProgramSpec:
     wide = struct.pack("<BBhiBBhi", 0x18, 0x21, 0, 0, 0, 0, 0, 4)
     insns = wide + bytes.fromhex("b700000002000000 9500000000000000")
-    return ProgramSpec(name, "xdp", insns, (), (), (DataReference(0, ".rodata.host"),), b"", b"")
+    return ProgramSpec(name, "xdp", insns, (), (), (DataReference(0, ".rodata"),), (), b"", b"")
 
 
-DATA = DataSection(".rodata.host", bytes(8), (DataSymbol("mtu", 0, 4), DataSymbol("hz", 4, 4)))
+DATA = DataSection(".rodata", bytes(8), (DataSymbol("low", 0, 4), DataSymbol("high", 4, 4)))
 SPEC = ObjectSpec("unit.o", "GPL", (program("one"), program("two")), (), (DATA,), b"\x9f\xeb\x01")
-HOST = {"mtu": b"\xdc\x05\0\0", "hz": b"\xfa\0\0\0", "of another object": b""}
 
 
 def test_data_is_written_and_frozen_before_any_program_is_verified(kernel: Kernel) -> None:
-    with load.load_object(SPEC, maps={}, host_symbols=HOST) as loaded:
+    with load.load_object(SPEC, maps={}) as loaded:
         assert set(loaded.programs) == {"one", "two"}
-        data_fd = loaded.data[".rodata.host"].fileno()
+        data_fd = loaded.data[".rodata"].fileno()
         for cmd, attr in kernel.asked:
             if cmd is Cmd.BPF_PROG_LOAD:
                 assert attr.expected_attach_type == 37
@@ -89,8 +88,8 @@ def test_the_descriptor_goes_into_the_instruction(monkeypatch: pytest.MonkeyPatc
         return kernel(cmd, attr)
 
     monkeypatch.setattr(sys, "syscall", watching)
-    with load.load_object(SPEC, maps={}, host_symbols=HOST) as loaded:
-        assert seen == [(loaded.data[".rodata.host"].fileno(), 4)] * 2
+    with load.load_object(SPEC, maps={}) as loaded:
+        assert seen == [(loaded.data[".rodata"].fileno(), 4)] * 2
 
 
 @pytest.mark.parametrize(
@@ -106,21 +105,21 @@ def test_the_descriptor_goes_into_the_instruction(monkeypatch: pytest.MonkeyPatc
 def test_each_refusal_has_its_code_and_leaves_nothing_open(kernel: Kernel, cmd: Cmd, code: str) -> None:
     kernel.refuse[cmd] = (1, errno.ENOMEM)
     with pytest.raises(LoadFailed, match=rf"{code}: the kernel refuses .*ENOMEM\) \(the memory limit"):
-        load.load_object(SPEC, maps={}, host_symbols=HOST)
+        load.load_object(SPEC, maps={})
 
 
 def test_the_second_programs_refusal_closes_the_first(kernel: Kernel, tmp_path: Any) -> None:
     kernel.refuse[Cmd.BPF_PROG_LOAD] = (2, errno.EACCES)
     kernel.log = "3: (95) exit\nR0 !read_ok\nprocessed 1 insns\n"
     with pytest.raises(VerifierRejected, match="L130: the kernel's verifier refuses the program of `two`: R0 !read_ok"):
-        load.load_object(SPEC, maps={}, host_symbols=HOST, log_directory=tmp_path)
+        load.load_object(SPEC, maps={}, log_directory=tmp_path)
 
 
 def test_the_kernels_words_about_btf_are_kept(kernel: Kernel) -> None:
     kernel.refuse[Cmd.BPF_BTF_LOAD] = (1, errno.EINVAL)
     kernel.log = "magic: 0xeb9f\n[3] FUNC bad\nInvalid name\n"
     with pytest.raises(LoadFailed) as failed:
-        load.load_object(SPEC, maps={}, host_symbols=HOST)
+        load.load_object(SPEC, maps={})
     assert failed.value.diagnostics[0].notes == ("magic: 0xeb9f", "[3] FUNC bad", "Invalid name")
 
 
@@ -131,11 +130,11 @@ def test_missing_privileges_are_named_instead_of_an_errno(
     monkeypatch.setattr(features, "missing_privileges", lambda: ("CAP_BPF", "CAP_NET_ADMIN"))
     kernel.refuse[cmd] = (1, errno.EPERM)
     with pytest.raises(NotSupported, match=r"L141: .*: missing CAP_BPF, CAP_NET_ADMIN"):
-        load.load_object(SPEC, maps={}, host_symbols=HOST)
+        load.load_object(SPEC, maps={})
 
 
 def test_a_section_that_names_no_hook_is_refused(kernel: Kernel) -> None:
-    odd = ProgramSpec("one", "kprobe/x", bytes.fromhex("9500000000000000"), (), (), (), b"", b"")
+    odd = ProgramSpec("one", "kprobe/x", bytes.fromhex("9500000000000000"), (), (), (), (), b"", b"")
     with pytest.raises(LoadFailed, match="L107: program `one` is in section `kprobe/x`, which names no hook"):
         load.load_object(ObjectSpec("o", "GPL", (odd,), (), (), b""), maps={})
     assert kernel.asked == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from compiler.build import lowered
-from compiler.ir import ChainIR, FloodCopy, MapDef
+from compiler.ir import ChainIR, Constant, FloodCopy, LoadTime, MapDef
 from compiler.lower import c_name, layout_hash
 from compiler.verify import InvariantBroken, verify
 from schemas.manifest import Hook
@@ -115,6 +115,23 @@ def test_invariants_catch_a_map_that_means_two_things(tmp_path: Path) -> None:
         return replace(definition, max_entries=2) if definition.name == "br0__fdb" else definition
 
     assert "map `br0__fdb` means something else" in broken(replace(ir, maps=tuple(grown(m) for m in ir.maps)))
+
+
+def test_invariants_catch_values_that_no_instruction_can_hold(tmp_path: Path) -> None:
+    ir = ir_of(tmp_path, "native")
+    first, *rest = ir.programs
+    span = first.span
+
+    def given(*values: int) -> ChainIR:
+        constants = tuple(Constant("guard.limit", "x", "limit", LoadTime("", value), span) for value in values)
+        return replace(ir, programs=(replace(first, lowered=replace(first.lowered, constants=constants)), *rest))
+
+    assert verify(given((1 << 64) - 1), "test")
+    for value in (-1, 1 << 64):
+        assert f"the value of `guard.limit` in `guard__outside__xdp` does not fit 64 bits: {value}" in broken(
+            given(value)
+        )
+    assert "value of `guard__outside__xdp` `guard.limit` is there 2 times" in broken(given(1, 1))
 
 
 def test_invariants_catch_unknown_devices(tmp_path: Path) -> None:

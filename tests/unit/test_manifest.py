@@ -168,6 +168,14 @@ def test_wrong_types_name_the_place(change: Callable[[Any], None], message: str)
 
 S = sample()
 FIRST_MAP = S.maps[0]
+LIMIT = "value_guard__limit"
+
+
+def with_values(*values: int, symbol: str = LIMIT) -> Manifest:
+    given = tuple(records.ValueRecord(symbol, value) for value in values)
+    return with_program(S, replace(S.programs[0], values=given))
+
+
 CONTRADICTIONS: dict[str, Manifest] = {
     "object `objects/": replace(S, objects=S.objects * 2),
     "program `guard__inside__xdp` refers to object `": replace(S, objects=(S.objects[0], S.objects[2])),
@@ -228,6 +236,20 @@ CONTRADICTIONS: dict[str, Manifest] = {
         S, objects=(replace(S.objects[0], file="../x.o"), *S.objects[1:])
     ),
     "object file `objects/": replace(S, objects=(replace(S.objects[0], sha256="0" * 64), *S.objects[1:])),
+    "the value of `value_guard__limit` in program `guard__outside__xdp` does not fit 64 bits": with_values(1 << 64),
+    "the value of `value_guard__limit` in program `guard__outside__xdp` does not fit 64 bits: -1": with_values(-1),
+    "program `guard__outside__xdp`: value of `value_guard__limit` is there 2 times": with_values(1, 1),
+    "`host_hz` is a fact of the host, and program `guard__outside__xdp` has a value for it": with_values(
+        1, symbol="host_hz"
+    ),
+    "`value_guard__limit` has two values in `objects/": replace(
+        S,
+        programs=(
+            *S.programs,
+            replace(S.programs[0], name="other__xdp", function="other", values=(records.ValueRecord(LIMIT, 11),)),
+        ),
+    ),
+    "`a b` cannot be a name": with_values(1, symbol="a b"),
     "device `eth0` is there 2 times": replace(
         S, interfaces=(*S.interfaces, replace(S.interfaces[0], name="third")), attach=S.attach
     ),

@@ -104,6 +104,20 @@ def test_an_inlined_constant() -> None:
     )
 
 
+def test_another_value_in_the_same_object() -> None:
+    """What the loader fills in is told like any other constant, and takes a new generation."""
+    before = sample().programs[0]
+    (value,) = before.values
+    wanted = replace(
+        program("guard__outside__xdp", limit="20/s"), values=(replace(value, value=20),), object=before.object
+    )
+    plan = planned(with_program(sample(), wanted))
+    assert plan.way is Way.GENERATION
+    assert [(change.name, change.reasons) for change in plan.changes] == [
+        ("guard__outside__xdp", ("inlined constant `guard.limit` 10/s → 20/s, edge.yaml:14",))
+    ]
+
+
 @pytest.mark.parametrize(
     ("constants", "reasons"),
     [

@@ -32,6 +32,7 @@ PROGRAM = ProgramSpec(
     functions=(FunctionPlace("br0_p1", 0),),
     maps=(),
     sections=(),
+    values=(),
     func_info=b"",
     line_info=line(0, UNIT, "return 1;", 30) + line(2, UNIT, "learn(pkt);", 41) + line(5, HEADER, "*byte = 0;", 88),
 )

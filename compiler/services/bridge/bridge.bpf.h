@@ -59,12 +59,12 @@ enum storm_sort {
 
 struct bridge_config {
 	__u32 port;
-	__u32 aging_s;
+	__u64 aging_s;
 	__u32 set_bits;
 	__u32 key_bits;
 	__u32 port_bits;
 	__u32 tick_bits;
-	const volatile __u32 *hz;
+	__u64 hz;
 	__u32 (*static_port)(__u64 key);
 	void *fdb;
 	bool vlan_aware;   /* without it, none of what follows is used */
@@ -74,7 +74,7 @@ struct bridge_config {
 	void *states;     /* NULL: no spanning tree, every port forwards */
 	bool bpdu_filter; /* BPDUs end here unheard */
 	bool bpdu_guard;  /* they shut the port: nobody else ever hears them */
-	void *storm;      /* buckets: STORM_SORTS for each port; an interval of 0 is no limit */
+	void *storm;      /* buckets: STORM_SORTS for each port */
 	struct bucket_rate storm_broadcast;
 	struct bucket_rate storm_multicast;
 	struct bucket_rate storm_unknown;
@@ -132,15 +132,13 @@ static __always_inline __u64 fdb_confirmed(const struct bridge_config *cfg)
 /* A tick is 2^tick_bits jiffies at 100 Hz, and about as long at the other rates that kernels have. */
 static __always_inline __u64 fdb_ticks(const struct bridge_config *cfg, __u64 jiffies)
 {
-	const __u32 hz = *cfg->hz;
-
-	return jiffies >> (cfg->tick_bits + (hz >= 200) + 2 * (hz >= 800));
+	return jiffies >> (cfg->tick_bits + (cfg->hz >= 200) + 2 * (cfg->hz >= 800));
 }
 
 /* Ageing time in ticks, rounded up. */
 static __always_inline __u32 fdb_aging(const struct bridge_config *cfg)
 {
-	return fdb_ticks(cfg, cfg->aging_s * *cfg->hz) + 1;
+	return fdb_ticks(cfg, cfg->aging_s * cfg->hz) + 1;
 }
 
 /* The state of a station that is seen on this port now. */
@@ -490,7 +488,7 @@ static __always_inline bool bridge_storms(const struct bridge_config *cfg, const
 	const __u32 index = cfg->port * STORM_SORTS + sort;
 	__u64 *bucket;
 
-	if (!rate->interval)
+	if (!rate->limited)
 		return false;
 	bucket = bpf_map_lookup_elem(cfg->storm, &index);
 	return bucket && !bucket_take(bucket, rate, bucket_now(rate));

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from schemas.manifest import Hook, HostFact, Role, Scope
 
-from ...bucket import bucket_rate
-from ...ir import Constant, GeneratedFunction, HostBound, Inlined, LoweredPort, MapDef
+from ...bucket import Bucket
+from ...ir import Constant, GeneratedFunction, HostBound, Inlined, LoadTime, LoweredPort, MapDef
 from ...lower import c_name, port_name
 from ...model import Port, ServiceInstance
 from ...templates import environment
@@ -59,7 +59,7 @@ def _constants(instance: ServiceInstance, port: Port, model: BridgeModel) -> tup
     seconds = geometry.aging_s
     return (
         Constant(str(port), port.name, "the port that frames come from", Inlined("port", str(port.index)), port.span),
-        Constant(f"{fdb}.aging", f"{seconds}s", "forget after", Inlined("aging_s", str(seconds)), model.aging_span),
+        Constant(f"{fdb}.aging", f"{seconds}s", "forget after", LoadTime("aging_s", seconds), model.aging_span),
         Constant(
             f"{fdb}.size",
             str(model.size),
@@ -128,8 +128,9 @@ def _states(instance: ServiceInstance, model: BridgeModel) -> Iterator[MapDef]:
 
 def _storm_constants(port: Port, model: BridgeModel) -> Iterator[Constant]:
     for sort, limit in model.storms.get(port.name, {}).items():
-        home = Inlined(f"storm_{sort}", bucket_rate(limit.rate, limit.burst, coarse=True))
-        yield Constant(f"{port}.storm.{sort}", f"{limit.rate}/s", "1/16 ns between frames, and ahead", home, limit.span)
+        path = f"{port}.storm.{sort}"
+        bucket = Bucket(path, limit.rate, f"{path}.burst", limit.burst, limit.span)
+        yield from bucket.constants(f"storm_{sort}", coarse=True)
 
 
 def _storm_buckets(instance: ServiceInstance, port: Port, model: BridgeModel) -> Iterator[MapDef]:

@@ -10,7 +10,7 @@ from schemas.counters import COUNTER_SIZE
 from schemas.diagnostic import Span
 from schemas.manifest import Hook, Role, Scope
 
-from ...bucket import bucket_rate, coarse_clock
+from ...bucket import Bucket, coarse_clock
 from ...ir import Constant, GeneratedFunction, Inlined, InMap, LoweredPort, MapDef
 from ...model import Port, ServiceInstance
 from .lists import address_function, port_function, protocol_function
@@ -230,13 +230,10 @@ def _trie_key(entry: BlockedPrefix) -> bytes:
 
 def _rate_constants(instance: ServiceInstance, rate: Rate) -> Iterator[Constant]:
     path, coarse = f"{instance.name}.rate", coarse_clock(rate.per_source, rate.burst)
-    literal = bucket_rate(rate.per_source, rate.burst, coarse=coarse)
-    inlined = [
-        ("per-source", f"{rate.per_source}/s, {rate.burst} at once", "times in 1/16 ns", "rate", literal),
-        ("size", str(rate.size), "log2 of the sets of buckets", "rate_set_bits", str(_set_bits(rate))),
-    ]
-    for key, value, meaning, name, literal in inlined:
-        yield Constant(f"{path}.{key}", value, meaning, Inlined(name, literal), rate.span)
+    bucket = Bucket(f"{path}.per-source", rate.per_source, f"{path}.burst", rate.burst, rate.span)
+    yield from bucket.constants("rate", coarse=coarse)
+    sets = Inlined("rate_set_bits", str(_set_bits(rate)))
+    yield Constant(f"{path}.size", str(rate.size), "log2 of the sets of buckets", sets, rate.span)
 
 
 def _set_bits(rate: Rate) -> int:

@@ -67,7 +67,7 @@ struct router_config {
 	__u32 port;
 	bool ipv4; /* the port has addresses of this version; else such packets are not taken */
 	bool ipv6;
-	const volatile __u32 *hz;
+	__u64 hz;
 	struct egress (*egress)(__u32 port);
 	__u32 (*address4)(__be32 address);                      /* enum router_address, of any port */
 	__u32 (*address6)(const struct in6_addr *address);      /* likewise, but for link-local ones */
@@ -106,12 +106,6 @@ static __always_inline __u32 longest_segment(const struct packet *pkt, __u32 tot
 	if ((void *)(transport + 1) > pkt->end)
 		return total;
 	return headers + transport->doff * 4U + size;
-}
-
-/* A MAC address that the loader has filled in: volatile, or clang would take it for the zeros of the object file. */
-static __always_inline __u64 host_mac(const volatile __u8 *mac)
-{
-	return *(const volatile __u32 *)mac | (__u64) * (const volatile __u16 *)(mac + 4) << 32;
 }
 
 static __always_inline void mac_write(__u8 *to, __u64 mac)

@@ -14,10 +14,10 @@ from schemas.manifest import Hook, HostFact, Role, Scope
 from schemas.services.router import NEIGHBOUR, NEIGHBOUR_KEY, NEIGHBOURS_VERSION_SIZE, NEXTHOP, RECENT_SIZE
 
 from ...addresses import Address
-from ...ir import Constant, GeneratedFunction, HostBound, Inlined, InMap, LoweredPort, MapDef
-from ...lower import c_name, host_symbol, port_name
+from ...ir import Constant, GeneratedFunction, HostBound, Inlined, InMap, LoadTime, LoweredPort, MapDef
+from ...lower import c_name, host_symbol, port_name, value_symbol
 from ...model import Port, ServiceInstance
-from ...templates import CText, environment
+from ...templates import CText, environment, loaded
 from .fib import BPF_F_MMAPABLE, fib_literal, follow, followed_maps, nexthop_maps
 from .model import RouterModel, RouterPort
 from .nexthops import NextHops, number
@@ -149,15 +149,16 @@ class _Lowering:
         device = self.instance.interface(port.port)
         path = str(port.port)
         if port.mac or device is None:
-            mac = (port.mac or local_mac(self.instance, port.port)).hex(":")
-            yield Constant(f"{path}.mac", mac, "MAC", Inlined("", mac), port.mac_span)
+            mac = port.mac or local_mac(self.instance, port.port)
+            home = LoadTime("", int.from_bytes(mac, "little"))
+            yield Constant(f"{path}.mac", mac.hex(":"), "MAC", home, port.mac_span)
         else:
             yield Constant(
                 f"{path}.mac", "its interface's", "MAC", HostBound("", HostFact.MAC, device.name), port.mac_span
             )
         if port.mtu or device is None:
-            mtu = str(port.mtu or DEFAULT_MTU)
-            yield Constant(f"{path}.mtu", mtu, "MTU", Inlined("", mtu), port.mtu_span)
+            mtu = port.mtu or DEFAULT_MTU
+            yield Constant(f"{path}.mtu", str(mtu), "MTU", LoadTime("", mtu), port.mtu_span)
         else:
             yield Constant(
                 f"{path}.mtu", "its interface's", "MTU", HostBound("", HostFact.MTU, device.name), port.mtu_span
@@ -278,25 +279,16 @@ class _Lowering:
         """Each port with the C of its MAC and of its MTU."""
         for port in self.model.ports:
             mac, mtu = self._egress(port)
-            yield port.port, _mac_expression(mac), _mtu_expression(mtu)
+            yield port.port, _loaded(mac), _loaded(mtu)
 
 
-def _mac_expression(constant: Constant) -> CText:
+def _loaded(constant: Constant) -> CText:
+    """The C of what the loader fills in."""
     match constant.home:
         case HostBound(_, fact, device):
-            return CText(f"host_mac({host_symbol(fact, device)})")
-        case Inlined(_, literal):
-            return CText(f"{int.from_bytes(bytes.fromhex(literal.replace(':', '')), 'little'):#x}ULL")
-    raise AssertionError(constant)
-
-
-def _mtu_expression(constant: Constant) -> CText:
-    match constant.home:
-        case HostBound(_, fact, device):
-            return CText(host_symbol(fact, device))
-        case Inlined(_, literal):
-            return CText(literal)
-    raise AssertionError(constant)
+            return loaded(host_symbol(fact, device))
+        case _:
+            return loaded(value_symbol(constant.path))
 
 
 def words(address: Address | int) -> tuple[int, ...]:

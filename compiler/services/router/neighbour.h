@@ -54,7 +54,7 @@ static __always_inline __u32 neighbours_version(const struct router_config *cfg)
 
 static __always_inline bool neighbour_is_marked(const struct router_config *cfg, __u32 used, __u32 now)
 {
-	return now - used < *cfg->hz;
+	return now - used < cfg->hz;
 }
 
 /* Marks a neighbour as used, unless that was done less than a second ago; returns what it is marked with. */
