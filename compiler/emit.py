@@ -24,7 +24,7 @@ from .lower import (
     reached_services,
     value_symbol,
 )
-from .slow_path import RING, RING_BYTES, SCRATCH, buckets_map, upcalls_map
+from .slow_path import RING, RING_BYTES, SCRATCH, SLOW_PATH_BURST, SLOW_PATH_RATE, buckets_map, upcalls_map
 from .templates import CText, environment, loaded
 
 SHARED_HEADERS = Path(__file__).parent / "bpf"
@@ -159,6 +159,8 @@ def _slow_path(ir: ChainIR, program: Program) -> dict[str, object] | None:
         "buckets": buckets_map(program.service),
         "counters": upcalls_map(program.service),
         "hz": host_symbol(HostFact.HZ, None),
+        "rate": value_symbol(SLOW_PATH_RATE),
+        "burst": value_symbol(SLOW_PATH_BURST),
         "service": reached_services(ir).index(program.instance),
         "reasons": max(number for number, _ in reasons) + 1,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from schemas.counters import CounterLayout
 from schemas.diagnostic import Span
@@ -32,7 +33,15 @@ from .ir import (
 )
 from .model import Chain, Host, Interface, LinkEnd, Port, ServiceInstance
 from .names import c_name as c_name
-from .slow_path import RING, SCRATCH, buckets_map, shared_slow_path_maps, slow_path_maps, upcalls_map
+from .slow_path import (
+    RING,
+    SCRATCH,
+    buckets_map,
+    shared_slow_path_maps,
+    slow_path_constants,
+    slow_path_maps,
+    upcalls_map,
+)
 
 DEVMAP_ENTRY_SIZE = 8  # struct bpf_devmap_val: ifindex, fd of an egress program
 
@@ -155,7 +164,7 @@ def _tail_slots(chain: Chain, arrivals: Iterable[tuple[Port, Hook]]) -> dict[tup
 
 def _program(chain: Chain, port: Port, hook: Hook, slots: dict[tuple[Port, Hook], TailSlot]) -> Program:
     instance = chain.service(port.service)
-    lowered = instance.service.lower(instance, port, hook)
+    lowered = _lowered(chain, instance, port, hook)
     edges = tuple(_edge(chain, out, hook, slots) for out in instance.ways_out(port))
     flood = _flood(chain, instance, port, hook) if instance.service.floods else ()
     return Program(
@@ -172,6 +181,14 @@ def _program(chain: Chain, port: Port, hook: Hook, slots: dict[tuple[Port, Hook]
     )
 
 
+def _lowered(chain: Chain, instance: ServiceInstance, port: Port, hook: Hook) -> LoweredPort:
+    """What the service says of a program, and what the chain adds."""
+    lowered = instance.service.lower(instance, port, hook)
+    if not instance.slow_path_reasons:
+        return lowered
+    return replace(lowered, constants=(*lowered.constants, *slow_path_constants(chain.slow_path)))
+
+
 def _egress_programs(chain: Chain, receiving: tuple[Program, ...]) -> Iterator[Program]:
     """One for each port that XDP floods leave by in a form of the port's own."""
     ports = {
@@ -182,7 +199,7 @@ def _egress_programs(chain: Chain, receiving: tuple[Program, ...]) -> Iterator[P
         if copy.device
     }
     for port, instance in ports.items():
-        lowered = instance.service.lower(instance, port, Hook.XDP)
+        lowered = _lowered(chain, instance, port, Hook.XDP)
         maps = tuple(_maps_of(instance, port, Hook.XDP, lowered, (), ()))
         yield Program(
             egress_name(port), instance, port.name, port.index, Hook.XDP, lowered, (), (), maps, port.span, egress=True

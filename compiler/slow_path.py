@@ -9,8 +9,8 @@ from schemas.diagnostic import Span
 from schemas.manifest import Role, Scope
 from schemas.slow_path import FATES, FRAME_BYTES, RECORD
 
-from .ir import Constant, InMap, MapDef
-from .model import ServiceInstance
+from .ir import Constant, InMap, LoadTime, MapDef
+from .model import ServiceInstance, SlowPath
 from .names import c_name
 
 RING = "chain_slow_path"
@@ -18,6 +18,7 @@ SCRATCH = "chain_scratch"
 RING_BYTES = 4 << 20
 """Room for 2,700 frames of 1500 bytes; a power of two, and whole pages."""
 
+SLOW_PATH_RATE, SLOW_PATH_BURST = "slow-path.rate", "slow-path.burst"
 _BUCKET_BYTES = 24  # struct slow_path_bucket
 
 
@@ -29,6 +30,17 @@ def upcalls_map(service: str) -> str:
 def buckets_map(service: str) -> str:
     """The per-CPU array of what each of a service's reasons may still send up, from each of its ports."""
     return f"{c_name(service)}__buckets"
+
+
+def slow_path_constants(limit: SlowPath) -> tuple[Constant, ...]:
+    """What the chain says of its slow path, as every program that has one holds it."""
+    span = limit.span
+    return (
+        Constant(
+            SLOW_PATH_RATE, f"{limit.rate}/s", "of one reason from a port on a CPU", LoadTime("", limit.rate), span
+        ),
+        Constant(SLOW_PATH_BURST, str(limit.burst), "at once", LoadTime("", limit.burst), span),
+    )
 
 
 def slow_path_maps(service: ServiceInstance) -> Iterator[MapDef]:

@@ -56,7 +56,7 @@ def read_object(content: bytes, name: str = "object") -> ObjectSpec:
 
 
 def is_data_section(name: str) -> bool:
-    """`.rodata`, `.rodata.host`, `.data.x`, …: not `.database`."""
+    """`.rodata`, `.data.x`, …: not `.database`."""
     return any(name == prefix or name.startswith(prefix + ".") for prefix in _DATA_SECTIONS)
 
 

@@ -62,8 +62,8 @@ struct slow_path_config {
 	void *counters;
 	__u64 hz;
 	__u64 ring_bytes;
-	__u32 rate;  /* packets a second, of one reason from one port on one CPU */
-	__u32 burst; /* packets */
+	__u64 rate;  /* packets a second, of one reason from one port on one CPU */
+	__u64 burst; /* packets */
 	__u16 service;
 	__u16 port;
 	__u16 reasons; /* of the service */
@@ -129,7 +129,7 @@ static __always_inline enum slow_path_fate slow_path_try(const struct packet *pk
 {
 	const __u32 own = cfg->port * cfg->reasons + reason;
 	struct slow_path_bucket *bucket = bpf_map_lookup_elem(cfg->buckets, &own);
-	__u64 most = (__u64)cfg->burst * cfg->hz, now = bpf_jiffies64();
+	__u64 most = cfg->burst * cfg->hz, now = bpf_jiffies64();
 
 	if (!bucket)
 		return SLOW_PATH_FULL;
