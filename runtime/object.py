@@ -43,11 +43,16 @@ from .spec import DataSection, DataSymbol, ObjectSpec, ProgramSpec
 
 _DATA_SECTIONS = (".rodata", ".data", ".bss")
 _LICENSE_LIMIT = 128
+_KEPT = 256  # objects, each with some 40 kB of content
 _BTF_OFFSET_LIMIT = 1 << 32
 
 
+@functools.lru_cache(maxsize=_KEPT)
 def read_object(content: bytes, name: str = "object") -> ObjectSpec:
-    """Reads an object file; `name` stands for it in messages. Raises `LoadFailed` (L101 to L106)."""
+    """Reads an object file; `name` stands for it in messages. Raises `LoadFailed` (L101 to L106).
+
+    The last ones are kept: a process that applies a chain again and again reads only what has changed.
+    """
     try:
         return _Reader(read_elf(content), name).spec()
     except Malformed as malformed:
