@@ -212,14 +212,15 @@ def _costs(found: Results) -> str:
 
 
 def _reloads(found: Results) -> str:
-    """Frames lost under load, and the way of a changed constant from the saved file to live, without load."""
+    """Frames lost under load, and the way of a change from the saved file to live, without load."""
     stages = ("clang", "load", "swap")
     lines = [
         [row.mode, f"{row.swaps}", f"{row.frames:,}", f"{row.lost}", f"{row.mpps:.2f}", f"{row.live_ms:.0f} ms"]
         + [f"{row.stages_ms[stage]:.0f} ms" for stage in stages]
+        + [f"{row.code_live_ms:.0f} ms" if row.code_live_ms else "–"]
         for row in found.reloads
     ]
-    return _table(("mode", "swaps", "frames", "lost", "Mpps", "until live", *stages), lines)
+    return _table(("mode", "swaps", "frames", "lost", "Mpps", "until live", *stages, "code: until live"), lines)
 
 
 def _routes(found: Results) -> str:

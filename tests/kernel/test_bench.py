@@ -79,4 +79,5 @@ def test_reloads_under_load_lose_nothing() -> None:
     assert row.frames > 0
     assert list(row.stages_ms) == ["read", "validate", "lower", "clang", "write", "look", "load", "swap", "clean up"]
     assert 0 < row.live_ms < sum(row.stages_ms.values())
+    assert row.code_live_ms
     assert "native        2" in table([row])
