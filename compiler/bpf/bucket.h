@@ -23,6 +23,12 @@ struct bucket_rate {
 	bool coarse; /* the clock that ticks with the kernel is fine enough */
 };
 
+/*
+ * Two seconds: further ahead of its tolerance no rate gets a bucket (an interval is a second at most), and no two CPUs'
+ * clocks. It was filled under another rate, before a reload, and goes on as one that has room for a single packet.
+ */
+static const __u64 BUCKET_STRANGE = 1ULL << (31 + BUCKET_TIME_SHIFT);
+
 static __always_inline __u64 bucket_now(const struct bucket_rate *rate)
 {
 	return (rate->coarse ? bpf_ktime_get_coarse_ns() : bpf_ktime_get_ns()) << BUCKET_TIME_SHIFT;
@@ -39,9 +45,8 @@ static __always_inline bool bucket_take(__u64 *bucket, const struct bucket_rate 
 		__u64 seen = *(volatile __u64 *)bucket;
 		__u64 due = (__s64)(seen - now) > 0 ? seen : now;
 
-		/* Further ahead than this rate can get: the bucket was filled under another rate, before a reload. */
-		if (due - now > rate->tolerance + rate->interval)
-			due = now + rate->tolerance + rate->interval;
+		if (due - now > rate->tolerance + BUCKET_STRANGE)
+			due = now + rate->tolerance;
 		if (due - now > rate->tolerance)
 			return false;
 		if (__sync_val_compare_and_swap(bucket, seen, due + rate->interval) == seen)

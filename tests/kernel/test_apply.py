@@ -154,6 +154,20 @@ def test_another_value_takes_effect_in_the_same_objects(mode: str, machine: Host
     assert not machine.plan(fast)
 
 
+def test_a_bucket_that_was_filled_under_a_lower_rate_does_not_block_its_source(machine: Host, net: Network) -> None:
+    """What ten packets at once owe is ten seconds' worth at one a second: nobody waits for that at a higher rate."""
+    packet = ipv4("203.0.113.7")
+    slow = machine.compiled(guard(rate={"per-source": 1, "burst": 10}))
+    fast = machine.compiled(guard(rate={"per-source": 1000, "burst": 400}))
+    assert fast.manifest.objects == slow.manifest.objects
+    machine.apply(slow)
+    net.send("p1", *[packet] * 20)
+    assert net.arrivals(p2=10) == {"p2": [packet] * 10}
+    machine.apply(fast)
+    net.send("p1", packet)
+    assert net.arrivals(p2=1) == {"p2": [packet]}
+
+
 def test_counters_follow_their_ports(machine: Host, net: Network) -> None:
     """A bridge with a port more has other counters: they are carried over by name."""
     machine.apply(bridge(ports=("p2", "p3")))
