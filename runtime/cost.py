@@ -16,7 +16,7 @@ from schemas.manifest import HostFact, Manifest, MapRecord
 
 from . import features, sys
 from .generation import Generation, load_programs, make_maps
-from .host import Host, host_facts
+from .host import host_facts, look
 from .info import prog_info
 from .object import read_object
 from .uapi import MapType
@@ -223,9 +223,9 @@ def _load(chain: CompiledChain) -> tuple[dict[str, Loaded], dict[str, int]]:
 
 
 def _facts(manifest: Manifest) -> dict[str, bytes]:
-    """The host's, but zeros for those of devices, which need not be there yet: costs do not depend on them."""
-    unknown = {symbol.symbol: bytes(6 if symbol.fact is HostFact.MAC else 4) for symbol in manifest.host_symbols}
-    return {**unknown, **host_facts(manifest, Host({}, features.hz()))}
+    """The host's. Devices need not be there yet: another number makes an instruction some bytes shorter or longer."""
+    unknown = {symbol.symbol: b"\1" * (6 if symbol.fact is HostFact.MAC else 4) for symbol in manifest.host_symbols}
+    return {**unknown, **host_facts(manifest, look(manifest))}
 
 
 def _loaded(program: sys.Fd, log: str) -> Loaded:

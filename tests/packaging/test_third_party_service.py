@@ -71,12 +71,21 @@ def test_a_wrong_type_is_told_in_the_words_of_its_schema(clean: CleanEnvironment
 
 @pytest.mark.parametrize("mode", ["native", "tc"])
 def test_it_compiles_with_its_constants_in_the_code(clean: CleanEnvironment, mode: str) -> None:
+    """The limit is filled in when the program is loaded, so that of another one is the same."""
     file = _written(clean, f"compiled-{mode}.yaml", CHAIN + f"mode: {mode}\n")
     _run(clean, "bpfchain", "compile", file, "-o", f"compiled-{mode}")
     units = sorted((clean.folder / f"compiled-{mode}" / "src").glob("*.c"))
     assert len(units) == 2
     for unit in units:
-        assert f".longest = {LONGEST}, /* longest frame: {LONGEST}, compiled-{mode}.yaml:6 */" in unit.read_text()
+        meaning = f"/* longest frame: {LONGEST}, compiled-{mode}.yaml:6 */"
+        assert f".longest = loaded(value_gate__longest), {meaning}" in unit.read_text()
+    other = _written(clean, f"other-{mode}.yaml", CHAIN.replace("longest: 512", "longest: 300") + f"mode: {mode}\n")
+    _run(clean, "bpfchain", "compile", other, "-o", f"other-{mode}")
+    objects = [
+        {path.name for path in (clean.folder / f"{name}-{mode}" / "objects").glob("*.o")}
+        for name in ("compiled", "other")
+    ]
+    assert objects[0] == objects[1]
 
 
 @pytest.mark.kernel
