@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from compiler.ir import Inlined, InMap, LoweredPort, MapDef
+from compiler.ir import Inlined, InMap, LoadTime, LoweredPort, MapDef
 from compiler.lower import lower
 from compiler.resolve import resolve
 from compiler.source import read
@@ -35,7 +35,8 @@ def maps(port: LoweredPort) -> dict[str, MapDef]:
 
 def test_without_rules_there_is_nothing_of_them() -> None:
     port = lowered()
-    assert not {"station_limit", "drop_beyond", "drop_intruders", "moves"} & inlined(port).keys()
+    assert not {"station_limit", "drop_beyond", "drop_intruders"} & inlined(port).keys()
+    assert not any(constant.path.startswith("br0.fdb.moves") for constant in port.constants)
     assert list(maps(port)) == ["fdb"]
     assert not port.functions
 
@@ -64,11 +65,17 @@ def test_moves_have_defaults() -> None:
     assert moves
     assert (moves.station, moves.bridge, moves.hold) == (5, 0, timedelta(seconds=10))
     port = lowered(fdb="{moves: {station: 2/s, bridge: 100/s, hold: 1m}}")
-    of_station, of_all, hold = "8000000000ULL", "160000000ULL", "960000000000ULL"
-    assert (
-        inlined(port)["moves"]
-        == f"{{{{{of_station}, 8000000000ULL, true}}, {{{of_all}, 15840000000ULL, true}}, {hold}}}"
-    )
+    assert {constant.home for constant in port.constants if constant.path.startswith("br0.fdb.moves.")} == {
+        Inlined("moves.station.limited", "true"),
+        Inlined("moves.station.coarse", "true"),
+        LoadTime("moves.station.interval", 8_000_000_000),
+        LoadTime("moves.station.tolerance", 8_000_000_000),
+        Inlined("moves.bridge.limited", "true"),
+        Inlined("moves.bridge.coarse", "true"),
+        LoadTime("moves.bridge.interval", 160_000_000),
+        LoadTime("moves.bridge.tolerance", 15_840_000_000),
+        LoadTime("moves.hold", 960_000_000_000),
+    }
     assert maps(port)["movers"].max_entries == 257
 
 

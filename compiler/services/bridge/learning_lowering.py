@@ -10,8 +10,8 @@ from schemas.diagnostic import Span
 from schemas.manifest import Role, Scope
 
 from ...addresses import show_duration
-from ...bucket import NS_PER_SECOND, TIME_SHIFT, bucket_rate
-from ...ir import Constant, GeneratedFunction, Inlined, InMap, MapDef
+from ...bucket import NS_PER_SECOND, TIME_SHIFT, Bucket
+from ...ir import Constant, GeneratedFunction, Inlined, InMap, LoadTime, MapDef
 from ...lower import c_name, port_name
 from ...model import Port, ServiceInstance
 from ...templates import environment
@@ -22,7 +22,6 @@ from .model import BridgeModel, StaticEntry
 MOVERS = 256  # and one element for the whole bridge (moves.h)
 MOVER_SIZE = 48  # struct mover
 QUOTA_SIZE = 24  # struct quota
-_NO_LIMIT = "{0, 0, true}"
 
 
 def learning_constants(instance: ServiceInstance, port: Port, model: BridgeModel) -> Iterator[Constant]:
@@ -35,7 +34,7 @@ def learning_constants(instance: ServiceInstance, port: Port, model: BridgeModel
         path = f"{instance.name}.{name}.stations.sticky"
         yield Constant(path, "true", "stations stay", Inlined("", name), stations.sticky_span)
     if learning.moves:
-        yield _moves(f"{fdb}.moves", learning.moves)
+        yield from _moves(f"{fdb}.moves", learning.moves)
     own = learning.limits.get(port.name)
     if own:
         path, limit = f"{port}.stations.limit", str(own.limit)
@@ -70,14 +69,15 @@ def static_constant(instance: ServiceInstance, entry: StaticEntry, home: Inlined
     return Constant(f"{instance.name}.fdb.static {entry.text}", entry.port.name, "static entry", home, entry.span)
 
 
-def _moves(path: str, moves: Moves) -> Constant:
-    station = bucket_rate(moves.station, moves.station, coarse=True)
-    bridge = bucket_rate(moves.bridge, moves.bridge, coarse=True) if moves.bridge else _NO_LIMIT
-    hold = (moves.hold // timedelta(seconds=1) * NS_PER_SECOND) << TIME_SHIFT
-    of_all = f", {moves.bridge}/s of all" if moves.bridge else ""
-    told = f"{moves.station}/s{of_all}, hold {show_duration(moves.hold)}"
-    home = Inlined("moves", f"{{{station}, {bridge}, {hold}ULL}}")
-    return Constant(path, told, "moves that are followed, times in 1/16 ns", home, moves.span)
+def _moves(path: str, moves: Moves) -> Iterator[Constant]:
+    station, bridge = f"{path}.station", f"{path}.bridge"
+    limit = Bucket(station, moves.station, f"{station}.burst", moves.station, moves.span)
+    yield from limit.constants("moves.station", coarse=True)
+    if moves.bridge:
+        of_all = Bucket(bridge, moves.bridge, f"{bridge}.burst", moves.bridge, moves.span)
+        yield from of_all.constants("moves.bridge", coarse=True)
+    hold = LoadTime("moves.hold", moves.hold // timedelta(seconds=1) * NS_PER_SECOND << TIME_SHIFT)
+    yield Constant(f"{path}.hold", show_duration(moves.hold), "1/16 ns that a station stays", hold, moves.span)
 
 
 def _array(instance: ServiceInstance, name: str, struct: str, size: int, entries: int, span: Span) -> MapDef:

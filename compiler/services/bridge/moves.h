@@ -29,7 +29,6 @@ struct mover {
 	__u64 when;
 };
 
-/* An interval of 0 is no limit. */
 struct moves_limit {
 	struct bucket_rate station;
 	struct bucket_rate bridge;
@@ -41,7 +40,7 @@ static __always_inline bool bridge_is_calm(void *movers, const struct moves_limi
 	const __u32 all = MOVERS;
 	struct mover *bridge;
 
-	if (!limit->bridge.interval)
+	if (!limit->bridge.limited)
 		return true;
 	bridge = bpf_map_lookup_elem(movers, &all);
 	return !bridge || bucket_take(&bridge->due, &limit->bridge, now);
