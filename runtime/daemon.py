@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,9 +26,13 @@ from .control import ControlPlane, find_control_plane
 from .daemon_socket import STATUS, daemon_place
 from .log import Log
 from .pin import GenerationPins, chain_pins, chains
+from .problems import ProblemLog
+from .record import Record
 from .systemd import notify, watchdog_seconds
 
 LOOK_SECONDS = 0.1
+PROBLEM_SECONDS = 5.0
+"""So often services' maps are asked for problems."""
 
 Fingerprint = tuple[int, int]
 """A generation's number and its record's inode: another record is put in the place of the one before."""
@@ -43,6 +48,8 @@ class Daemon:
         self._seen: dict[str, Fingerprint] = {}
         self._running: dict[str, ChainControl] = {}
         self._unseen: dict[str, str] = {}
+        self._records: dict[str, tuple[GenerationPins, Record]] = {}
+        self._problems = ProblemLog(log)
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
@@ -68,12 +75,16 @@ class Daemon:
 
     async def _look_again_and_again(self, stopped: asyncio.Event) -> None:
         ending = asyncio.ensure_future(stopped.wait())
+        looked_for_problems = 0.0
         while not ending.done():
             changing = asyncio.ensure_future(self._changed.wait())
             await asyncio.wait((ending, changing), timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             changing.cancel()
             self._changed.clear()
             self.look()
+            if time.monotonic() >= looked_for_problems + PROBLEM_SECONDS:
+                looked_for_problems = time.monotonic()
+                self._look_for_problems()
 
     def look(self) -> None:
         """Finds what has changed under bpffs and at interfaces, and acts on it."""
@@ -85,6 +96,11 @@ class Daemon:
                 self._enter(chain, pins, fingerprint)
         for chain, control in self._running.items():
             self._look_at_links(chain, control)
+
+    def _look_for_problems(self) -> None:
+        """In all chains, those without a control plane too."""
+        for pins, record in self._records.values():
+            self._problems.look(pins, record)
 
     def _newest(self) -> Iterator[tuple[str, tuple[GenerationPins, Fingerprint]]]:
         """The generation that runs of every chain; what is being removed just now is left out."""
@@ -116,6 +132,7 @@ class Daemon:
             record = pins.read_record()
             if record is None:
                 return
+            self._records[chain] = pins, record
             if before is None and not needs_daemon(record.manifest):
                 self._seen[chain] = fingerprint
                 return
@@ -133,6 +150,8 @@ class Daemon:
     def _leave(self, chain: str) -> None:
         del self._seen[chain]
         self._unseen.pop(chain, None)
+        self._records.pop(chain, None)
+        self._problems.forget(chain)
         control = self._running.pop(chain, None)
         if control:
             control.stop()

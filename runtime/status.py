@@ -176,7 +176,7 @@ def _chain(live: LiveChain, pins: ChainPins, served: Mapping[str, str]) -> Chain
     notes, failures = _notes(current, manifest)
     problems += failures
     findings, failures = _findings(current, manifest)
-    problems += [problem for found in findings.values() for problem in found.problems]
+    problems += [problem for found in findings.values() for problem in found.problems.values()]
     problems += failures
     services = tuple(
         _service(manifest, service, tally, served, notes, findings[service.name]) for service in manifest.services
@@ -249,7 +249,7 @@ def _notes(current: LiveGeneration, manifest: Manifest) -> tuple[Notes, list[str
         from .describe import describe_ports  # control planes are imported only where there are some
 
         try:
-            found = describe_ports(current, service)
+            found = describe_ports(current.pins, manifest, service)
         except OSError:
             raise
         except Exception as error:
@@ -267,7 +267,7 @@ def _findings(current: LiveGeneration, manifest: Manifest) -> tuple[dict[str, Fi
     failures = []
     for service in manifest.services:
         try:
-            found[service.name] = inspect(current, service)
+            found[service.name] = inspect(current.pins, manifest, service)
         except OSError:
             raise
         except Exception as error:

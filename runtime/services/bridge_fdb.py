@@ -47,15 +47,15 @@ class Layout:
     tick_bits: int
     sets: int
 
-    @property
+    @cached_property
     def set_bits(self) -> int:
         return self.sets.bit_length() - 1
 
-    @property
+    @cached_property
     def state_bits(self) -> int:
         return 64 - self.key_bits + self.set_bits
 
-    @property
+    @cached_property
     def time_mask(self) -> int:
         return (1 << (self.state_bits - self.port_bits - 1)) - 1
 
@@ -87,6 +87,16 @@ class Layout:
             confirmed=bool(state >> self.port_bits & 1),
             seen=state >> (self.port_bits + 1),
         )
+
+    def port(self, word: int) -> int:
+        return (word & ((1 << self.port_bits) - 1)) - 1
+
+    def confirmed(self, word: int) -> int:
+        return word >> self.port_bits & 1
+
+    def idle(self, word: int, now: int) -> int:
+        """Ticks since a station was seen; none where that was after the clock was read."""
+        return max(0, (now + 1 - (word >> (self.port_bits + 1)) & self.time_mask) - 1)
 
     def stations(self, entries: Entries) -> Iterator[Station]:
         """Every station in a map's content."""

@@ -12,7 +12,7 @@ from .. import features
 from ..clock import jiffies64
 from ..control_maps import ControlMap
 from ..describe import Findings, Inspected
-from .bridge_fdb import WAYS, Layout, Station, known_layout, optional_map
+from .bridge_fdb import WAYS, known_layout, optional_map
 from .bridge_moves import Loop, loops
 
 _SETS_LOOKED_AT = 4096
@@ -35,7 +35,7 @@ def inspect(service: Inspected) -> Findings:
         facts=_facts(usage, found, ports),
         lines=(usage.line,),
         notes={name: port.note for name, port in ports.items()},
-        problems=(*_full(service.name, usage), *_loops(service.name, found)),
+        problems={**_full(service.name, usage), **dict(_loops(service.name, found))},
     )
 
 
@@ -66,46 +66,29 @@ def _usage(service: Inspected) -> _Usage:
     fdb, constants = service.open_map("fdb"), service.constants
     layout, hz = known_layout(fdb), features.hz()
     aging = layout.ticks(int(constants[f"{service.name}.fdb.aging"].removesuffix("s")) * hz, hz) + 1
-    clock = _Clock(layout, layout.ticks(jiffies64(), hz), aging)
     looked_at = min(layout.sets, _SETS_LOOKED_AT)
     share = layout.sets // looked_at
     stations: Counter[int] = Counter()
     full = 0
     with fdb.memory().cast("Q") as words:
+        now = layout.ticks(jiffies64(), hz)
         for number in (step * _STRIDE % layout.sets for step in range(looked_at)):
-            found = [layout.station(number, w) for w in words[number * WAYS : (number + 1) * WAYS].tolist() if w]
-            stations.update(station.port for station in found if clock.idle(station) <= aging)
-            full += len(found) == WAYS and all(map(clock.active, found))
+            found = [word for word in words[number * WAYS : (number + 1) * WAYS].tolist() if word]
+            idle = [layout.idle(word, now) for word in found]
+            stations.update(layout.port(word) for word, ticks in zip(found, idle, strict=True) if ticks <= aging)
+            full += len(found) == WAYS and max(idle) < aging // 2 and all(map(layout.confirmed, found))
     counted = Counter({port: count * share for port, count in stations.items()})
     return _Usage(counted, int(constants[f"{service.name}.fdb.size"]), full * share, layout.sets, share > 1)
 
 
-@dataclass(frozen=True, slots=True)
-class _Clock:
-    """Now and the ageing time, in ticks of a layout."""
-
-    layout: Layout
-    now: int
-    aging: int
-
-    def idle(self, station: Station) -> int:
-        """Ticks of silence; a station that was seen after the clock was read has none."""
-        return max(0, (self.now + 1 - station.seen & self.layout.time_mask) - 1)
-
-    def active(self, station: Station) -> bool:
-        """fdb_victim() leaves it where it is."""
-        return station.confirmed and self.idle(station) < self.aging // 2
-
-
-def _full(name: str, usage: _Usage) -> Iterator[str]:
+def _full(name: str, usage: _Usage) -> dict[str, str]:
     """One set in a hundred may be full by chance where the table has as many stations as it was made for."""
-    if usage.full * 100 > usage.sets:
-        share = "no new station" if usage.full == usage.sets else f"1 in {usage.sets / usage.full:.0f} new stations"
-        learned = "is learned" if usage.full == usage.sets else "is not learned"
-        yield (
-            f"the table of {name} is full, {usage.stations.total():,} stations where {usage.size:,} were expected: "
-            f"{share} {learned}, what is sent to it is flooded"
-        )
+    if usage.full * 100 <= usage.sets:
+        return {}
+    of_new = f"1 in {usage.sets / usage.full:.0f} new stations is not learned"
+    refused = "no new station is learned" if usage.full == usage.sets else of_new
+    stations = f"{usage.stations.total():,} stations where {usage.size:,} were expected"
+    return {"table": f"the table of {name} is full, {stations}: {refused}, what is sent to it is flooded"}
 
 
 # --- ports that have a limit ------------------------------------------------------------------------------------------
@@ -138,11 +121,11 @@ def _limited_ports(service: Inspected, usage: _Usage, quotas: ControlMap) -> Ite
 # --- loops ------------------------------------------------------------------------------------------------------------
 
 
-def _loops(name: str, found: Sequence[Loop]) -> Iterator[str]:
+def _loops(name: str, found: Sequence[Loop]) -> Iterator[tuple[str, str]]:
     for loop in found[:_LOOPS_TOLD]:
-        yield f"is there a loop at {name}? {loop}"
+        yield f"loop {loop.mac} {loop.vlan}", f"is there a loop at {name}? {loop}"
     if len(found) > _LOOPS_TOLD:
-        yield f"is there a loop at {name}? {len(found) - _LOOPS_TOLD:,} more stations move too often"
+        yield "loops", f"is there a loop at {name}? {len(found) - _LOOPS_TOLD:,} more stations move too often"
 
 
 def _facts(usage: _Usage, found: Sequence[Loop], ports: dict[str, _LimitedPort]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from runtime.services.bridge_stations import flush, hints, stations
 from runtime.status import status_data
 from schemas.manifest import Hook
 from tests.kernel.bridges import BROADCAST, bridge, chain_of, every_mode, frame, mac
+from tests.rig.daemon import daemon, own_bpffs
 from tests.rig.network import Network, network, running
 from tests.services.harness import Bench
 
@@ -245,6 +246,21 @@ def test_a_loop_is_held_and_told_of(mode: str, tmp_path: Path) -> None:
         (fdb,) = [command for command in commands if command.name == "fdb"]
         shown = CliRunner().invoke(fdb, ["show", chain, "br0"])
         assert shown.stderr.startswith(f"is there a loop? {told[:-12]}")
+
+
+def test_a_daemon_writes_down_that_there_may_be_a_loop(tmp_path: Path) -> None:
+    """The bridge has no control plane, and needs no daemon; one that is there tells all the same, once."""
+    with own_bpffs(tmp_path), daemon(tmp_path) as process, bridge(tmp_path, moves={"station": 1}) as (net, chain):
+        assert process.state(chain, "br0") == ""
+        for number in range(6):
+            net.send("ab"[number % 2], frame(mac(1)))
+        deadline = time.monotonic() + 20
+        while "is there a loop" not in process.log.read_text():
+            assert time.monotonic() < deadline, process.log.read_text()
+            time.sleep(0.1)
+        (told,) = [line for line in process.log.read_text().splitlines() if "is there a loop" in line]
+        assert f"level=warning event=problem chain={chain} service=br0" in told
+        assert f"{mac(1).hex(':')} moves between b and a" in told
 
 
 @every_hook
