@@ -18,6 +18,8 @@ struct packet {
 	bool in_skb;        /* TC: the outermost tag is in the skb's metadata, not in the frame */
 	bool tagged;        /* whether the tag `tci` is on the frame now; both are set by vlan_parse() (vlan.h) */
 	__u16 tci;          /* PCP, DEI and VID, in host order */
+	__u64 receivers[2]; /* the service's own: which ports may get a copy of a flood, for its KIND_transmit() at TC
+			     */
 };
 
 /* Whether a control plane has sent the frame in: inject.h has left a mark beside it then. */

@@ -19,6 +19,7 @@ typedef _Bool bool;
 #define NULL ((void *)0)
 
 #define __always_inline inline __attribute__((always_inline))
+#define __unused __attribute__((unused))
 #define SEC(name) __attribute__((section(name), used))
 #define likely(condition) __builtin_expect(!!(condition), 1)
 #define unlikely(condition) __builtin_expect(!!(condition), 0)
@@ -158,6 +159,7 @@ enum {
 enum {
 	IPPROTO_HOPOPTS = 0,
 	IPPROTO_ICMP = 1,
+	IPPROTO_IGMP = 2,
 	IPPROTO_TCP = 6,
 	IPPROTO_UDP = 17,
 	IPPROTO_ROUTING = 43,
@@ -166,6 +168,7 @@ enum {
 	IPPROTO_ICMPV6 = 58,
 	IPPROTO_NONE = 59,
 	IPPROTO_DSTOPTS = 60,
+	IPPROTO_PIM = 103,
 	IPPROTO_SCTP = 132,
 	IPPROTO_UDPLITE = 136,
 	IPPROTO_MH = 135,

@@ -31,7 +31,8 @@ static __always_inline __u32 slow_path(__u32 reason)
 
 /*
  * A copy of the packet goes up while the packet itself goes on: false if it was refused, which is counted. Every
- * program of a service with slow_path_reasons defines it.
+ * program of a service with slow_path_reasons defines it; where an instance needs no control plane, it is not to be
+ * called.
  */
 static __always_inline bool slow_path_copy(const struct packet *pkt, __u32 reason);
 

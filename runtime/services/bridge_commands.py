@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,11 @@ import click
 if TYPE_CHECKING:
     from .bridge_stations import Station
 
-_bpffs_option = click.option(
+bpffs_option = click.option(
     "--bpffs", metavar="PATH", type=click.Path(path_type=Path), help="Where bpffs is; /sys/fs/bpf, or $BPFCHAIN_BPFFS."
+)
+format_option = click.option(
+    "--format", "format", type=click.Choice(["text", "json"]), default="text", help="How to print the result."
 )
 _MAC_FORM = "52:54:00:12:34:56"
 
@@ -26,10 +30,8 @@ def fdb() -> None:
 @fdb.command()
 @click.argument("chain")
 @click.argument("bridge")
-@click.option(
-    "--format", "format", type=click.Choice(["text", "json"]), default="text", help="How to print the result."
-)
-@_bpffs_option
+@format_option
+@bpffs_option
 def show(chain: str, bridge: str, format: str, bpffs: Path | None) -> None:
     """Every station that BRIDGE of CHAIN knows, and the port that it is behind."""
     from .bridge_stations import hints, stations
@@ -49,7 +51,7 @@ def show(chain: str, bridge: str, format: str, bpffs: Path | None) -> None:
 @click.option("--port", help="Only stations behind this port.")
 @click.option("--vlan", type=click.IntRange(1, 4094), help="Only stations in this VLAN.")
 @click.option("--mac", metavar="MAC", help=f"Only the station with this address, like {_MAC_FORM}.")
-@_bpffs_option
+@bpffs_option
 def flush(chain: str, bridge: str, port: str | None, vlan: int | None, mac: str | None, bpffs: Path | None) -> None:
     """Forget what BRIDGE of CHAIN has learned; static stations stay."""
     from .bridge_stations import flush as forget
@@ -70,6 +72,11 @@ def _text(found: tuple[Station, ...]) -> str:
     for station in found:
         heard = "static" if station.idle_s is None else f"{station.idle_s} s ago"
         rows.append((station.mac, str(station.vlan or "-"), station.port, heard))
+    return columns(rows)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as lines, their cells one below the other."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
     return "".join(f"{line}\n" for line in lines)

@@ -8,20 +8,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from schemas.diagnostic import Diagnostic, LoadFailed
-from schemas.manifest import Manifest, MapRecord, ServiceRecord
+from schemas.manifest import Manifest, ServiceRecord
 
-from .. import features, sys
-from ..bpffs import bpffs_root
+from .. import features
 from ..clock import jiffies64
-from ..control_maps import ControlMap, service_map
-from ..state import LiveGeneration, not_running, read
+from ..control_maps import ControlMap
 from ..steps import explained
 from .bridge_fdb import Layout, entries, forget, known_layout, optional_map
 from .bridge_fdb import Station as Entry
 from .bridge_moves import Loop, loops
-
-KIND = "bridge"
+from .bridge_running import running_bridge, unknown
 
 _MAC_BITS = 48  # of a key; above them is the VLAN
 
@@ -81,7 +77,7 @@ def flush(
     with _opened(chain, bridge, bpffs) as table:
         ports = table.service.ports
         if port is not None and port not in ports:
-            raise _unknown(f"bridge `{bridge}` has no port `{port}`", "ports", ports)
+            raise unknown(f"bridge `{bridge}` has no port `{port}`", "ports", ports)
         wanted = None if vlan is None and mac is None else partial(_fits, vlan=vlan, mac=mac)
         return forget(table.fdb, table.quotas, ports=None if port is None else {ports.index(port)}, fits=wanted)
 
@@ -118,27 +114,13 @@ def _mac(key: int) -> str:
 
 @contextlib.contextmanager
 def _opened(chain: str, bridge: str, bpffs: str | Path | None) -> Iterator[_Table]:
-    features.require_privilege()
-    root = bpffs_root(bpffs)
-    live = read(root, chain)
-    if live is None or live.current is None or live.current.record is None:
-        raise not_running(chain, root)
-    manifest = live.current.record.manifest
-    service = next((s for s in manifest.services if s.name == bridge and s.kind == KIND), None)
-    if service is None:
-        bridges = tuple(s.name for s in manifest.services if s.kind == KIND)
-        raise _unknown(f"chain `{chain}` has no bridge `{bridge}`", "bridges", bridges)
-    with _mapped(live.current, manifest, service) as table:
-        yield table
-
-
-@contextlib.contextmanager
-def _mapped(running: LiveGeneration, manifest: Manifest, service: ServiceRecord) -> Iterator[_Table]:
-    constants = {c.path: c.value for p in manifest.programs if p.service == service.name for c in p.constants}
+    running = running_bridge(chain, bridge, bpffs)
+    service, manifest = running.service, running.manifest
+    constants = {c.path: c.value for p in manifest.programs if p.service == bridge for c in p.constants}
     with contextlib.ExitStack() as stack:
 
         def open_map(name: str) -> ControlMap:
-            mapped = _control_map(running, service_map(manifest, service.name, name))
+            mapped = running.open_map(name)
             stack.callback(mapped.close)
             return mapped
 
@@ -150,10 +132,6 @@ def _mapped(running: LiveGeneration, manifest: Manifest, service: ServiceRecord)
             aging_s=int(constants[f"{service.name}.fdb.aging"].removesuffix("s")),
             static=tuple(_static(text, port) for text, port in _statics(service, manifest, constants)),
         )
-
-
-def _control_map(running: LiveGeneration, record: MapRecord) -> ControlMap:
-    return ControlMap(sys.obj_get(running.pins.map(record.name, record.layout)), record)
 
 
 def _statics(service: ServiceRecord, manifest: Manifest, constants: dict[str, str]) -> Iterator[tuple[str, str]]:
@@ -169,8 +147,3 @@ def _statics(service: ServiceRecord, manifest: Manifest, constants: dict[str, st
 def _static(text: str, port: str) -> Station:
     mac, _, vlan = text.partition(" vlan ")
     return Station(mac, int(vlan) if vlan else None, port, None, confirmed=True)
-
-
-def _unknown(message: str, what: str, known: tuple[str, ...]) -> LoadFailed:
-    listed = ", ".join(f"`{name}`" for name in known) or "none"
-    return LoadFailed(Diagnostic("B101", message, notes=(f"{what} here: {listed}",)))

@@ -47,7 +47,7 @@ class _Tree:
 
     `links` has what each port leads to: its peer and device. `up` are the ports whose link is up, `heard` counts the
     BPDUs of each since the last tick, `told` is what the log has heard of each port. `written` is what the map has, but
-    for the time.
+    for the time. `changes` counts how often stations were forgotten because the tree is another one.
     """
 
     bridge: Bridge
@@ -61,6 +61,7 @@ class _Tree:
     up: set[str] = field(default_factory=set)
     heard: Counter[str] = field(default_factory=Counter)
     told: dict[str, str] = field(default_factory=dict)
+    changes: int = 0
 
 
 def start(context: Context) -> None:
@@ -94,9 +95,9 @@ def stop(context: Context) -> None:
 
 def _begin(context: Context, shut: Collection[str]) -> None:
     """A new tree, with some of its ports shut unless their link is down."""
-    stp, names = context.config["stp"], tuple(context.ports)
+    stp, names = context.config, tuple(context.ports)
     settings = BridgeSettings(
-        address=_address(context),
+        address=bridge_address(context.chain, context.service, context.ports),
         priority=stp["priority"],
         hello_time=stp["hello"],
         max_age=stp["max_age"],
@@ -122,7 +123,7 @@ def _shut_ports(context: Context) -> set[str]:
     return {
         name
         for name, port in context.ports.items()
-        if _PLACES[places[port.index]] is Guard.BPDU and context.config["stp"]["ports"][name]["bpdu_guard"]
+        if _PLACES[places[port.index]] is Guard.BPDU and context.config["ports"][name]["bpdu_guard"]
     }
 
 
@@ -185,7 +186,7 @@ def describe(config: Mapping[str, Any], ports: Sequence[str], open_map: OpenMap)
     return {
         name: f"{_PLACES[content[_PORTS + index]]}, {_STATES[content[index]]}"
         for index, name in enumerate(ports)
-        if name in config["stp"]["ports"]
+        if name in config["ports"]
     }
 
 
@@ -216,6 +217,7 @@ def _carry_out(context: Context, effects: Iterable[Effect]) -> None:
     flushed = {effect.port for effect in effects if isinstance(effect, Flush)}
     if flushed:
         forget(tree.fdb, tree.quotas, ports={number - 1 for number in flushed})
+        tree.changes += 1
     for effect in effects:
         if isinstance(effect, Send):
             port = context.ports[tree.names[effect.port - 1]]
@@ -280,7 +282,7 @@ def _port_settings(port: Port, given: Mapping[str, Any]) -> PortSettings:
 
 def _path_cost(context: Context, port: Port, mode: LinkMode) -> int:
     """As the file says, else by the speed of the device (802.1D-2004 table 17-3), else that of 1 Gb/s."""
-    given: int | None = context.config["stp"]["ports"][port.name]["cost"]
+    given: int | None = context.config["ports"][port.name]["cost"]
     if given:
         return given
     return max(1, 20_000_000 // mode.speed) if mode.speed else _GIGABIT_COST
@@ -288,14 +290,14 @@ def _path_cost(context: Context, port: Port, mode: LinkMode) -> int:
 
 def _is_point_to_point(context: Context, port: Port, mode: LinkMode) -> bool:
     """As the file says, else by the duplex of the device (802.1D-2004 6.4.3). What does not say has two ends."""
-    given: bool | None = context.config["stp"]["ports"][port.name]["point_to_point"]
+    given: bool | None = context.config["ports"][port.name]["point_to_point"]
     return not mode.half_duplex if given is None else given
 
 
-def _address(context: Context) -> int:
+def bridge_address(chain: str, service: str, ports: Mapping[str, Port]) -> int:
     """The lowest of the ports' own addresses (7.12.5), or where none has one a local one that is always the same."""
-    addresses = [port.mac for port in context.ports.values() if any(port.mac)]
+    addresses = [port.mac for port in ports.values() if any(port.mac)]
     if addresses:
         return int.from_bytes(min(addresses))
-    digest = hashlib.sha256(f"{context.chain}.{context.service}".encode()).digest()
+    digest = hashlib.sha256(f"{chain}.{service}".encode()).digest()
     return int.from_bytes(bytes([digest[0] & 0xFC | 0x02]) + digest[1:6])

@@ -60,7 +60,7 @@ RETURNED = {
 class Row:
     """A frame on a port and what must come of it: `out PORT`, `flood`, `host`, `slow-path REASON` or `drop REASON`.
 
-    `out` is the frame after the service; None: the one that came in.
+    `out` is the frame after the service; None: the one that came in. `copies`: why copies of it go up besides.
     """
 
     name: str
@@ -68,6 +68,7 @@ class Row:
     frame: bytes
     verdict: str
     out: bytes | None = None
+    copies: tuple[str, ...] = ()
 
 
 class Model(Protocol):
@@ -93,10 +94,11 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a program did with one frame."""
+    """What a program did with one frame; `copies`: the reasons of copies that it sent up besides."""
 
     verdict: str
     frame: bytes
+    copies: tuple[str, ...] = ()
 
 
 class Bench:
@@ -149,12 +151,15 @@ class Bench:
         assert list(changes.values()) == [(1, len(frame))], f"{frame.hex()} on {port} was counted as {changes}"
         (verdict,) = changes
         assert run.retval in RETURNED[self.hook][verdict.split()[0]], f"{verdict}, but returned {run.retval}"
-        upcalls = self.upcalls()
+        upcalls, reasons = self.upcalls(), dict(self._record.slow_path_reasons)
+        for upcall in upcalls:
+            assert (self._record.ports[upcall.port], upcall.length) == (port, len(upcall.frame))
         if verdict != "slow-path":
-            return Outcome(verdict, run.data)
-        upcall = upcalls[-1]  # before it may come copies of the same packet
-        assert (self._record.ports[upcall.port], upcall.length) == (port, len(upcall.frame))
-        return Outcome(f"{verdict} {dict(self._record.slow_path_reasons)[upcall.reason]}", upcall.frame)
+            return Outcome(verdict, run.data, tuple(reasons[upcall.reason] for upcall in upcalls))
+        *copies, last = upcalls
+        return Outcome(
+            f"{verdict} {reasons[last.reason]}", last.frame, tuple(reasons[upcall.reason] for upcall in copies)
+        )
 
     def upcalls(self) -> list[Upcall]:
         """What was sent up since this was last asked."""

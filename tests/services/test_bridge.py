@@ -15,6 +15,7 @@ import pytest
 
 from compiler.services.bridge.fdb import SET_SIZE, Fdb
 from schemas.manifest import Hook
+from tests.services import test_bridge_multicast
 from tests.services.bridge_rules import RULES
 from tests.services.harness import Bench, Row, Scene
 from tests.services.model_bridge import BridgeModel
@@ -229,7 +230,7 @@ CLOSED = Scene(
     ],
 )
 
-SCENES = (LEARNING, RESERVED, FRAMES, STATIC, TWO_PORTS, VLANS, STORMS, CLOSED, *RULES)
+SCENES = (LEARNING, RESERVED, FRAMES, STATIC, TWO_PORTS, VLANS, STORMS, CLOSED, *RULES, *test_bridge_multicast.SCENES)
 
 every_hook = pytest.mark.parametrize("hook", list(Hook), ids=str)
 

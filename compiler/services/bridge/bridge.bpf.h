@@ -10,6 +10,7 @@
 #include "fdb.h"
 #include "helpers.h"
 #include "moves.h"
+#include "multicast.h"
 #include "packet.h"
 #include "quota.h"
 #include "verdict.h"
@@ -31,7 +32,7 @@ enum port_state {
 	PORT_DISCARDING = 0,
 	PORT_LEARNING = 1,
 	PORT_FORWARDING = 2,
-	BRIDGE_PORTS = 128,
+	BRIDGE_PORTS = 64 * PORT_SET_WORDS,
 };
 
 /*
@@ -47,6 +48,7 @@ struct port_states {
 /* Why a packet goes up to the control plane. */
 enum bridge_upcall {
 	BRIDGE_BPDU = 0,
+	BRIDGE_MULTICAST = 1, /* a copy of a message about groups; pkt->note is its VLAN */
 };
 
 /* Sorts of frames that are flooded, each with a limit of its own on every port. */
@@ -86,6 +88,8 @@ struct bridge_config {
 	void *quotas;        /* by port */
 	__u32 station_limit; /* 0: none */
 	bool drop_beyond;    /* frames of stations that are beyond the limit */
+	void *mdb; /* NULL: no snooping, all multicast is flooded */
+	void *mdb_kept_until;
 };
 
 static const __u64 BROADCAST_MAC = 0xffffffffffffULL;
@@ -396,6 +400,13 @@ static __always_inline bool is_link_local(__u64 mac)
 	return (mac & 0xffffffffffULL) == 0xc28001ULL && last >= 0x01 && last <= 0x0f;
 }
 
+/* No port is held back from getting a copy (bridge_is_for()). */
+static __always_inline void bridge_to_all(struct packet *pkt, const struct bridge_config *cfg)
+{
+	if (cfg->mdb && pkt->in_skb)
+		pkt->receivers[0] = pkt->receivers[1] = ~0ULL;
+}
+
 /*
  * A BPDU is for the control plane. While there is none, ports that forward pass it on, as a bridge does that knows no
  * spanning tree: so the others hear each other through this one, and find the loops that it is a part of.
@@ -410,6 +421,7 @@ static __always_inline __u32 bridge_bpdu(struct packet *pkt, const struct bridge
 	if (bpf_ktime_get_coarse_ns() < states->served_until_ns)
 		return slow_path(BRIDGE_BPDU);
 	pkt->tci = 0;
+	bridge_to_all(pkt, cfg);
 	return VERDICT_FLOOD;
 }
 
@@ -466,6 +478,25 @@ static __always_inline __u32 bridge_leave(struct packet *pkt, const struct bridg
 }
 
 /*
+ * Whether a copy of a flood is for `port`. At TC the ports are known since the packet came in, at XDP the copy is all
+ * that there is.
+ */
+static __always_inline bool bridge_is_for(struct packet *pkt, const struct bridge_config *cfg, const __u32 port)
+{
+	const struct port_set *ports;
+	struct mdb_key key;
+	__u64 destination;
+
+	if (pkt->in_skb)
+		return port_set_has(pkt->receivers, port);
+	destination = mac_u64(pkt->eth->h_dest);
+	if (!is_group_mac(destination) || destination == BROADCAST_MAC)
+		return true;
+	ports = mdb_lookup(cfg->mdb, cfg->mdb_kept_until, snoop(pkt, cfg->vlan_aware, &key), &key);
+	return !ports || port_set_has(ports->word, port);
+}
+
+/*
  * A copy of a flood; at XDP it has the tag in the frame, whatever it came with (bridge_flood()). Only a BPDU, which
  * nobody has classified, is of no VLAN.
  */
@@ -473,11 +504,11 @@ static __always_inline bool bridge_transmit(struct packet *pkt, const struct bri
 {
 	if (bridge_state(cfg, bridge_states(cfg), port) != PORT_FORWARDING)
 		return false;
-	if (!cfg->vlan_aware)
-		return true;
-	if (!pkt->in_skb && vlan_parse(pkt) != PARSED)
+	if (cfg->vlan_aware && !pkt->in_skb && vlan_parse(pkt) != PARSED)
 		return false;
-	if (cfg->states && !(pkt->tci & VLAN_VID_MASK))
+	if (cfg->mdb && !bridge_is_for(pkt, cfg, port))
+		return false;
+	if (!cfg->vlan_aware || (cfg->states && !(pkt->tci & VLAN_VID_MASK)))
 		return true;
 	return bridge_leave(pkt, cfg, port) == PARSED;
 }
@@ -494,14 +525,46 @@ static __always_inline bool bridge_storms(const struct bridge_config *cfg, const
 	return bucket && !bucket_take(bucket, rate, bucket_now(rate));
 }
 
+static __always_inline __u32 bridge_copies(struct packet *pkt, const struct bridge_config *cfg)
+{
+	if (cfg->vlan_aware && !pkt->in_skb && !pkt->tagged && !vlan_push(pkt))
+		return drop(DROP_NO_HEADROOM);
+	return VERDICT_FLOOD;
+}
+
 static __always_inline __u32 bridge_flood(struct packet *pkt, const struct bridge_config *cfg,
 					  const struct bucket_rate *rate, enum storm_sort sort)
 {
 	if (bridge_storms(cfg, rate, sort))
 		return drop(DROP_STORM);
-	if (cfg->vlan_aware && !pkt->in_skb && !pkt->tagged && !vlan_push(pkt))
-		return drop(DROP_NO_HEADROOM);
-	return VERDICT_FLOOD;
+	bridge_to_all(pkt, cfg);
+	return bridge_copies(pkt, cfg);
+}
+
+/* To the ports that want it, where that is known: it is no storm then. */
+static __always_inline __u32 bridge_multicast(struct packet *pkt, const struct bridge_config *cfg)
+{
+	const __u32 own = cfg->port / 64;
+	const struct port_set *ports;
+	struct mdb_key key;
+	enum snooped sort;
+
+	if (!cfg->mdb)
+		return bridge_flood(pkt, cfg, &cfg->storm_multicast, STORM_MULTICAST);
+	sort = snoop(pkt, cfg->vlan_aware, &key);
+	if (sort == SNOOPED_REPORT || sort == SNOOPED_CALL) {
+		pkt->note = key.vlan;
+		slow_path_copy(pkt, BRIDGE_MULTICAST);
+	}
+	ports = mdb_lookup(cfg->mdb, cfg->mdb_kept_until, sort, &key);
+	if (!ports)
+		return bridge_flood(pkt, cfg, &cfg->storm_multicast, STORM_MULTICAST);
+	pkt->receivers[0] = ports->word[0];
+	pkt->receivers[1] = ports->word[1];
+	pkt->receivers[own] &= ~(1ULL << cfg->port % 64);
+	if (!(pkt->receivers[0] | pkt->receivers[1]))
+		return drop(DROP_NO_RECEIVER);
+	return bridge_copies(pkt, cfg);
 }
 
 static __always_inline __u32 bridge_receive(struct packet *pkt, const struct bridge_config *cfg)
@@ -535,7 +598,7 @@ static __always_inline __u32 bridge_receive(struct packet *pkt, const struct bri
 	if (destination == BROADCAST_MAC)
 		return bridge_flood(pkt, cfg, &cfg->storm_broadcast, STORM_BROADCAST);
 	if (is_group_mac(destination))
-		return bridge_flood(pkt, cfg, &cfg->storm_multicast, STORM_MULTICAST);
+		return bridge_multicast(pkt, cfg);
 	destination = fdb_key(pkt, cfg, destination);
 	port = cfg->static_port ? cfg->static_port(destination) : NO_STATIC_PORT;
 	if (port == NO_STATIC_PORT)

@@ -12,7 +12,7 @@ from ...ir import Constant, GeneratedFunction, HostBound, Inlined, LoadTime, Low
 from ...lower import c_name, port_name
 from ...model import Port, ServiceInstance
 from ...templates import environment
-from . import stp
+from . import multicast, stp
 from .fdb import BPF_F_MMAPABLE, MAC_BITS, SET_SIZE, Fdb
 from .learning_lowering import learning_constants, learning_maps, static_constant, sticky_function
 from .model import BridgeModel
@@ -41,9 +41,10 @@ def lower(instance: ServiceInstance, port: Port, hook: Hook) -> LoweredPort:
             *_states(instance, model),
             *_storm_buckets(instance, port, model),
             *learning_maps(instance, port, model),
+            *multicast.multicast_maps(instance, model.multicast, model.vlans),
         ),
         functions=tuple(_functions(instance, port, model)),
-        transmits=bool(model.vlans or model.stp),
+        transmits=bool(model.vlans or model.stp or model.multicast),
     )
 
 
@@ -51,7 +52,12 @@ def control(instance: ServiceInstance) -> dict[str, object] | None:
     """What the bridge's control plane has to know; None where nothing needs one."""
     model = instance.config
     assert isinstance(model, BridgeModel)
-    return {"stp": stp.control(model.stp)} if model.stp else None
+    parts: dict[str, object] = {}
+    if model.stp:
+        parts["stp"] = stp.control(model.stp)
+    if model.multicast:
+        parts["multicast"] = multicast.control(model.multicast, model.vlans, stp=model.stp is not None)
+    return parts or None
 
 
 def _constants(instance: ServiceInstance, port: Port, model: BridgeModel) -> tuple[Constant, ...]:

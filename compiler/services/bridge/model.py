@@ -12,9 +12,10 @@ from ...addresses import parse_duration, parse_mac
 from ...model import Port
 from ...source import Report, Value
 from .learning import Learning, resolve_learning
+from .multicast import Multicast, resolve_multicast
 from .storm import StormLimit, resolve_storms
 from .stp import Stp, resolve_stp
-from .vlans import PortVlans, parse_vlan, resolve_vlans
+from .vlans import PortVlans, member_vlan, resolve_vlans
 
 DEFAULT_AGING = timedelta(seconds=300)  # IEEE 802.1D-2004 table 7-5
 DEFAULT_SIZE = 4096
@@ -48,7 +49,7 @@ class BridgeModel:
     """A bridge's configuration; the spans are of the values, or of the service where the file leaves them out.
 
     `vlans` has every port by its name, or is empty: then the bridge does not look at tags. Without `stp` every port
-    forwards.
+    forwards; without `multicast` all multicast is flooded.
     """
 
     aging: timedelta
@@ -61,6 +62,7 @@ class BridgeModel:
     storms: Mapping[str, Mapping[str, StormLimit]]
     learning: Learning
     inline: int
+    multicast: Multicast | None
 
     @property
     def inlined(self) -> tuple[StaticEntry, ...]:
@@ -74,7 +76,7 @@ class BridgeModel:
 
 
 def resolve(value: Value, ports: tuple[Port, ...], report: Report) -> BridgeModel:
-    """The model of one bridge. Reports C214 (no MAC, no duration), C411 to C428."""
+    """The model of one bridge. Reports C214 (no MAC, no duration), C411 to C428, C440 to C444."""
     vlans = resolve_vlans(value, ports, report)
     aging, size, inline = value.get("fdb", "aging"), value.get("fdb", "size"), value.get("fdb", "inline")
     return BridgeModel(
@@ -88,6 +90,7 @@ def resolve(value: Value, ports: tuple[Port, ...], report: Report) -> BridgeMode
         storms=resolve_storms(value, ports, report),
         learning=resolve_learning(value, ports, report),
         inline=MOST_INLINED if inline is None else inline.data,
+        multicast=resolve_multicast(value, ports, vlans, report),
     )
 
 
@@ -152,29 +155,7 @@ def _static_entry(
             notes=("group addresses are flooded, never looked up",),
         )
         return None
-    vlan = _static_vlan(item, port, vlans, report)
+    vlan = member_vlan(item, port, vlans, report)
     if mac is None or port is None or vlan is None:
         return None
     return StaticEntry(mac, port, vlan, mac_value.span, item.path)
-
-
-def _static_vlan(item: Value, port: Port | None, vlans: Mapping[str, PortVlans], report: Report) -> int | None:
-    """The VLAN that a static entry is for; 0 on a bridge without VLANs, None where it cannot be told."""
-    given = item.get("vlan")
-    if not vlans and given is not None:
-        message, label = "this bridge has no VLANs", "no frame belongs to one"
-        advice = "give its ports a `vlan`, or remove this"
-        report.error("C420", message, given.key_span, label=label, help=advice)
-    if port is None or not vlans:
-        return 0
-    of_port = vlans[port.name]
-    if given is None and not of_port.access:
-        message, label = f"the static entry does not say in which VLAN, and `{port.name}` is a trunk", "which VLAN?"
-        report.error("C420", message, item.span, label=label, help="add a `vlan`")
-        return None
-    vlan = of_port.pvid if given is None else parse_vlan(given, report)
-    if given is not None and vlan is not None and not of_port.has(vlan):
-        message, label = f"port `{port.name}` is no member of VLAN {vlan}", "no frame of it leaves by that port"
-        report.error("C421", message, given.span, label=label, notes=(f"`{port.name}`: {of_port.text}",))
-        return None
-    return vlan

@@ -180,3 +180,25 @@ def _range(item: Value, report: Report) -> Range | None:
         report.error("C416", message, item.span, label=label, help=f"write `{last}-{first}`")
         return None
     return first, last
+
+
+def member_vlan(item: Value, port: Port | None, vlans: Mapping[str, PortVlans], report: Report) -> int | None:
+    """The VLAN that a static entry is for; 0 on a bridge without VLANs, None where it cannot be told (C420, C421)."""
+    given = item.get("vlan")
+    if not vlans and given is not None:
+        message, label = "this bridge has no VLANs", "no frame belongs to one"
+        advice = "give its ports a `vlan`, or remove this"
+        report.error("C420", message, given.key_span, label=label, help=advice)
+    if port is None or not vlans:
+        return 0
+    of_port = vlans[port.name]
+    if given is None and not of_port.access:
+        message, label = f"the static entry does not say in which VLAN, and `{port.name}` is a trunk", "which VLAN?"
+        report.error("C420", message, item.span, label=label, help="add a `vlan`")
+        return None
+    vlan = of_port.pvid if given is None else parse_vlan(given, report)
+    if given is not None and vlan is not None and not of_port.has(vlan):
+        message, label = f"port `{port.name}` is no member of VLAN {vlan}", "no frame of it leaves by that port"
+        report.error("C421", message, given.span, label=label, notes=(f"`{port.name}`: {of_port.text}",))
+        return None
+    return vlan

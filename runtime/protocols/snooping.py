@@ -1,0 +1,415 @@
+"""IGMP and MLD snooping (RFC 4541): messages that a bridge hears and time in, who gets which group and queries out.
+
+Pure: time is a number of seconds that never goes back, ports are numbers, and what is to be sent or told is returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
+
+from .membership import Address, Join, Leave, Message, Query, RouterHello
+
+DEFAULT_ROBUSTNESS = 2  # RFC 3376 8.1
+LAST_MEMBER_INTERVAL_S = 1.0  # RFC 3376 8.8
+LATE_S = 1.0
+"""So long after its time an answer still counts: it may have waited on its way here."""
+
+_NEVER_HELD_BACK = IPv4Network("224.0.0.0/24")
+_ALL_NODES = IPv6Address("ff02::1")
+_NOBODY = IPv4Address(0)
+_STARTUP = 4  # RFC 3376 8.6: the first queries come so many times as fast
+
+Ports = frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What has listeners of its own: one VLAN (0: a bridge without), and one version of IP."""
+
+    vlan: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`routers` are ports that always count as a router's, `no_routers` never do; `static` are groups and their ports.
+
+    `station` is the bridge's MAC address. `sources`: by version of IP, whom its own queries come from; empty where it
+    does not ask. `groups`: the most that are learned. `query_interval_s`, `max_response_s`: of its own queries; both
+    are assumed of queriers that do not tell theirs.
+    """
+
+    station: bytes = b"\xff" * 6
+    query_interval_s: float = 125.0
+    max_response_s: float = 10.0
+    groups: int = 1024
+    flood_unregistered: bool = False
+    sources: Mapping[int, Address] = field(default_factory=dict)
+    routers: Ports = frozenset()
+    no_routers: Ports = frozenset()
+    fast_leave: Ports = frozenset()
+    static: Mapping[Network, Mapping[Address, Ports]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A query is to be sent out of `ports`; None: of all in the VLAN."""
+
+    network: Network
+    query: Query
+    ports: Ports | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that people want to know of."""
+
+    network: Network
+    text: str
+    warns: bool = False
+
+
+Effect = Ask | Notice
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Where packets of one network go.
+
+    `rest` is for groups without an entry, None: everywhere. `reports`: where routers are. `groups` has these as well,
+    `members` has not.
+    """
+
+    groups: Mapping[Address, Ports]
+    members: Mapping[Address, Ports]
+    rest: Ports | None
+    reports: Ports
+
+
+@dataclass(slots=True)
+class _Querier:
+    """Who asks: `rank` orders queriers, the lowest is the one that all others leave it to (RFC 2236 3)."""
+
+    rank: tuple[bool, int, bytes]
+    source: Address
+    port: int
+    until: float
+
+
+@dataclass(slots=True)
+class _Watched:
+    """All that is known of one network; times are when it ends.
+
+    `settled_at`: from then on everybody has had time to answer a query; None: nobody has been asked yet. `fresh` is the
+    same for ports that came later: until then they get everything. `asks_at`: when its own next query is due,
+    `startup`: how many come faster than the rest, `repeats`: queries about one group that are due again.
+    """
+
+    querier: _Querier | None = None
+    heard_until: float = 0.0
+    robustness: int = DEFAULT_ROBUSTNESS
+    interval_s: float = 0.0
+    response_s: float = 0.0
+    settled_at: float | None = None
+    in_force: bool = False
+    fresh: dict[int, float | None] = field(default_factory=dict)
+    routers: dict[int, float] = field(default_factory=dict)
+    members: dict[Address, dict[int, float]] = field(default_factory=dict)
+    refused_until: float = 0.0
+    asks_at: float = 0.0
+    startup: int = 0
+    repeats: list[tuple[float, Address, int]] = field(default_factory=list)
+
+    @property
+    def membership_s(self) -> float:
+        """RFC 3376 8.4."""
+        return self.robustness * self.interval_s + self.response_s + LATE_S
+
+    @property
+    def presence_s(self) -> float:
+        """RFC 3376 8.5: how long a querier that has fallen silent counts as there."""
+        return self.robustness * self.interval_s + self.response_s / 2
+
+
+@dataclass(slots=True)
+class Snooping:
+    """One bridge. `changed` collects the networks whose table is another one, for its caller to take."""
+
+    settings: Settings
+    networks: dict[Network, _Watched] = field(default_factory=dict)
+    changed: set[Network] = field(default_factory=set)
+
+    def watch(self, networks: Iterable[Network], now: float) -> None:
+        """Networks that it asks in by itself, where it asks at all; all others are known once they are heard of."""
+        for network in networks:
+            if network.version in self.settings.sources:
+                self._ask_anew(self._watched(network), now)
+
+    def receive(
+        self, network: Network, port: int, station: bytes, messages: Iterable[Message], now: float
+    ) -> list[Effect]:
+        """What a packet has told that came in by `port`; `station` is its source's MAC address."""
+        watched, effects = self._watched(network), list[Effect]()
+        for message in messages:
+            match message:
+                case Query():
+                    effects += self._query(network, watched, port, station, message, now)
+                case Join(group):
+                    effects += self._join(network, watched, port, group, now)
+                case Leave(group):
+                    effects += self._leave(network, watched, port, group, now)
+                case RouterHello(hold_s):
+                    self._router(network, watched, port, now + hold_s)
+        return effects
+
+    def tick(self, now: float) -> list[Effect]:
+        """Time has passed: what has ended goes, what is due is asked. To be called every second or so."""
+        effects: list[Effect] = []
+        for network, watched in self.networks.items():
+            self._expire(network, watched, now)
+            effects += self._ask(network, watched, now)
+            effects += self._judge(network, watched, now)
+        return effects
+
+    def port_down(self, port: int) -> None:
+        """Whoever was behind a port is not any more."""
+        for network, watched in self.networks.items():
+            if watched.routers.pop(port, None) is not None or port in watched.fresh:
+                self.changed.add(network)
+            watched.fresh.pop(port, None)
+            for group in [group for group, ports in watched.members.items() if port in ports]:
+                self._forget(network, watched, group, port)
+
+    def port_up(self, port: int, now: float) -> list[Effect]:
+        """Somebody new may be behind a port: it gets everything until they have been asked.
+
+        Where this bridge asks, it does so at once.
+        """
+        effects: list[Effect] = []
+        for network, watched in self.networks.items():
+            watched.fresh[port] = None
+            self.changed.add(network)
+            if self._is_querier(network, watched):
+                watched.fresh[port] = now + self.settings.max_response_s + LATE_S
+                effects.append(Ask(network, self._general(network), frozenset({port})))
+        return effects
+
+    def moved(self, now: float) -> list[Effect]:
+        """Stations may be behind other ports than before: everything is flooded until all have been asked again.
+
+        (RFC 4541 2.1.1: after a change of the spanning tree.)
+        """
+        for network, watched in self.networks.items():
+            watched.settled_at = None
+            if self._is_querier(network, watched):
+                self._ask_anew(watched, now)
+        return [effect for network, watched in self.networks.items() for effect in self._judge(network, watched, now)]
+
+    def table(self, network: Network, now: float) -> Table | None:
+        """None: all multicast of the network is flooded, since nobody asks, or not everybody has answered yet."""
+        watched = self.networks[network]
+        if not watched.in_force:
+            return None
+        routers, static = self._routers(watched), self.settings.static.get(network, {})
+        everything = routers | watched.fresh.keys()
+        members = {group: frozenset(ports) for group, ports in watched.members.items()}
+        for group, ports in static.items():
+            members[group] = members.get(group, frozenset()) | ports
+        floods = self.settings.flood_unregistered or now < watched.refused_until
+        return Table(
+            groups={group: ports | everything for group, ports in members.items()},
+            members=members,
+            rest=None if floods else everything,
+            reports=routers,
+        )
+
+    # --- what is heard ------------------------------------------------------------------------------------------------
+
+    def _query(
+        self, network: Network, watched: _Watched, port: int, station: bytes, query: Query, now: float
+    ) -> Iterator[Effect]:
+        rank = _rank(query.source, station)
+        if query.source != _NOBODY:
+            self._router(network, watched, port, now + self._presence_s(query))
+        if not self._yields(network, watched, rank, now):
+            return
+        self._adopt(watched, query)
+        if watched.querier is None or rank <= watched.querier.rank or now >= watched.querier.until:
+            if watched.querier is None or watched.querier.source != query.source:
+                yield Notice(network, f"querier is {query.source}")
+            watched.querier = _Querier(rank, query.source, port, now + watched.presence_s)
+        watched.heard_until = now + watched.presence_s
+        if watched.querier.source == _NOBODY:
+            self._router(network, watched, port, watched.heard_until)
+        if query.group is None:
+            self._asked(watched, query.max_response_s, now)
+        elif not query.of_sources and not query.suppress:
+            self._doubt(watched, query.group, query.max_response_s * watched.robustness, now)
+
+    def _yields(self, network: Network, watched: _Watched, rank: tuple[bool, int, bytes], now: float) -> bool:
+        """Whether this bridge leaves it to another querier; a lower address is better, and none is worst."""
+        own = self.settings.sources.get(network.version)
+        return own is None or now < watched.heard_until or rank < _rank(own, self.settings.station)
+
+    def _adopt(self, watched: _Watched, query: Query) -> None:
+        """RFC 3376 4.1.6, 4.1.7: all take the querier's values. Older versions do not tell them."""
+        if query.group is None:
+            watched.robustness = query.robustness or DEFAULT_ROBUSTNESS
+            watched.interval_s = query.interval_s or self.settings.query_interval_s
+            watched.response_s = query.max_response_s
+
+    def _presence_s(self, query: Query) -> float:
+        interval_s = query.interval_s or self.settings.query_interval_s
+        return (query.robustness or DEFAULT_ROBUSTNESS) * interval_s + query.max_response_s / 2
+
+    def _router(self, network: Network, watched: _Watched, port: int, until: float) -> None:
+        if port in self.settings.no_routers or port in self.settings.routers:
+            return
+        if port not in watched.routers:
+            self.changed.add(network)
+        watched.routers[port] = until
+
+    def _asked(self, watched: _Watched, response_s: float, now: float) -> None:
+        """Everybody is asked: what is known is all, once all have had time to answer."""
+        if watched.settled_at is None:
+            watched.settled_at = now + response_s + LATE_S
+        for port, until in watched.fresh.items():
+            if until is None:
+                watched.fresh[port] = now + response_s + LATE_S
+
+    def _doubt(self, watched: _Watched, group: Address, seconds: float, now: float) -> None:
+        """RFC 3376 6.6.1: whoever does not answer a question about one group is a member no longer."""
+        ports = watched.members.get(group, {})
+        for port, until in ports.items():
+            ports[port] = min(until, now + seconds + LATE_S)
+
+    def _join(self, network: Network, watched: _Watched, port: int, group: Address, now: float) -> Iterator[Effect]:
+        if not is_held_back(group) or group.version != network.version:
+            return
+        if group not in watched.members and self._learned() >= self.settings.groups:
+            if now >= watched.refused_until:
+                self.changed.add(network)
+                yield Notice(network, "no room for more groups: others are flooded", warns=True)
+            watched.refused_until = now + watched.membership_s
+            return
+        ports = watched.members.setdefault(group, {})
+        if port not in ports:
+            self.changed.add(network)
+        ports[port] = now + watched.membership_s
+
+    def _leave(self, network: Network, watched: _Watched, port: int, group: Address, now: float) -> Iterator[Effect]:
+        """Others may be behind the port: the querier asks them, and that is heard here (`_doubt`)."""
+        ports = watched.members.get(group, {})
+        if port not in ports:
+            return
+        if port in self.settings.fast_leave:
+            self._forget(network, watched, group, port)
+        elif self._is_querier(network, watched):
+            ports[port] = min(ports[port], now + DEFAULT_ROBUSTNESS * LAST_MEMBER_INTERVAL_S + LATE_S)
+            watched.repeats.append((now + LAST_MEMBER_INTERVAL_S, group, port))
+            yield self._specific(network, group, port)
+
+    def _forget(self, network: Network, watched: _Watched, group: Address, port: int) -> None:
+        ports = watched.members[group]
+        del ports[port]
+        if not ports:
+            del watched.members[group]
+        self.changed.add(network)
+
+    # --- time ---------------------------------------------------------------------------------------------------------
+
+    def _expire(self, network: Network, watched: _Watched, now: float) -> None:
+        for port in [port for port, until in watched.routers.items() if until <= now]:
+            del watched.routers[port]
+            self.changed.add(network)
+        for port in [port for port, until in watched.fresh.items() if until is not None and until <= now]:
+            del watched.fresh[port]
+            self.changed.add(network)
+        ended = [(group, p) for group, ports in watched.members.items() for p, until in ports.items() if until <= now]
+        for group, port in ended:
+            self._forget(network, watched, group, port)
+        if watched.refused_until and watched.refused_until <= now:
+            watched.refused_until = 0.0
+            self.changed.add(network)
+
+    def _judge(self, network: Network, watched: _Watched, now: float) -> Iterator[Effect]:
+        """Whether what is known is in force now."""
+        if watched.querier and now >= watched.heard_until:
+            yield Notice(network, f"querier {watched.querier.source} is silent", warns=True)
+            watched.querier = None
+            self._ask_anew(watched, now)
+        if now >= watched.heard_until and not self._is_querier(network, watched):
+            watched.settled_at = None
+        in_force = watched.settled_at is not None and now >= watched.settled_at
+        if in_force != watched.in_force:
+            watched.in_force = in_force
+            self.changed.add(network)
+            yield Notice(network, "snooping" if in_force else "flooding")
+
+    # --- its own questions --------------------------------------------------------------------------------------------
+
+    def _is_querier(self, network: Network, watched: _Watched) -> bool:
+        return network.version in self.settings.sources and watched.querier is None
+
+    def _ask_anew(self, watched: _Watched, now: float) -> None:
+        watched.asks_at, watched.startup = now, DEFAULT_ROBUSTNESS
+
+    def _ask(self, network: Network, watched: _Watched, now: float) -> Iterator[Effect]:
+        if not self._is_querier(network, watched):
+            watched.repeats.clear()
+            return
+        due = [repeat for repeat in watched.repeats if repeat[0] <= now]
+        watched.repeats = [repeat for repeat in watched.repeats if repeat[0] > now]
+        for _, group, port in due:
+            yield self._specific(network, group, port)
+        if now >= watched.asks_at:
+            watched.startup = max(0, watched.startup - 1)
+            watched.asks_at = now + self.settings.query_interval_s / (_STARTUP if watched.startup else 1)
+            query = self._general(network)
+            self._adopt(watched, query)
+            self._asked(watched, query.max_response_s, now)
+            yield Ask(network, query)
+
+    def _general(self, network: Network) -> Query:
+        return Query(
+            source=self.settings.sources[network.version],
+            group=None,
+            max_response_s=self.settings.max_response_s,
+            robustness=DEFAULT_ROBUSTNESS,
+            interval_s=self.settings.query_interval_s,
+        )
+
+    def _specific(self, network: Network, group: Address, port: int) -> Ask:
+        query = Query(
+            source=self.settings.sources[network.version],
+            group=group,
+            max_response_s=LAST_MEMBER_INTERVAL_S,
+            robustness=DEFAULT_ROBUSTNESS,
+            interval_s=self.settings.query_interval_s,
+        )
+        return Ask(network, query, frozenset({port}))
+
+    # --- what is known ------------------------------------------------------------------------------------------------
+
+    def _watched(self, network: Network) -> _Watched:
+        if network not in self.networks:
+            interval_s, response_s = self.settings.query_interval_s, self.settings.max_response_s
+            self.networks[network] = _Watched(interval_s=interval_s, response_s=response_s)
+        return self.networks[network]
+
+    def _routers(self, watched: _Watched) -> Ports:
+        return self.settings.routers | watched.routers.keys()
+
+    def _learned(self) -> int:
+        return sum(len(watched.members) for watched in self.networks.values())
+
+
+def is_held_back(group: Address) -> bool:
+    """Whether packets to an address may be kept from ports (multicast.h, snoop())."""
+    return group.is_multicast and group not in _NEVER_HELD_BACK and group != _ALL_NODES
+
+
+def _rank(source: Address, station: bytes) -> tuple[bool, int, bytes]:
+    return source == _NOBODY, int(source), station
