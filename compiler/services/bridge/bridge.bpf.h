@@ -88,7 +88,7 @@ struct bridge_config {
 	void *quotas;        /* by port */
 	__u32 station_limit; /* 0: none */
 	bool drop_beyond;    /* frames of stations that are beyond the limit */
-	void *mdb; /* NULL: no snooping, all multicast is flooded */
+	void *mdb;           /* NULL: no snooping, all multicast is flooded */
 	void *mdb_kept_until;
 };
 
