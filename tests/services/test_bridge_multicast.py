@@ -21,20 +21,18 @@ from runtime import sys as kernel
 from runtime.bpffs import bpffs_root
 from runtime.pin import chain_pins
 from schemas.manifest import Hook, Mode
-from tests.rig.network import Network, network, running
+from tests.rig.network import network, running
 from tests.services.harness import Bench, Row, Scene
 from tests.services.model_bridge import BridgeModel
 from tests.services.model_multicast import MulticastModel, Snooped
 from tests.services.model_vlans import VlanBridgeModel, access, trunk
 from tests.services.multicast_frames import MESSAGES, OTHERS, V4, V6, frame
+from tests.services.test_bridge_vlans import check
 
 every_mode = pytest.mark.parametrize("mode", [mode.value for mode in Mode])
 
 PLAIN = ("a", "b", "c", "up")
 FOR_EVER_NS = 1 << 62
-CHUNK = 24
-"""Frames sent at once: what a veth's queue and a socket's buffer hold, all copies counted."""
-
 IPV4_BYTES = 22
 """An EtherType and an IPv4 header."""
 
@@ -196,21 +194,6 @@ def keep(compiled: Compiled, until_ns: int = FOR_EVER_NS) -> None:
 
 def station(port: str) -> bytes:
     return bytes([2, 0xBB, 0, 0, 0, sum(port.encode()) & 0xFF])
-
-
-def check(net: Network, model: MulticastModel, frames: Sequence[tuple[str, bytes]]) -> int:
-    """Sends the frames and compares what arrives at each neighbour, byte for byte; returns how many arrived."""
-    arrived = 0
-    for start in range(0, len(frames), CHUNK):
-        expected: dict[str, list[bytes]] = {}
-        for port, sent in frames[start : start + CHUNK]:
-            for out, leaving in model.forward(port, sent).items():
-                expected.setdefault(out, []).append(leaving)
-            net.send(port, sent)
-        got = net.arrivals(**{port: len(leaving) for port, leaving in expected.items()})
-        assert {port: sorted(found) for port, found in got.items()} == {p: sorted(e) for p, e in expected.items()}
-        arrived += sum(map(len, expected.values()))
-    return arrived
 
 
 FEW = ("data", "data of nobody's group", "IPv6 data", "IPv6 data of nobody's group", "mDNS", "not IP")

@@ -6,9 +6,9 @@ The frames are real ones on veths and not test runs, because at TC a tag is in t
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -101,7 +101,13 @@ def table(ports: Sequence[str]) -> Iterator[tuple[str, bytes]]:
             yield port, frame(station(port, number=1), destination, tags, next(serial))
 
 
-def check(net: Network, bridge: VlanBridgeModel, frames: Sequence[tuple[str, bytes]]) -> int:
+class Forwards(Protocol):
+    """A model that says what leaves by which port."""
+
+    def forward(self, port: str, frame: bytes) -> Mapping[str, bytes]: ...
+
+
+def check(net: Network, bridge: Forwards, frames: Sequence[tuple[str, bytes]]) -> int:
     """Sends the frames and compares what arrives at each neighbour, byte for byte; returns how many arrived."""
     arrived = 0
     for start in range(0, len(frames), CHUNK):
