@@ -269,12 +269,13 @@ def tick(context: Context) -> None:
 
 
 def _router(context: Context, now: float) -> Router:
-    following = _following(context)
+    followed = _followed(context)
+    following = _following(context, followed)
     ports = Ports(
         tuple(_port(context, index, record) for index, record in enumerate(context.config["ports"])),
         tuple(Route(ip_network(route["to"]), route["nexthop"]) for route in context.config["routes"]),
         _nexthops(context),
-        following.followed.way if following else _nowhere,
+        followed.way if followed else _nowhere,
     )
     outlet = ContextOutlet(context, tuple(port.name for port in ports.ports))
     rates = context.config["icmp"]
@@ -297,7 +298,7 @@ def _router(context: Context, now: float) -> Router:
 def _nexthops(context: Context) -> Callable[[int], NextHopRecord]:
     """Next hops by the index that a program sends along."""
     described = context.map("nexthops")
-    followed = context.map("followed") if context.config["kernel_routes"] else described
+    followed = context.map("followed") if _has_tables(context) else described
 
     def nexthop(index: int) -> NextHopRecord:
         found = followed if index & FOLLOWED else described
@@ -307,25 +308,45 @@ def _nexthops(context: Context) -> Callable[[int], NextHopRecord]:
 
 
 def _nowhere(_destination: Address) -> None:
-    """No kernel routes are followed."""
+    """No routes are in tables."""
 
 
-def _following(context: Context) -> Following | None:
-    """Begins to follow the kernel table that the chain file names."""
-    table = context.config["kernel_routes"]
-    if table is None:
+def _followed(context: Context) -> Followed | None:
+    """The tables, where there are any."""
+    if not _has_tables(context):
         return None
     records = context.config["ports"]
     versions = sorted({ip_interface(each).version for record in records for each in record["addresses"]})
-    first = next((record["netns"] for record in records if record["device"]), None)
-    netns = table["netns"] or first or context.netns
-    followed = Followed(
+    return Followed(
         NextHops(context.map("followed").memory(), grace_period),
         {version: _table(context, version) for version in versions},
-        ports_by_ifindex(records, netns, context.netns),
+        ports_by_ifindex(records, _routes_netns(context), context.netns),
         _described(context),
     )
-    return Following(context, followed, netns, table["table"])
+
+
+def _has_tables(context: Context) -> bool:
+    """Manifests from before a chain file could have many routes say only whether kernel routes are followed."""
+    return bool(context.config.get("in_tables", context.config["kernel_routes"] is not None))
+
+
+def _following(context: Context, followed: Followed | None) -> Following | None:
+    """Begins to follow the kernel table that the chain file names; where it names none, loads its own routes alone."""
+    table = context.config["kernel_routes"]
+    if followed is None:
+        return None
+    if table is None:
+        for _ in followed.load(()):
+            pass
+        return None
+    return Following(context, followed, _routes_netns(context), table["table"])
+
+
+def _routes_netns(context: Context) -> str | None:
+    """The namespace of the kernel table that is followed."""
+    table, records = context.config["kernel_routes"], context.config["ports"]
+    first = next((record["netns"] for record in records if record["device"]), None)
+    return (table["netns"] if table else None) or first or context.netns
 
 
 def ports_by_ifindex(records: Sequence[Mapping[str, Any]], netns: str | None, here: str | None) -> dict[int, int]:

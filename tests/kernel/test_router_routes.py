@@ -18,6 +18,7 @@ import yaml
 import bpfchain
 from runtime.devices import find_device
 from runtime.netns import entered
+from runtime.plan import Kind
 from runtime.services.router import ports_by_ifindex
 from schemas.manifest import Mode
 from tests.kernel.test_router import HERE, HERE6, HOST, LEFT, RIGHT, SERVER, THERE, THERE6, Served, chain, served
@@ -236,6 +237,36 @@ def test_an_ifindex_is_that_of_the_tables_namespace() -> None:
         assert indices[0] == indices[1], "or this shows nothing"
         assert ports_by_ifindex(records, here.name, here.name) == {indices[0]: 0}
         assert ports_by_ifindex(records, there.name, here.name) == {indices[0]: 1}
+
+
+# --- many routes in the chain file -----------------------------------------------------------------------------------
+
+
+def static(routes: Mapping[str, str]) -> dict[str, Any]:
+    return {"routes": [{"to": f"{prefix}/24", "via": gateway} for prefix, gateway in routes.items()]}
+
+
+def test_routes_of_the_chain_file_that_are_too_many_for_code_are_in_tables(tmp_path: Path) -> None:
+    """Each goes right, and one more, one fewer or another gateway compiles nothing; also while there is no daemon."""
+    routes = fed_routes(2000)
+    first, last = next(iter(routes)), [*routes][-1]
+    with served(chain(Mode.NATIVE, **static({**routes, "10.64.1.0": HERE})), tmp_path) as router:
+        router.introduce()
+        becomes(router, "10.64.1.1", "left")
+        all_go_right(router, routes, [*routes])
+        changed = {**routes, first: THERE, "99.0.0.0": HERE, "10.64.1.0": HERE}
+        del changed[last]
+        described = {**chain(Mode.NATIVE, **static(changed)), "chain": router.name}
+        file = tmp_path / "changed.yaml"
+        file.write_text(yaml.safe_dump(described, sort_keys=False))
+        with entered(router.net.dut.name):
+            compiled = bpfchain.compile(file, tmp_path / "changed")
+            assert not [change for change in bpfchain.plan(compiled).changes if change.kind is Kind.PROGRAM]
+            bpfchain.apply(compiled)
+        becomes(router, "99.0.0.7", "left")
+        all_go_right(router, changed, [*routes, "99.0.0.0"])
+        router.process.kill()
+        all_go_right(router, changed, [*routes, "99.0.0.0"])
 
 
 # --- a routing daemon ------------------------------------------------------------------------------------------------

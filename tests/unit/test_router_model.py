@@ -11,7 +11,7 @@ import pytest
 
 from compiler.resolve import resolve
 from compiler.services.router.lowering import control, local_mac, lower
-from compiler.services.router.model import RouterModel
+from compiler.services.router.model import MOST_IN_CODE, MOST_STATIC, RouterModel
 from compiler.services.router.nexthops import number
 from compiler.source import read
 from schemas.diagnostic import InvalidChain
@@ -151,3 +151,14 @@ def test_another_gateway_changes_a_map_and_no_program() -> None:
     assert [function.text for function in first.functions] == [function.text for function in second.functions]
     assert first.constants == second.constants
     assert first.maps != second.maps
+
+
+@pytest.mark.parametrize(
+    ("count", "in_code", "size"), [(MOST_IN_CODE, True, 0), (MOST_IN_CODE + 1, False, MOST_STATIC)]
+)
+def test_routes_that_are_too_many_for_code_go_into_tables(count: int, in_code: bool, size: int) -> None:
+    listed = [f"{{to: 10.{64 + (n >> 8)}.{n & 255}.0/24, via: 10.0.0.2}}" for n in range(count)]
+    found = model(f"[{', '.join(listed)}]")
+    assert len(found.routes) == found.connected + count
+    assert found.in_code == (found.routes if in_code else found.routes[: found.connected])
+    assert found.table_size == size

@@ -1,4 +1,4 @@
-"""The maps of a router that follows kernel routes: tables and next hops; and what its control plane has to know."""
+"""The maps of a router with routes in tables, the kernel's or many: tables and next hops, and what fills them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PLACE = {4: ("__u32", 4, RANGES4_PER_ROUTE), 6: ("__u64", 8, RANGES6_PER_ROUTE)
 def nexthop_maps(instance: ServiceInstance, model: RouterModel) -> Constant:
     """The configuration's `struct nexthop_maps`."""
     described = f".described = &{c_name(instance.name)}__nexthops"
-    followed = f", .followed = &{c_name(instance.name)}__followed" if model.kernel_routes else ""
+    followed = f", .followed = &{c_name(instance.name)}__followed" if model.table_size else ""
     literal = f"{{{described}{followed}}}"
     return Constant(f"{instance.name}.nexthops", "maps", "next hops", Inlined("nexthops", literal), instance.span)
 
@@ -35,7 +35,7 @@ def fib_literal(instance: ServiceInstance, model: RouterModel, version: int) -> 
 
 def followed_maps(instance: ServiceInstance, model: RouterModel) -> Iterator[MapDef]:
     """Next hops and tables; all of them start anew where ports are numbered differently."""
-    if model.kernel_routes is None:
+    if not model.table_size:
         return
     yield _map(instance, model, "followed", "struct nexthop", NEXTHOP.size, 1 << FOLLOWED_ORDER)
     for version in (4, 6):
@@ -53,14 +53,12 @@ def follow(instance: ServiceInstance, model: RouterModel) -> Mapping[str, Any] |
 
 
 def _places(model: RouterModel, version: int) -> int:
-    assert model.kernel_routes is not None
-    return capacity(model.kernel_routes.size, _PLACE[version][2])
+    return capacity(model.table_size, _PLACE[version][2])
 
 
 def _map(
     instance: ServiceInstance, model: RouterModel, name: str, value_type: str, value_size: int, max_entries: int = 1
 ) -> MapDef:
-    assert model.kernel_routes is not None
     return MapDef(
         name=f"{c_name(instance.name)}__{name}",
         type="BPF_MAP_TYPE_ARRAY",
@@ -71,8 +69,8 @@ def _map(
         max_entries=max_entries,
         scope=Scope.SERVICE,
         role=Role.STATE,
-        layout=f"router {name}/1 {model.kernel_routes.size} {' '.join(port.name for port in instance.ports)}",
-        span=model.kernel_routes.span,
+        layout=f"router {name}/1 {model.table_size} {' '.join(port.name for port in instance.ports)}",
+        span=model.kernel_routes.span if model.kernel_routes else instance.span,
         flags=BPF_F_MMAPABLE,
         service=instance.name,
     )

@@ -66,6 +66,7 @@ def control(instance: ServiceInstance) -> Mapping[str, Any]:
     return {
         "ports": [_port_record(instance, port) for port in model.ports],
         "routes": [{"to": str(route.prefix), "nexthop": indices[route]} for route in model.routes],
+        "in_tables": bool(model.table_size),
         "kernel_routes": follow(instance, model),
         "icmp": {"rate": model.icmp.all, "receiver-rate": model.icmp.receiver},
     }
@@ -139,7 +140,7 @@ class _Lowering:
                 if own.kind == "ADDRESS_OWN":
                     path = f"{own.port}.address {own.address}"
                     yield Constant(path, str(own.address), "own address", Inlined("", str(own.address)), own.span)
-        for route in self.model.routes:
+        for route in self.model.in_code:
             index = str(self.nexthops.of_route[route])
             path = f"{self.instance.name}.routes {route.prefix}"
             yield Constant(path, str(route.prefix), "next hop's index", Inlined("", index), route.span)
@@ -264,8 +265,8 @@ class _Lowering:
             for field, ports in ((f"address{version}", self.model.ports), (f"port_address{version}", (here,))):
                 addresses = list(own_addresses(ports, version))
                 yield self._function(field, f"address{version}.c.j2", addresses[0].span, addresses=addresses)
-            routes = [(route, self.nexthops.of_route[route]) for route in self.model.routes_of(version)]
-            tables = fib_literal(self.instance, self.model, version) if self.model.kernel_routes else None
+            routes = [(route, self.nexthops.of_route[route]) for route in self.model.in_code_of(version)]
+            tables = fib_literal(self.instance, self.model, version) if self.model.table_size else None
             yield self._function(
                 f"route{version}", f"route{version}.c.j2", routes[0][0].span, steps=list(tree(routes)), tables=tables
             )

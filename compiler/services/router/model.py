@@ -25,6 +25,12 @@ from ...words import closest, listed, show
 MAIN_TABLE = 254  # RT_TABLE_MAIN
 DEFAULT_KERNEL_ROUTES = 100_000
 
+MOST_IN_CODE = 256
+"""Static routes that become a decision tree; more of them go into tables, and nothing is compiled for one more."""
+
+MOST_STATIC = 4096
+"""maxItems of `routes` in the schema: tables have room for so many, so that they stay when routes are added."""
+
 _REFUSALS = {"blackhole": Kind.BLACKHOLE, "unreachable": Kind.UNREACHABLE, "prohibit": Kind.PROHIBIT}
 
 
@@ -111,15 +117,27 @@ class RouterModel:
 
     ports: tuple[RouterPort, ...]
     routes: tuple[Route, ...]
+    connected: int  # how many of them are connected ones
     icmp: IcmpRates = IcmpRates()
     kernel_routes: KernelRoutes | None = None
+
+    @property
+    def in_code(self) -> tuple[Route, ...]:
+        """The routes that programs know by themselves: all of them, or, where those are many, the ports' subnets."""
+        return self.routes if self.connected + MOST_IN_CODE >= len(self.routes) else self.routes[: self.connected]
+
+    @property
+    def table_size(self) -> int:
+        """For how many routes of each IP version there are tables, which the control plane fills; 0: there are none."""
+        static = MOST_STATIC if len(self.in_code) < len(self.routes) else 0
+        return static + (self.kernel_routes.size if self.kernel_routes else 0)
 
     def port(self, port: Port) -> RouterPort:
         return next(each for each in self.ports if each.port == port)
 
-    def routes_of(self, version: int) -> tuple[Route, ...]:
+    def in_code_of(self, version: int) -> tuple[Route, ...]:
         """Those of one IP version, in the order of the file, connected ones first."""
-        return tuple(route for route in self.routes if route.prefix.version == version)
+        return tuple(route for route in self.in_code if route.prefix.version == version)
 
 
 def resolve(value: Value, ports: tuple[Port, ...], report: Report) -> RouterModel:
@@ -135,6 +153,7 @@ def resolve(value: Value, ports: tuple[Port, ...], report: Report) -> RouterMode
     return RouterModel(
         routers,
         (*connected, *_best(static, connected, report)),
+        len(connected),
         _icmp_rates(value),
         _kernel_routes(kernel_routes) if kernel_routes else None,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from schemas.diagnostic import Span
 from schemas.services.router import Kind, NextHopRecord
@@ -29,6 +30,7 @@ class NextHops:
     of_route: Mapping[Route, int]
 
 
+@lru_cache(maxsize=4)
 def number(model: RouterModel) -> NextHops:
     """Numbers the next hops in the order in which routes first use them."""
     slots: list[Slot] = []
