@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
+
+from msgspec import Struct
 
 Thing = TypeVar("Thing")
 Leaf = TypeVar("Leaf")
 
 
-@dataclass(frozen=True, slots=True)
-class Below:
+class Below(Struct, frozen=True):
     """`if (value < pivot) {`: the smaller half follows, then its end."""
 
     depth: int
     pivot: int
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(Struct, frozen=True):
     """`}` of a smaller half; the other half follows."""
 
     depth: int

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from schemas.drop import named
 from schemas.manifest import Hook
@@ -91,8 +93,7 @@ def _check_others(sharing: Sequence[tuple[Interface, Value]], report: Report) ->
 # --- the service that sorts -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Sorting:
+class _Sorting(Struct, frozen=True):
     """How frames are sorted: the interface behind each port (but the first, the device), and `others`."""
 
     interfaces: Mapping[str, Interface]

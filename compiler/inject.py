@@ -7,7 +7,8 @@ program takes the label off and tail-calls the port's own one, so that the frame
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from schemas.manifest import Hook, Role, Scope
 from schemas.slow_path import INJECT_LINK
@@ -16,8 +17,7 @@ from .ir import Injector, InternalLink, MapDef, Program, TailSlot
 from .model import Chain, Port, ServiceInstance
 
 
-@dataclass(frozen=True, slots=True)
-class Injection:
+class Injection(Struct, frozen=True):
     """What the ways into a chain add to it; nothing where no control plane needs one."""
 
     injectors: tuple[Injector, ...] = ()

@@ -12,15 +12,16 @@ import hashlib
 import json
 import os
 import sys
-from dataclasses import asdict, dataclass
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from .cache import cache_folder, write_whole
 
 ENTRY_POINT_GROUP = "bpfchain.services"
 
 
-@dataclass(frozen=True, slots=True)
-class Installed:
+class Installed(Struct, frozen=True):
     """`services`: whether the group `bpfchain.services` has entry points."""
 
     version: str

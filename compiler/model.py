@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from schemas.diagnostic import Span
 from schemas.manifest import Mode
@@ -12,8 +13,7 @@ from schemas.manifest import Mode
 from .service import Service
 
 
-@dataclass(frozen=True, slots=True)
-class Interface:
+class Interface(Struct, frozen=True):
     """A netdevice under the chain's name for it; `netns` None is the namespace that applies the chain.
 
     With `vlan` it is that VLAN of the device, whose frames come and go without their tag (0: none). `others` is where
@@ -29,8 +29,7 @@ class Interface:
     others: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Port:
+class Port(Struct, frozen=True):
     """A virtual port: `index` counts within its service from 0, in the file's or the kind's order."""
 
     service: str
@@ -42,8 +41,7 @@ class Port:
         return f"{self.service}.{self.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceInstance:
+class ServiceInstance(Struct, frozen=True):
     """A service of the chain; `config` is the frozen model that the kind's own `resolve` made.
 
     `interfaces` has (port, interface) for each port that leads to an interface, be it through transparent services.
@@ -87,16 +85,14 @@ class ServiceInstance:
         return () if without else self.service.slow_path_reasons
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(Struct, frozen=True):
     """This machine's own network stack, as the end of a link."""
 
 
 LinkEnd = Port | Interface | Host
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(Struct, frozen=True):
     """Two ends that are joined; at least one is a `Port`."""
 
     ends: tuple[LinkEnd, LinkEnd]
@@ -106,8 +102,7 @@ class Link:
         return self.ends[1] if self.ends[0] == end else self.ends[0]
 
 
-@dataclass(frozen=True, slots=True)
-class SlowPath:
+class SlowPath(Struct, frozen=True):
     """How many packets a second one reason may send up on one CPU, and how many at once."""
 
     rate: int
@@ -119,8 +114,7 @@ class SlowPath:
         return max(self.rate // 10, 16)
 
 
-@dataclass(frozen=True, slots=True)
-class Chain:
+class Chain(Struct, frozen=True):
     """A whole, valid chain. `file` and `sha256` identify the text it came from.
 
     `shared` are interfaces of the file that are linked no more, because a service sorts the frames of their device.

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
 from schemas.diagnostic import Diagnostic, InvalidChain, Span
 
 Pointer = tuple[str | int, ...]
@@ -16,8 +18,7 @@ Pointer = tuple[str | int, ...]
 MAX_BYTES = 4 * 1024 * 1024  # some 100,000 prefixes; more than that is not written by hand
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Struct, frozen=True):
     """A chain file: `data` is dict/list/str/int/float/bool/None; `values` and `keys` give the span at each pointer.
 
     `problems` are the mistakes that left the rest readable (a duplicate key, say): they are told with all others.
@@ -35,8 +36,7 @@ class Source:
         return Value(self, (), self.data)
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(Struct, frozen=True):
     """A piece of plain data that remembers where it stands."""
 
     source: Source

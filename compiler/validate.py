@@ -9,9 +9,10 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from schemas import SCHEMAS
 from schemas.diagnostic import Diagnostic
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
 JsonSchema = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class ShapeError:
+class ShapeError(Struct, frozen=True):
     """A diagnostic, and the pointer of the value that cannot be relied on."""
 
     diagnostic: Diagnostic

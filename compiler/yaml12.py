@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import yaml
+from msgspec import Struct
 
 from schemas.diagnostic import Diagnostic, InvalidChain, Span
 
@@ -37,8 +38,7 @@ _SCALAR_TAGS: Mapping[str, type] = {"int": int, "float": float, "bool": bool, "n
 _Loader: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader  # ten times faster, same marks
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(Struct, frozen=True):
     """One YAML document: plain data, the spans of its values and keys, and what was wrong but could be read over."""
 
     data: Any

@@ -7,12 +7,12 @@ function runs in the network namespace that its attach point names.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+
+from msgspec import Struct, structs
 
 from schemas.diagnostic import Diagnostic, LoadFailed
 from schemas.manifest import Mode
@@ -37,8 +37,7 @@ _XDP_MODES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class AttachPoint:
+class AttachPoint(Struct, frozen=True):
     """A hook of a device, under the chain's name for it (an interface, or an internal link's far end)."""
 
     name: str
@@ -56,8 +55,7 @@ class AttachPoint:
         return self.netns, self.device, self.mode
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+class Owner(Struct, frozen=True):
     """Whose a TC filter is: said in its name, because a filter has nothing else that tells."""
 
     chain: str
@@ -88,8 +86,7 @@ class Holder(StrEnum):
     FILTER = "TC filter"
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
+class Filter(Struct, frozen=True):
     """A filter on clsact, and how it is found again: `info` is its priority and protocol as struct tcmsg has them."""
 
     kind: str
@@ -99,8 +96,7 @@ class Filter:
     prog_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class Occupant:
+class Occupant(Struct, frozen=True):
     """What is on a hook: a program's id (0: a filter that is none), the mode it runs in, and what holds it there."""
 
     prog_id: int
@@ -218,7 +214,7 @@ def evict(point: AttachPoint, ifindex: int, found: Occupant) -> None:
                     empty(link)
         case Holder.XDP_NETLINK | Holder.XDP:
             with _if_there(), prog_by_id(found.prog_id) as old:
-                where = dataclasses.replace(point, mode=found.mode)
+                where = structs.replace(point, mode=found.mode)
                 _set_xdp(where, ifindex, -1, XdpFlag.XDP_FLAGS_REPLACE, expected_fd=old.fileno())
         case Holder.TCX:
             with _if_there(), prog_by_id(found.prog_id) as old, entered(point.netns):
@@ -232,9 +228,7 @@ def evict(point: AttachPoint, ifindex: int, found: Occupant) -> None:
 
 def put_back(point: AttachPoint, ifindex: int, found: Occupant, prog_fd: sys.Fd) -> None:
     """Puts an evicted XDP program on its hook again, by netlink: a link that was detached stays so."""
-    _set_xdp(
-        dataclasses.replace(point, mode=found.mode), ifindex, prog_fd.fileno(), XdpFlag.XDP_FLAGS_UPDATE_IF_NOEXIST
-    )
+    _set_xdp(structs.replace(point, mode=found.mode), ifindex, prog_fd.fileno(), XdpFlag.XDP_FLAGS_UPDATE_IF_NOEXIST)
 
 
 @contextlib.contextmanager

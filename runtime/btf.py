@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from enum import IntEnum
+
+from msgspec import Struct
 
 from .elf import Malformed
 
@@ -100,8 +101,7 @@ _TRANSPARENT = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Type:
+class Type(Struct, frozen=True):
     """One type: `size_or_type` is bytes or a type id, `tail` the place of what follows it in the section."""
 
     id: int
@@ -112,8 +112,7 @@ class Type:
     tail: int
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(Struct, frozen=True):
     """A member of a struct; `offset` in bytes."""
 
     name: str
@@ -121,8 +120,7 @@ class Member:
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class Variable:
+class Variable(Struct, frozen=True):
     """A variable of a data section; `place` is where in the BTF its (type, offset, size) record stands."""
 
     name: str
@@ -130,8 +128,7 @@ class Variable:
     place: int
 
 
-@dataclass(frozen=True, slots=True)
-class Btf:
+class Btf(Struct, frozen=True):
     """Type information: `types[id]`, id 0 is void."""
 
     content: bytes
@@ -257,8 +254,7 @@ def _types(content: bytes, position: int, end: int) -> Iterator[Type]:
         yield Type(number, kind, name_at, vlen, size_or_type, tail)
 
 
-@dataclass(frozen=True, slots=True)
-class BtfExt:
+class BtfExt(Struct, frozen=True):
     """Records by the name of the code section: (byte offset in it, the rest of the record's fields)."""
 
     functions: Mapping[str, tuple[tuple[int, int], ...]]

@@ -9,7 +9,6 @@ have `migration`, which needs no daemon: runtime/migrate.py.)
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -169,8 +168,9 @@ def runtime_side(kind: str) -> object | None:
     name = f"{__package__}.services.{kind.replace('-', '_')}"
     if importlib.util.find_spec(name):
         return importlib.import_module(name)
-    points = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP, name=kind)
-    return next((point.load() for point in points), None)
+    from importlib.metadata import entry_points  # slow to import, and built-in kinds do without
+
+    return next((point.load() for point in entry_points(group=ENTRY_POINT_GROUP, name=kind)), None)
 
 
 _FUNCTIONS = ("start", "on_packet", "on_packets", "tick", "on_link", "on_netlink", "reload", "stop", "describe")

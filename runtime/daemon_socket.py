@@ -7,9 +7,10 @@ import hashlib
 import json
 import os
 import socket
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 RUN_DIRECTORY = Path("/run/bpfchain")
 RUN_VARIABLE = "BPFCHAIN_RUN"
@@ -19,8 +20,7 @@ TIMEOUT_SECONDS = 1.0
 CHANGED, STATUS = b"changed\n", b"status\n"
 
 
-@dataclass(frozen=True, slots=True)
-class DaemonPlace:
+class DaemonPlace(Struct, frozen=True):
     """Where the one daemon of a bpffs has its lock and its socket."""
 
     lock: Path

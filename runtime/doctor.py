@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from schemas.diagnostic import ChainError, Diagnostic, LoadFailed, Severity
 from schemas.manifest import Hook, HostFact, InterfaceRecord, Manifest, Mode

@@ -8,7 +8,6 @@ pipe, a line of JSON each, for as long as somebody reads.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import math
 import os
@@ -20,6 +19,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
+
+from msgspec import to_builtins
 
 from schemas.diagnostic import ChainError, Diagnostic, LoadFailed, Severity, Span
 
@@ -105,7 +106,7 @@ def main() -> None:
         )
         say(end=outcome.end, why=outcome.why)
     except ChainError as error:
-        say(error=[dataclasses.asdict(found) for found in error.diagnostics])
+        say(error=[to_builtins(found) for found in error.diagnostics])
     except BaseException:
         import traceback
 
@@ -135,7 +136,7 @@ def its_end(message: dict[str, Any]) -> Outcome | None:
 
 
 def _diagnostic(data: dict[str, Any]) -> Diagnostic:
-    """A diagnostic as `dataclasses.asdict` gives it."""
+    """A diagnostic from the plain data that it was told as."""
     span = Span(**data["span"]) if data["span"] else None
     return Diagnostic(**{**data, "span": span, "notes": tuple(data["notes"]), "severity": Severity(data["severity"])})
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TypeVar
+
+from msgspec import Struct
 
 from . import sys
 from .uapi import Cmd, LinkType
@@ -23,8 +24,7 @@ _LINE_INFO_SIZE = 16
 _Info = TypeVar("_Info")
 
 
-@dataclass(frozen=True, slots=True)
-class ProgInfo:
+class ProgInfo(Struct, frozen=True):
     """A loaded program. `load_time_ns` counts from boot; run time and count are kept while statistics are enabled."""
 
     type: int
@@ -45,8 +45,7 @@ class ProgInfo:
     run_count: int
 
 
-@dataclass(frozen=True, slots=True)
-class MapInfo:
+class MapInfo(Struct, frozen=True):
     """A map. Sizes in bytes; `value_size` is one CPU's (`sys.user_value_size` for all)."""
 
     type: int
@@ -61,8 +60,7 @@ class MapInfo:
     btf_value_type_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class LinkInfo:
+class LinkInfo(Struct, frozen=True):
     """A link. `ifindex` is 0 where its kind has none, or the device is gone; `attach_type` is None for XDP."""
 
     type: int
@@ -72,8 +70,7 @@ class LinkInfo:
     attach_type: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class BtfInfo:
+class BtfInfo(Struct, frozen=True):
     """Loaded type information."""
 
     id: int

@@ -16,8 +16,9 @@ import contextlib
 import errno
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from .frozen import fresh, read_frozen, write_frozen
 from .record import Counted, Record, counted_bytes, counted_in, record_bytes, record_in
@@ -27,8 +28,7 @@ _GENERATION = re.compile(rf"generation-([0-9]{{1,9}})({_UNFINISHED})?")
 _RECORD, _PENDING, _COUNTED = "record", "record-pending", "counted"
 
 
-@dataclass(frozen=True, slots=True)
-class GenerationPins:
+class GenerationPins(Struct, frozen=True):
     """The directory of one generation."""
 
     path: Path
@@ -107,8 +107,7 @@ class GenerationPins:
         _remove_tree(path)
 
 
-@dataclass(frozen=True, slots=True)
-class ChainPins:
+class ChainPins(Struct, frozen=True):
     """The directory of one chain."""
 
     path: Path

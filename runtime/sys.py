@@ -15,9 +15,10 @@ import os
 import socket
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
+
+from msgspec import Struct
 
 from schemas.diagnostic import Diagnostic, NotSupported
 
@@ -567,8 +568,7 @@ def btf_load(btf: bytes, log: Log | None = None) -> Fd:
             log.true_size = attr.btf_log_true_size
 
 
-@dataclass(frozen=True, slots=True)
-class TestRun:
+class TestRun(Struct, frozen=True):
     """What a program did with one frame: its return value, the frame and context after it, mean nanoseconds a run."""
 
     __test__ = False  # pytest: not a test class
@@ -694,8 +694,7 @@ def prog_detach(target_ifindex: int, prog_fd: AnyFd, attach_type: int) -> None:
     syscall(Cmd.BPF_PROG_DETACH, attr)
 
 
-@dataclass(frozen=True, slots=True)
-class Attached:
+class Attached(Struct, frozen=True):
     """Programs on a TCX hook in their order; `link_ids` has 0 where a program is attached without a link."""
 
     prog_ids: tuple[int, ...]
@@ -747,8 +746,7 @@ def fd_by_id(cmd: Cmd, id: int) -> Fd:
     return Fd(syscall(cmd, IdAttr(start_id=id)))
 
 
-@dataclass(frozen=True, slots=True)
-class InfoArray:
+class InfoArray(Struct, frozen=True):
     """An array that an info structure points to: where in the structure its pointer, count and entry size stand."""
 
     pointer_at: int

@@ -9,7 +9,6 @@ a try that nobody will take back by himself.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import json
 import os
@@ -18,6 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import to_builtins
 
 from schemas.manifest import Mode
 
@@ -60,7 +61,7 @@ def write_trial(pins: ChainPins, trial: Trial) -> None:
         "number": trial.number,
         "back": trial.back,
         "deadline": trial.deadline,
-        "replaced": [[name, dataclasses.asdict(found)] for name, found in trial.replaced],
+        "replaced": [[name, to_builtins(found)] for name, found in trial.replaced],
     }
     write_frozen(_path(pins), json.dumps(content).encode())
 
@@ -82,7 +83,7 @@ def read_trial(pins: ChainPins) -> Trial | None:
 
 
 def _occupant(data: dict[str, Any]) -> Occupant:
-    """What `dataclasses.asdict` made of an occupant."""
+    """An occupant from the plain data that it is kept as."""
     found = Filter(**data["filter"]) if data["filter"] else None
     return Occupant(data["prog_id"], Holder(data["holder"]), Mode(data["mode"]), data["link_id"], found)
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from schemas.diagnostic import Diagnostic, LoadFailed
 from schemas.manifest import Hook, InternalLinkRecord, Manifest, Mode
@@ -25,8 +26,7 @@ _MAX_MTU = {Hook.XDP: 3498, Hook.TC: 65535}
 """veth takes native XDP only where a frame fits one page (veth_xdp_set, drivers/net/veth.c)."""
 
 
-@dataclass(frozen=True, slots=True)
-class VethPair:
+class VethPair(Struct, frozen=True):
     """The devices of an internal link."""
 
     link: str

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from schemas.diagnostic import LoadFailed
 
@@ -18,8 +20,7 @@ from .home import is_reachable
 from .netns import NETNS_DIRECTORY, entered
 
 
-@dataclass(frozen=True, slots=True)
-class Whereabouts:
+class Whereabouts(Struct, frozen=True):
     """The hook as it is called by now: None where its device was removed, or is in no namespace that has a name.
 
     `present` is the ifindex of the device that has the name now, 0 where there is none.

@@ -10,14 +10,13 @@ came in by): they are sent, not received.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 COUNTER_SIZE = 16  # bytes: packets, bytes
 DROP_REASON_LIMIT = 64  # reasons are numbers below this
 
 
-@dataclass(frozen=True, slots=True)
-class Count:
+class Count(Struct, frozen=True):
     """Packets, and the bytes of their frames."""
 
     packets: int = 0
@@ -30,8 +29,7 @@ class Count:
         return bool(self.packets or self.bytes)
 
 
-@dataclass(frozen=True, slots=True)
-class CounterLayout:
+class CounterLayout(Struct, frozen=True):
     """Indices into one port's row of counters, for a service with `ports` ports."""
 
     ports: int

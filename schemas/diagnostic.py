@@ -6,12 +6,12 @@ Producers make `Diagnostic` values and never print; `schemas.render` is the only
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True, order=True)
-class Span:
+
+class Span(Struct, frozen=True, order=True):
     """A stretch of a file; lines and columns count from 1, `end_column` is the first column after it."""
 
     file: str
@@ -36,8 +36,7 @@ class Severity(StrEnum):
     WARNING = "warning"
 
 
-@dataclass(frozen=True, slots=True)
-class Diagnostic:
+class Diagnostic(Struct, frozen=True):
     """One finding. `code` is stable and documented in docs/errors.md; texts are lower case without a full stop.
 
     `message` says what is wrong, `label` stands under the caret, `notes` say what is allowed, `help` can be pasted.

@@ -6,11 +6,12 @@ list), `help`, and `span`: null, or `file`, `line`, `column`, `end_line`, `end_c
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
+
+from msgspec import Struct, to_builtins
 
 from .diagnostic import Diagnostic, Severity, Span
 
@@ -41,7 +42,7 @@ def render(
     """
     match Format(format):
         case Format.JSON:
-            document = {"format": JSON_FORMAT, "diagnostics": [dataclasses.asdict(found) for found in diagnostics]}
+            document = {"format": JSON_FORMAT, "diagnostics": [to_builtins(found) for found in diagnostics]}
             return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
         case Format.SHORT:
             return "".join(_short(found) + "\n" for found in diagnostics)
@@ -51,8 +52,7 @@ def render(
     return "\n".join(_text(found, lines, _Paint(colour)) for found in diagnostics)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Paint:
+class _Paint(Struct, frozen=True):
     """Terminal colours, or none."""
 
     on: bool

@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 import pwd
 import stat
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 ROOT = 0
 _GROUP_OR_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
-@dataclass(frozen=True, slots=True)
-class Distrust:
+class Distrust(Struct, frozen=True):
     """Why a file is not trusted, and the command that mends it when the file's name is appended."""
 
     reason: str

@@ -26,7 +26,6 @@ SELDOM = {
     "rich",
     "runtime.doctor",
     "runtime.guard",
-    "runtime.migrate",
     "runtime.supervisor",
     "runtime.verifier",
     "subprocess",

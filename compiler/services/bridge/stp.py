@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from schemas.diagnostic import Span
 
@@ -17,8 +19,7 @@ BRIDGE_PRIORITY_STEP, PORT_PRIORITY_STEP = 4096, 16  # the bits below belong to 
 _SECOND = timedelta(seconds=1)
 
 
-@dataclass(frozen=True, slots=True)
-class PortStp:
+class PortStp(Struct, frozen=True):
     """One port. `cost` None: by the speed of its device; `edge` None: to be found out; `point_to_point` None: by its
     duplex."""
 
@@ -31,8 +32,7 @@ class PortStp:
     bpdu_filter: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Stp:
+class Stp(Struct, frozen=True):
     """A bridge's spanning tree; times in seconds, `ports` by name."""
 
     rapid: bool

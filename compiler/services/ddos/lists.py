@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+from msgspec import Struct
 
 from schemas.diagnostic import Span
 
@@ -31,8 +32,7 @@ Entry = BlockedPrefix | BlockedPorts | BlockedProtocol
 Listed = TypeVar("Listed", BlockedPrefix, BlockedPorts)
 
 
-@dataclass(frozen=True, slots=True)
-class Match(Generic[Listed]):
+class Match(Struct, Generic[Listed], frozen=True):
     """The one entry that can still match; `found` is what the function returns for it: 1 + its counter's index."""
 
     depth: int

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from schemas.diagnostic import Span
 
@@ -19,8 +20,7 @@ _MAX_FILL_SECONDS = 3600
 _DEFAULT_SIZE = 65536
 
 
-@dataclass(frozen=True, slots=True)
-class BlockedPrefix:
+class BlockedPrefix(Struct, frozen=True):
     """An entry of `sources` or `destinations`; `text` is how the file has it."""
 
     prefix: Prefix
@@ -28,8 +28,7 @@ class BlockedPrefix:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class BlockedProtocol:
+class BlockedProtocol(Struct, frozen=True):
     """An entry of `protocols`."""
 
     number: int
@@ -37,8 +36,7 @@ class BlockedProtocol:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class BlockedPorts:
+class BlockedPorts(Struct, frozen=True):
     """An entry of `ports` or `source-ports`: from `first` to `last`, both included."""
 
     protocol: int
@@ -48,8 +46,7 @@ class BlockedPorts:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
+class Rate(Struct, frozen=True):
     """A token bucket for each source: `per_source` packets a second, `burst` at once, `size` sources remembered."""
 
     per_source: int
@@ -58,8 +55,7 @@ class Rate:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class DdosModel:
+class DdosModel(Struct, frozen=True):
     """What one ddos service drops."""
 
     sources: tuple[BlockedPrefix, ...] = ()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ...addresses import Prefix
 
@@ -11,8 +12,7 @@ MAX_SLOT_BITS = 16  # DDOS_NEAR_SLOTS in ddos.bpf.h: 8 KiB, which a first-level 
 HASH = 0x9E3779B1  # DDOS_NEAR_HASH
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbourhood:
+class Neighbourhood(Struct, frozen=True):
     """A set of 2^`bits` slots, in words of 64: an address whose slot is not in it is near no entry of the list.
 
     The slot of an IPv4 address is its first bits; that of an IPv6 address the first bits of a hash of its first 32, for
