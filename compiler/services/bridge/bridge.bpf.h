@@ -85,10 +85,10 @@ struct bridge_config {
 	bool (*sticky)(__u32 port);
 	void *movers; /* NULL: every move is followed */
 	struct moves_limit moves;
-	void *quotas;        /* by port */
-	__u32 station_limit; /* 0: none */
-	bool drop_beyond;    /* frames of stations that are beyond the limit */
-	void *mdb;           /* NULL: no snooping, all multicast is flooded */
+	void *quotas; /* by port; NULL: there may be any number of stations */
+	__u64 station_limit;
+	bool drop_beyond; /* frames of stations that are beyond the limit */
+	void *mdb;        /* NULL: no snooping, all multicast is flooded */
 	void *mdb_kept_until;
 };
 
@@ -284,7 +284,7 @@ static __always_inline bool bridge_admits(const struct bridge_config *cfg, __u64
 	struct census census;
 	struct quota *quota;
 
-	if (!cfg->station_limit)
+	if (!cfg->quotas)
 		return true;
 	quota = bridge_quota(cfg);
 	if (!quota)
@@ -296,7 +296,7 @@ static __always_inline bool bridge_admits(const struct bridge_config *cfg, __u64
 /* A station that was admitted has not been learned: another CPU was faster, or its set is full of active ones. */
 static __always_inline void bridge_unadmit(const struct bridge_config *cfg)
 {
-	struct quota *quota = cfg->station_limit ? bridge_quota(cfg) : NULL;
+	struct quota *quota = cfg->quotas ? bridge_quota(cfg) : NULL;
 
 	if (quota)
 		quota_return(quota);
@@ -340,7 +340,7 @@ static __always_inline __u32 bridge_learn_again(const struct bridge_config *cfg,
 	if (joins && cfg->movers && !fdb_expired(cfg, state, now) &&
 	    !may_move(cfg->movers, &cfg->moves, source, hash, was, cfg->port))
 		return PARSED;
-	if (cfg->station_limit) {
+	if (cfg->quotas) {
 		joins = joins || fdb_expired(cfg, state, now);
 		if (joins && !bridge_admits(cfg, now))
 			return bridge_beyond(cfg);

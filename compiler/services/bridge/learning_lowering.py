@@ -37,8 +37,8 @@ def learning_constants(instance: ServiceInstance, port: Port, model: BridgeModel
         yield from _moves(f"{fdb}.moves", learning.moves)
     own = learning.limits.get(port.name)
     if own:
-        path, limit = f"{port}.stations.limit", str(own.limit)
-        yield Constant(path, limit, "stations that are learned", Inlined("station_limit", limit), own.limit_span)
+        path, limit = f"{port}.stations.limit", LoadTime("station_limit", own.limit)
+        yield Constant(path, str(own.limit), "stations that are learned", limit, own.limit_span)
         if own.drop_beyond:
             home = Inlined("drop_beyond", "true")
             yield Constant(f"{port}.stations.beyond", "drop", "frames of further ones", home, own.limit_span)
