@@ -16,10 +16,9 @@ static __always_inline __u64 checksum_add(__u64 sum, const void *from, const __u
 	return sum;
 }
 
-/* Of up to 2^32 words: each fold halves the carries, the last may make one more. */
+/* Of up to 2^16 words: the first fold leaves 0x10000fffe at most, the second 0x1fffe, the third no carry. */
 static __always_inline __u16 checksum_fold(__u64 sum)
 {
-	sum = (sum & 0xffffffff) + (sum >> 32);
 	sum = (sum & 0xffffffff) + (sum >> 32);
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);

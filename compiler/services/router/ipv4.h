@@ -49,9 +49,10 @@ static __always_inline __u32 ipv4_check(const struct packet *pkt, const struct i
  */
 static __always_inline bool is_martian4(__be32 address)
 {
-	__u32 number = bpf_ntohl(address), network = number >> 24;
+	__u32 number = bpf_ntohl(address);
+	bool first_or_last = number - (1U << 24) >= 223U << 24; /* 0/8, or from 224/8 on: one comparison */
 
-	return network == 0 || network == 127 || network >= 224 || number >> 16 == 0xa9fe;
+	return first_or_last || number >> 24 == 127 || number >> 16 == 0xa9fe;
 }
 
 static __always_inline __u32 ipv4_flow(const struct packet *pkt, const struct iphdr *ip)

@@ -154,11 +154,11 @@ static __always_inline bool neighbour6_mac(const struct router_config *cfg, cons
 	return true;
 }
 
-/* The last step of forwarding: the packet gets the Ethernet addresses of its next link. */
-static __always_inline void address_frame(struct ethhdr *eth, __u64 to, __u64 from)
+/* The last step of forwarding: the packet gets the Ethernet addresses of its next link, in two stores. */
+static __always_inline void address_frame(void *frame, __u64 to, __u64 from)
 {
-	*(__u64 *)eth->h_dest = to | from << 48;
-	*(__u32 *)(eth->h_source + 2) = from >> 16;
+	*(__u64 *)frame = to | from << 48;
+	*(__u32 *)(frame + 8) = from >> 16;
 }
 
 #endif
