@@ -28,4 +28,4 @@ class Upcall(NamedTuple):
 
 def read_upcalls(ring: RingBuffer, limit: int) -> list[Upcall]:
     """Up to `limit` packets, oldest first."""
-    return [Upcall._make(record) for record in ring.read(limit, RECORD)]
+    return [Upcall._make((*fields, frame)) for fields, frame in ring.read(limit, RECORD)]
