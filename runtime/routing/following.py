@@ -41,7 +41,7 @@ class Following:
         """Reads the table until nothing meanwhile asks for more."""
         while True:
             try:
-                await _in_steps(self.follower.resync())
+                await in_steps(self.follower.resync())
                 if not self.loaded:
                     await self._load()
                 if self.follower.whole:
@@ -53,7 +53,7 @@ class Following:
 
     async def _load(self) -> None:
         """What is told of before is in the follower's table."""
-        await _in_steps(self.followed.load(self.follower.routes.items()))
+        await in_steps(self.followed.load(self.follower.routes.items()))
         self.loaded = True
         self.context.log.info("kernel-routes-loaded", routes=len(self.follower.routes))
         self._report()
@@ -78,7 +78,7 @@ class Following:
         self._unplaced = unplaced
 
 
-async def _in_steps(work: Iterator[None]) -> None:
+async def in_steps(work: Iterator[None]) -> None:
     """Does all of it, while everything else in the loop goes on."""
     for _ in work:
         await asyncio.sleep(0)

@@ -7,12 +7,12 @@ is written to new blocks, up to the root entry that leads there: one store shows
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from .layout import NO_ROUTE, STEP, STRIDE, TAIL, TAIL_ORDER, block, order_for
+from .layout import NO_ROUTE, STEP, STRIDE, TAIL, TAIL_ORDER, block, entry, order_for
 from .pool import Full, Pool
-from .ranges import key, ranges
+from .ranges import Key, key, ranges
 from .roots import Roots
 from .table4 import Route
 
@@ -35,18 +35,45 @@ class _Tail:
 class _Level:
     """The prefixes that end within the 16 bits of this level, and the parts below it.
 
-    `block` is what was written last (0: nothing). It no longer holds if the level is `stale`, or as far as it leads to
-    the parts that have `moved`.
+    `block` is what was written last (0: nothing). It no longer holds if the level is `stale`, or else for the values of
+    these 16 bits that have `changed`. `lengths` are those that its prefixes have or had, the longest first.
     """
 
-    __slots__ = ("below", "block", "moved", "routes", "stale")
+    __slots__ = ("below", "block", "changed", "lengths", "routes", "stale")
 
     def __init__(self) -> None:
         self.routes: dict[int, int] = {}
         self.below: dict[int, _Part] = {}
         self.block = 0
-        self.moved: set[int] = set()
+        self.changed: set[int] = set()
+        self.lengths: Sequence[int] = ()
         self.stale = True
+
+    def put(self, prefix: Key, next_hop: int) -> None:
+        """A prefix that ends here."""
+        self.routes[prefix] = next_hop
+        if prefix & 31 not in self.lengths:
+            self.lengths = sorted((*self.lengths, prefix & 31), reverse=True)
+        self._touch(prefix)
+
+    def drop(self, prefix: Key) -> None:
+        """The same, if it is there, no longer."""
+        self.routes.pop(prefix, None)
+        self._touch(prefix)
+
+    def _touch(self, prefix: Key) -> None:
+        if prefix & 31 == STRIDE:
+            self.changed.add(prefix >> 5)
+        else:
+            self.stale = True
+
+    def answer(self, value: int) -> int:
+        """The next hop of the longest prefix in this level that a value is in."""
+        for length in self.lengths:
+            found = self.routes.get(key(value >> STRIDE - length << STRIDE - length, length))
+            if found is not None:
+                return found
+        return NO_ROUTE
 
 
 _Part = _Level | _Tail
@@ -163,7 +190,7 @@ class Fib6:
             each.block = new
             if isinstance(each, _Level):
                 each.stale = False
-                each.moved.clear()
+                each.changed.clear()
         for old in self._gone.pop(index, ()):
             self._retire(old)
 
@@ -178,7 +205,7 @@ class Fib6:
                 return part.block
             words, tail = array("Q", _tail_words(part.route)), True
         else:
-            if not part.stale and not part.moved:
+            if not part.stale and not part.changed:
                 return part.block
             words, tail = self._level_words(part, written), False
         order = order_for(len(words))
@@ -190,20 +217,44 @@ class Fib6:
         return new
 
     def _level_words(self, level: _Level, written: list[tuple[_Part, int]]) -> array[int]:
-        """The ranges of a level; where only parts have moved, as they were but for where these are."""
-        if level.stale:
+        """The ranges of a level; where only a few values have changed, as they were but for these."""
+        if level.stale or len(level.changed) * _REPLACING > 1 << _order(level.block):
             blocks = {start: self._written(part, written) for start, part in level.below.items()}
             return array("Q", [start << 48 | word for start, word in ranges(level.routes, blocks).items()])
         first = level.block >> 5
         words = array("Q", self._places[first : first + (1 << _order(level.block))].tobytes())
-        for start in level.moved:
-            below = self._written(level.below[start], written)
-            at = bisect_right(words, start << 48 | _BELOW_START) - 1
-            moved = words[at] & ~(0xFFFFFFFF << STRIDE) | below << STRIDE
-            while at >= 0 and words[at] >> 48 == start:  # the last range stands there more than once
-                words[at] = moved
-                at -= 1
-        return words
+        del words[bisect_left(words, words[-1]) + 1 :]  # the last range stands there more than once
+        changed = {}
+        for value in sorted(level.changed):
+            part = level.below.get(value)
+            changed[value] = entry(level.answer(value), self._written(part, written) if part else 0)
+        return _replaced(words, changed)
+
+
+_REPLACING = 8
+"""To replace one range takes as long as to work out so many anew, about (measured)."""
+
+
+def _replaced(words: array[int], changed: Mapping[int, int]) -> array[int]:
+    """Ranges with others for single values, in ascending order; those beside them say what they said."""
+    found = array("Q")
+    done = 0
+    for value, word in changed.items():
+        at = bisect_right(words, value << 48 | _BELOW_START) - 1
+        old = words[at] & _BELOW_START
+        found.extend(words[done : at if words[at] >> 48 == value else at + 1])
+        if found and found[-1] >> 48 == value:  # what the value before this one has left to it
+            found.pop()
+        if not found or found[-1] & _BELOW_START != word:
+            found.append(value << 48 | word)
+        done = at + 1
+        if done == len(words) or words[done] >> 48 != value + 1:
+            if value + 1 < 1 << STRIDE and old != word:
+                found.append(value + 1 << 48 | old)
+        elif words[done] & _BELOW_START == word:
+            done += 1
+    found.extend(words[done:])
+    return found
 
 
 def _order(found: int) -> int:
@@ -235,7 +286,7 @@ def _part(routes: Sequence[Route], depth: int) -> _Part:
     end = STRIDE * (depth + 1)
     for route in routes:
         if route[1] <= end:
-            level.routes[_key(route, depth)] = route[2]
+            level.put(_key(route, depth), route[2])
         else:
             longer.setdefault(_start(route, depth), []).append(route)
     level.below = {start: _part(found, depth + 1) for start, found in longer.items()}
@@ -261,14 +312,11 @@ def _with(part: _Part | None, route: Route, depth: int, gone: list[int]) -> _Par
             return _Tail(route)
         part = _opened(part, depth, gone)
     if route[1] <= STRIDE * (depth + 1):
-        part.routes[_key(route, depth)] = route[2]
-        part.stale = True
+        part.put(_key(route, depth), route[2])
         return part
     start = _start(route, depth)
-    before = part.below.get(start)
-    part.below[start] = _with(before, route, depth + 1, gone)
-    part.moved.add(start)
-    part.stale |= before is None
+    part.below[start] = _with(part.below.get(start), route, depth + 1, gone)
+    part.changed.add(start)
     return part
 
 
@@ -276,7 +324,7 @@ def _opened(tail: _Tail, depth: int, gone: list[int]) -> _Level:
     """A level with the one route of a tail."""
     level = _Level()
     if tail.route[1] <= STRIDE * (depth + 1):
-        level.routes[_key(tail.route, depth)] = tail.route[2]
+        level.put(_key(tail.route, depth), tail.route[2])
         gone.extend(_blocks(tail))
     else:
         level.below[_start(tail.route, depth)] = tail
@@ -293,16 +341,14 @@ def _without(part: _Part | None, route: Route, depth: int, gone: list[int]) -> _
         gone.extend(_blocks(part))
         return None
     if route[1] <= STRIDE * (depth + 1):
-        part.routes.pop(_key(route, depth), None)
-        part.stale = True
+        part.drop(_key(route, depth))
     elif before := part.below.get(start := _start(route, depth)):
         after = _without(before, route, depth + 1, gone)
         if after is None:
             del part.below[start]
-            part.stale = True
         else:
             part.below[start] = after
-            part.moved.add(start)
+        part.changed.add(start)
     return _closed(part, route[0], depth, gone)
 
 

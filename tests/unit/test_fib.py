@@ -181,6 +181,34 @@ def test_overlapping_routes_come_and_go(bits: int, data: st.DataObject) -> None:
         assert memory.lookup(stem) == longest_prefix(routes, stem, bits)
 
 
+def test_one_value_more_or_less_in_a_level_with_many_ranges_changes_nothing_beside_it() -> None:
+    """IPv6: such a level is not worked out anew. Values touch, with routes of their own, longer ones or neither."""
+    random_ = random.Random(5)
+    memory = Memory(128, 1 << 17)
+    table = memory.table()
+    base = 0x20010DB8 << 96
+    routes: Routes = {(base, 36): 9, (base | 0xFF << 84, 44): 8}
+    routes |= {(base | value << 80, 48): 1 + value % 3 for value in range(0, 0x4000, 3)}
+    table.load(as_list(routes))
+    values = [0, 1, 2, 0x0FEF, 0x0FF0, 0x0FF1, 0x3FFE, 0x3FFF, 0x4000, 0xFFFE, 0xFFFF]
+    for _ in range(150):
+        changes: Routes = {}
+        for _ in range(random_.choice((1, 1, 5, 20))):
+            where = prefix(
+                base | random_.choice(values) << 80 | random_.getrandbits(2), random_.choice((48, 64, 128)), 128
+            )
+            changes[where] = random_.choice((NO_ROUTE, 1, 2, 9))
+        routes.update(changes)
+        routes = {where: value for where, value in routes.items() if value}
+        table.update(as_list(changes))
+        for value in values:
+            for address in (base | value << 80, base | value << 80 | 2, (base | value << 80) - 1):
+                assert memory.lookup(address) == longest_prefix(routes, address, 128), f"{address:#x}"
+    check(memory, routes, random_, 300)
+    table.update([(address, length, NO_ROUTE) for address, length in routes])
+    assert table.free == 1 << 17
+
+
 @VERSIONS
 def test_all_places_are_free_when_all_routes_are_gone(bits: int) -> None:
     random_ = random.Random(7)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
@@ -8,6 +9,7 @@ from socket import AF_INET, AF_INET6
 import pytest
 
 from runtime.routing.followed import LARGEST_GROUP, Followed, NextHops, Ways
+from runtime.routing.following import in_steps
 from runtime.rtnetlink import RTN_BLACKHOLE, RTN_PROHIBIT, RTN_UNICAST, RTN_UNREACHABLE, Hop, Path, Prefix
 from schemas.fib.layout import RANGES4_PER_ROUTE, RANGES6_PER_ROUTE, ROOTS_SIZE, capacity
 from schemas.fib.table4 import Fib4
@@ -233,6 +235,26 @@ def test_many_routes_are_loaded_in_steps_between_which_addresses_have_their_old_
     assert set(seen[0]) == {0}
     assert any(len(set(ports)) == 2 for ports in seen), "tables change little by little"
     assert {memory.record(reader.lookup(address)).port for address in sample} == {1}
+
+
+def test_others_get_their_turn_between_steps() -> None:
+    async def test() -> int:
+        memory = Memory(routes=20_000)
+        way = Path(AF_INET, 0, RTN_UNICAST, 4, 254, (via(GATEWAY),), special=False)
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        beside = asyncio.ensure_future(other())
+        await in_steps(memory.followed().load(((AF_INET, number << 11, 21), way) for number in range(20_000)))
+        beside.cancel()
+        return turns
+
+    assert asyncio.run(test()) > 10
 
 
 def test_next_hops_for_which_another_process_left_no_room_have_a_place_once_its_are_gone() -> None:
