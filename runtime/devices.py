@@ -21,7 +21,7 @@ _SIOCGIFINDEX = 0x8933
 _IFREQ = struct.Struct("16s24s")
 _IFF_UP, _IFF_RUNNING = 1 << 0, 1 << 6
 _SIOCETHTOOL = 0x8946
-_ETHTOOL_GSET = 0x1
+_ETHTOOL_GSET, _ETHTOOL_GLINK = 0x1, 0xA
 _ETHTOOL_CMD = struct.Struct("=IIIHB13xH14x")  # struct ethtool_cmd: cmd, …, speed, duplex, …, speed_hi
 _SPEED_UNKNOWN = (0, 0xFFFF, 0xFFFFFFFF)
 _DUPLEX_HALF = 0
@@ -63,17 +63,21 @@ class DeviceSocket:
         return Device(name, self.netns, _u32(ifindex), address[_MAC_AT : _MAC_AT + 6], _u32(mtu))
 
     def has_carrier(self, name: str) -> bool:
-        """Whether the device is up and its far end is too; False where there is none."""
+        """Whether the device is up and its far end is too; False where there is none.
+
+        The flags say so a second late at worst (linkwatch_schedule_work(), net/core/link_watch.c). Of a carrier that is
+        new that is right, because until then what is sent is lost; one that has gone the driver knows of at once.
+        """
         asker = self._opened()
         if asker is None:
             return False
         try:
             flags = int.from_bytes(_ask(asker, _SIOCGIFFLAGS, name)[:2], "little")
+            return bool(flags & _IFF_UP and flags & _IFF_RUNNING) and _driver_has_link(asker, name)
         except OSError as error:
             if error.errno == errno.ENODEV:
                 return False
             raise
-        return bool(flags & _IFF_UP and flags & _IFF_RUNNING)
 
     @property
     def is_there(self) -> bool:
@@ -134,16 +138,14 @@ def link_mode(name: str, netns: str | None = None) -> LinkMode:
     """What the device says of its link; nothing is known of one that is not there or does not say."""
     if netns is not None and not (NETNS_DIRECTORY / netns).exists():
         return LinkMode()
-    settings = array.array("B", _ETHTOOL_CMD.pack(_ETHTOOL_GSET, 0, 0, 0, 0, 0))
-    request = struct.pack("16sQ", name.encode(), settings.buffer_info()[0]).ljust(_IFREQ.size, b"\0")
     with entered(netns), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
         try:
-            fcntl.ioctl(asker, _SIOCETHTOOL, request)
+            settings = _ask_driver(asker, name, _ETHTOOL_CMD.pack(_ETHTOOL_GSET, 0, 0, 0, 0, 0))
         except OSError as error:
             if error.errno in (errno.ENODEV, errno.EOPNOTSUPP, errno.EINVAL):
                 return LinkMode()
             raise
-    _, _, _, low, duplex, high = _ETHTOOL_CMD.unpack(settings.tobytes())
+    _, _, _, low, duplex, high = _ETHTOOL_CMD.unpack(settings)
     speed = high << 16 | low
     return LinkMode(None if speed in _SPEED_UNKNOWN else speed, duplex == _DUPLEX_HALF)
 
@@ -165,6 +167,24 @@ def _ask(asker: socket.socket, request: int, name: str) -> bytes:
     ifreq = _IFREQ.pack(name.encode(), b"")
     content: bytes = _IFREQ.unpack(fcntl.ioctl(asker, request, ifreq))[1]
     return content
+
+
+def _driver_has_link(asker: socket.socket, name: str) -> bool:
+    """Whether the driver has a carrier now; True where it does not say."""
+    try:
+        return bool(_u32(_ask_driver(asker, name, struct.pack("=II", _ETHTOOL_GLINK, 0))[4:]))
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:
+            return True
+        raise
+
+
+def _ask_driver(asker: socket.socket, name: str, question: bytes) -> bytes:
+    """One ethtool command, and the same structure as the driver has filled it in."""
+    content = array.array("B", question)
+    request = struct.pack("16sQ", name.encode(), content.buffer_info()[0]).ljust(_IFREQ.size, b"\0")
+    fcntl.ioctl(asker, _SIOCETHTOOL, request)
+    return content.tobytes()
 
 
 def _u32(content: bytes) -> int:

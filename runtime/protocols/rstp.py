@@ -136,6 +136,7 @@ class Bridge:
 
     def _note_version(self, port: Port, bpdu: Bpdu) -> None:
         """updtBPDUVersion (17.21.22)."""
+        port.old_neighbour = bpdu.type is not Type.RST
         if bpdu.type is Type.RST:
             port.rcvd_rstp = True
         else:
@@ -168,10 +169,14 @@ class Bridge:
         before = port.oper_edge
         if not port.enabled:
             port.edge_delay_while = MIGRATE_TIME
-            port.oper_edge = port.settings.admin_edge
-        elif port.edge_delay_while == 0 and port.settings.auto_edge and port.send_rstp and port.proposing:
+            port.oper_edge, port.old_neighbour = port.settings.admin_edge, False
+        elif port.edge_delay_while == 0 and port.proposing and self._may_be_edge(port):
             port.oper_edge = True
         return port.oper_edge != before
+
+    @staticmethod
+    def _may_be_edge(port: Port) -> bool:
+        return port.settings.auto_edge and port.send_rstp and not port.old_neighbour
 
     # --- port information (17.27) -----------------------------------------------------------------------------------
 

@@ -125,7 +125,11 @@ class Change(StrEnum):
 
 @dataclass(slots=True)
 class Port:
-    """Variables of one port (17.19) and its timers in seconds (17.17)."""
+    """Variables of one port (17.19) and its timers in seconds (17.17).
+
+    `old_neighbour` is not the standard's: what was heard last on the link was STP. An old bridge that has lost its root
+    is silent for Max Age, longer than a rapid one, and for three seconds `send_rstp` does not know yet (17.24).
+    """
 
     settings: PortSettings
     path_cost: int = 0
@@ -149,6 +153,7 @@ class Port:
     learn: bool = False
     learning: bool = False
     new_info: bool = False
+    old_neighbour: bool = False
     oper_edge: bool = False
     proposed: bool = False
     proposing: bool = False
@@ -204,7 +209,7 @@ class Port:
     @property
     def forward_delay(self) -> int:
         """17.20.5: towards a rapid neighbour a hello time will do."""
-        return int(self.designated_times.hello_time) if self.send_rstp else self.fwd_delay
+        return int(self.designated_times.hello_time) if self.send_rstp and not self.old_neighbour else self.fwd_delay
 
     @property
     def edge_delay(self) -> int:

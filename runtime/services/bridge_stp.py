@@ -32,13 +32,8 @@ _PLACES = (*Role, *Guard)  # what a port is in the tree, or what keeps it from t
 _MOST_BPDUS = 50  # of one port in a second
 _GIGABIT_COST = 20_000
 
-_SIGN_SECONDS = 0.5
-_SERVED_SECONDS = 2.0
-"""So long after its last sign of life this is taken for dead.
-
-The shortest hello time is 1 s. Neighbours believe for two more seconds at least what they have heard last, and take two
-more to open a port that nobody answers at (17.20.5): so they hear each other before that.
-"""
+_CLOCK_NS = 10_000_000  # how far the coarse clock of packets may lag
+_SIGNS = 4  # of life in the time that one holds
 
 
 @dataclass(slots=True)
@@ -47,7 +42,8 @@ class _Tree:
 
     `links` has what each port leads to: its peer and device. `up` are the ports whose link is up, `heard` counts the
     BPDUs of each since the last tick, `told` is what the log has heard of each port. `written` is what the map has, but
-    for the time. `changes` counts how often stations were forgotten because the tree is another one.
+    for the time, which is `until_ns`. What came up before `begun_ns` is of the past. `changes` counts how often stations
+    were forgotten because the tree is another one.
     """
 
     bridge: Bridge
@@ -56,7 +52,9 @@ class _Tree:
     states: ControlMap
     fdb: ControlMap
     quotas: ControlMap | None
+    begun_ns: int
     written: bytes = b""
+    until_ns: int = 0
     links: dict[str, tuple[str, int]] = field(default_factory=dict)
     up: set[str] = field(default_factory=set)
     heard: Counter[str] = field(default_factory=Counter)
@@ -70,7 +68,7 @@ def start(context: Context) -> None:
     A port that was shut by `bpdu-guard` before this went away stays shut.
     """
     _begin(context, _shut_ports(context))
-    context.every(_SIGN_SECONDS, lambda: _write(context.state))
+    _give_signs(context)
 
 
 def reload(context: Context) -> None:
@@ -90,7 +88,7 @@ def stop(context: Context) -> None:
     """From now on BPDUs go through."""
     tree: _Tree | None = context.state
     if tree:
-        _write(tree, served_seconds=0.0)
+        _write(tree, until_ns=0)
 
 
 def _begin(context: Context, shut: Collection[str]) -> None:
@@ -105,7 +103,8 @@ def _begin(context: Context, shut: Collection[str]) -> None:
         rapid=stp["rapid"],
     )
     ports = [_port_settings(context.ports[name], stp["ports"][name]) for name in names]
-    tree = _Tree(Bridge.of(settings, ports), context.config, names, *_maps(context))
+    begun_ns = time.monotonic_ns() - _CLOCK_NS
+    tree = _Tree(Bridge.of(settings, ports), context.config, names, *_maps(context), begun_ns)
     tree.links = {name: _link(context.ports[name]) for name in names}
     context.state = tree
     for name in shut:
@@ -137,7 +136,7 @@ def on_packets(context: Context, packets: Sequence[Packet]) -> None:
     for packet in packets:
         name = packet.port.name
         tree.heard[name] += 1
-        if tree.heard[name] > _MOST_BPDUS:
+        if tree.heard[name] > _MOST_BPDUS or packet.time_ns < tree.begun_ns:
             continue
         bpdu = Bpdu.of_frame(packet.frame)
         if bpdu is not None:
@@ -211,7 +210,7 @@ def _carry_out(context: Context, effects: Iterable[Effect]) -> None:
     """States first: a BPDU may say that a port is closed, and it has to be by then."""
     tree: _Tree = context.state
     if _content(tree.bridge) != tree.written:
-        _write(tree)
+        _write(tree, time.monotonic_ns() + _served_ns(tree.config))
         _tell(context, tree)
     effects = tuple(effects)
     flushed = {effect.port for effect in effects if isinstance(effect, Flush)}
@@ -225,10 +224,29 @@ def _carry_out(context: Context, effects: Iterable[Effect]) -> None:
             context.send(port, effect.bpdu.frame(source))
 
 
-def _write(tree: _Tree, served_seconds: float = _SERVED_SECONDS) -> None:
-    """Tells programs the states, and that they are looked after for some time to come."""
-    tree.written = _content(tree.bridge)
-    until_ns = time.monotonic_ns() + int(served_seconds * 1e9)
+def _served_ns(config: Mapping[str, Any]) -> int:
+    """How long a sign of life holds.
+
+    Neighbours believe for two more hello times at least what they have heard last, counted in whole seconds (17.21.23).
+    Only then do they look for another way: by then they have to hear each other.
+    """
+    return int(2 * config["stp"]["hello"] - 1) * 1_000_000_000
+
+
+def _give_signs(context: Context) -> None:
+    """Again and again, that this is alive."""
+    tree: _Tree = context.state
+    served_ns, now = _served_ns(tree.config), time.monotonic_ns()
+    if tree.until_ns < now:
+        late = f"{(now - tree.until_ns) / 1e9:.1f}s"
+        context.log.warning("spanning tree was late: BPDUs have been passed on meanwhile", late=late)
+    _write(tree, now + served_ns)
+    context.after(served_ns / _SIGNS / 1e9, lambda: _give_signs(context))
+
+
+def _write(tree: _Tree, until_ns: int) -> None:
+    """Tells programs the states, and until when they are looked after."""
+    tree.written, tree.until_ns = _content(tree.bridge), until_ns
     tree.states[_KEY] = tree.written + until_ns.to_bytes(_TIME_SIZE, "little")
 
 

@@ -44,7 +44,8 @@ _serial = itertools.count()
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to build. `victims` are bridges of ours that have a daemon of their own, the same for all of them.
+    """What to build. `victims` are bridges of ours that have a daemon of their own, the same for all of them. The links
+    of those `apart` are cut from the beginning on.
 
     Without `quick` timers are the defaults, so that waiting for them would be noticed.
     """
@@ -54,6 +55,7 @@ class Plan:
     mode: str = "native"
     quick: bool = True
     victims: Collection[int] = ()
+    apart: Collection[int] = ()
 
     @property
     def name(self) -> str:
@@ -252,10 +254,15 @@ def _cabled(plan: Plan, lab: Lab, stack: ExitStack) -> Network:
     ends = {n: lab.cable((machines[n], HOST), (far, f"host{n}")).station for n in range(len(machines))}
     for one, other in plan.links:
         lab.cable((machines[one], f"to{other}"), (machines[other], f"to{one}"))
+    wires = {number: stack.enter_context(Wire(station)) for number, station in ends.items()}
+    network = Network(plan, machines, wires)
+    for link in plan.links:
+        if set(plan.apart) & set(link):
+            network.switch(link, on=False)
     for number, kind in enumerate(plan.kinds):
         if kind == THEIRS:
             _kernel_bridge(machines[number], number, plan.neighbours(number))
-    return Network(plan, machines, {number: stack.enter_context(Wire(station)) for number, station in ends.items()})
+    return network
 
 
 def priority(number: int) -> int:

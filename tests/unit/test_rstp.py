@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given, settings
@@ -227,6 +227,23 @@ def test_a_port_falls_back_to_stp_and_no_other() -> None:
     assert found.bridges[1].ports[1].send_rstp
     assert not found.bridges[1].ports[2].send_rstp
     assert is_spanning_tree(found, {0, 1, 2})
+
+
+def test_an_old_neighbour_that_falls_silent_at_once_is_not_taken_for_gone() -> None:
+    """It has lost its root and says nothing for Max Age. That it is old is known before `send_rstp` is changed."""
+    bridge = network(1, 2).bridges[0]
+    root, neighbour = (PriorityVector(1 << 32, cost, 1 << 32 | cost, 1) for cost in (0, 1))
+    hello = Bpdu(Type.CONFIG, root, Times(0, 20, 2, 15))
+    for number, bpdu in ((1, hello), (2, replace(hello, priority=neighbour))):
+        bridge.enable(number)
+        bridge.receive(number, bpdu)
+    assert bridge.ports[2].role is Role.ALTERNATE
+    opened = 0
+    while bridge.ports[2].state is not State.FORWARDING:
+        bridge.receive(1, hello)
+        bridge.tick()
+        opened += 1
+    assert opened > hello.times.max_age
 
 
 def test_a_port_speaks_rstp_again_once_it_is_asked_to() -> None:

@@ -408,8 +408,8 @@ static __always_inline void bridge_to_all(struct packet *pkt, const struct bridg
 }
 
 /*
- * A BPDU is for the control plane. While there is none, ports that forward pass it on, as a bridge does that knows no
- * spanning tree: so the others hear each other through this one, and find the loops that it is a part of.
+ * A BPDU is for the control plane. While that gives no sign of life, ports that forward pass it on as well, as a bridge
+ * does that knows no spanning tree: so the others hear each other through this one, and find the loops that it is in.
  */
 static __always_inline __u32 bridge_bpdu(struct packet *pkt, const struct bridge_config *cfg,
 					 const struct port_states *states, enum port_state state)
@@ -420,6 +420,7 @@ static __always_inline __u32 bridge_bpdu(struct packet *pkt, const struct bridge
 		return slow_path(BRIDGE_BPDU);
 	if (bpf_ktime_get_coarse_ns() < states->served_until_ns)
 		return slow_path(BRIDGE_BPDU);
+	slow_path_copy(pkt, BRIDGE_BPDU); /* it may be late only */
 	pkt->tci = 0;
 	bridge_to_all(pkt, cfg);
 	return VERDICT_FLOOD;
