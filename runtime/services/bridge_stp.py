@@ -33,7 +33,7 @@ _MOST_BPDUS = 50  # of one port in a second
 _GIGABIT_COST = 20_000
 
 _CLOCK_NS = 10_000_000  # how far the coarse clock of packets may lag
-_SIGNS = 4  # of life in the time that one holds
+_SIGN_SECONDS = 0.25  # between signs of life, of which one holds for a second at least
 
 
 @dataclass(slots=True)
@@ -42,8 +42,8 @@ class _Tree:
 
     `links` has what each port leads to: its peer and device. `up` are the ports whose link is up, `heard` counts the
     BPDUs of each since the last tick, `told` is what the log has heard of each port. `written` is what the map has, but
-    for the time, which is `until_ns`. What came up before `begun_ns` is of the past. `changes` counts how often stations
-    were forgotten because the tree is another one.
+    for the time, which is `until_ns`. What came up before `begun_ns` is of the past. `changes` counts how often
+    stations were forgotten because the tree is another one.
     """
 
     bridge: Bridge
@@ -68,7 +68,7 @@ def start(context: Context) -> None:
     A port that was shut by `bpdu-guard` before this went away stays shut.
     """
     _begin(context, _shut_ports(context))
-    _give_signs(context)
+    context.every(_SIGN_SECONDS, lambda: _give_sign(context))
 
 
 def reload(context: Context) -> None:
@@ -230,18 +230,17 @@ def _served_ns(config: Mapping[str, Any]) -> int:
     Neighbours believe for two more hello times at least what they have heard last, counted in whole seconds (17.21.23).
     Only then do they look for another way: by then they have to hear each other.
     """
-    return int(2 * config["stp"]["hello"] - 1) * 1_000_000_000
+    return int(2 * config["hello"] - 1) * 1_000_000_000
 
 
-def _give_signs(context: Context) -> None:
-    """Again and again, that this is alive."""
+def _give_sign(context: Context) -> None:
+    """This is alive."""
     tree: _Tree = context.state
-    served_ns, now = _served_ns(tree.config), time.monotonic_ns()
+    now = time.monotonic_ns()
     if tree.until_ns < now:
         late = f"{(now - tree.until_ns) / 1e9:.1f}s"
         context.log.warning("spanning tree was late: BPDUs have been passed on meanwhile", late=late)
-    _write(tree, now + served_ns)
-    context.after(served_ns / _SIGNS / 1e9, lambda: _give_signs(context))
+    _write(tree, now + _served_ns(tree.config))
 
 
 def _write(tree: _Tree, until_ns: int) -> None:
