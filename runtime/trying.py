@@ -111,9 +111,8 @@ def begin(
             for tried in recorded:
                 _take_back(root, pins.chain, tried, error)
             raise
-        trial = read_trial(pins)
     tell_daemon(root)
-    return Applied(swapped, wanted.following, watch.stop(), warnings), trial
+    return Applied(swapped, wanted.following, watch.stop(), warnings), recorded[0]
 
 
 def _say_so(

@@ -73,6 +73,12 @@ class Call:
         """Whether something of it outlives the process: only then does a death before it differ from one after it."""
         return self.name in _LASTING or self.name.startswith(("link set", "link add", "link del", "tc "))
 
+    @property
+    def step(self) -> tuple[str, tuple[tuple[str, int], ...]]:
+        """The same for whoever had the step carried out in which it is made."""
+        carried_out = [number for number, (file, _) in enumerate(self.place) if file.endswith("/steps.py")]
+        return self.name, self.place[: carried_out[0] if carried_out else None]
+
 
 Point = tuple[Call, int]
 """A call, and how many equal ones came before it: runs differ in how much they read, because the host is shared."""

@@ -476,6 +476,35 @@ def test_any_call_that_fails_while_a_hook_changes_hands_leaves_it_to_one_of_both
         assert failures
 
 
+def test_any_call_that_fails_while_a_chain_is_tried_goes_back(machine: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that an apply makes as well fail above."""
+    monkeypatch.setattr("runtime.guard._PAUSES", (0.01,))
+    monkeypatch.setattr("runtime.guard.POLL_SECONDS", 0.001)
+    with staged(Scenario(bridge(), bridge(aging="9s")), machine) as stage:
+        assert stage.after
+        order = Order(stage.after, timedelta(seconds=0.001))
+
+        def is_tried() -> None:
+            with entered(machine.namespace.name):
+                assert try_(order, log_directory=machine.folder).end is End.TAKEN_BACK
+
+        stage.bring(stage.before)
+        applied = {call.step for call, _ in calls_of(lambda: (stage.bring(stage.after), stage.bring(stage.before)))}
+        points = calls_of(is_tried)
+        for point in to_fail(points, {call for call, _ in points if call.step in applied}):
+            stage.bring(stage.before)
+            before = descriptors()
+            try:
+                with Doors(point).watched():
+                    is_tried()
+            except ChainError as error:
+                _is_told(error.diagnostics, point)
+            assert machine.status().trial is None, point
+            stage.bring(stage.before)  # a clean-up that failed is left to the next apply
+            stage.settled(stage.before)
+            assert descriptors() == before
+
+
 @pytest.mark.parametrize("name", ["link", "netlink in another mode", "TCX link"])
 def test_any_call_that_fails_while_a_hook_is_lent_gives_it_back_in_the_end(
     name: str, machine: Host, net: Network, monkeypatch: pytest.MonkeyPatch
