@@ -7,6 +7,7 @@ the others, who are taken off when it is confirmed.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,7 @@ from . import attach, hooks, sys
 from .attach import AttachPoint, Holder, Occupant, Owner
 from .devices import find_device
 from .pin import ChainPins
+from .standby import stood_in
 from .state import LiveAttachment, LiveChain, attach_points
 from .steps import Step
 from .trial import replaced_pin
@@ -40,9 +42,11 @@ class HandBack:
                 self._replace(self.ours, theirs, ours)
         elif self.ours or self._is_left_empty():
             with self.open_theirs() as theirs:
-                if self.ours:
-                    hooks.remove(self.ours)  # from here to the next line the hook is empty
-                attach.put_back(self.point, self._ifindex, self.found, theirs)
+                put_back = functools.partial(attach.put_back, self.point, self._ifindex, self.found, theirs)
+                with stood_in(lambda: bool(self._occupants()), put_back):
+                    if self.ours:
+                        hooks.remove(self.ours)  # from here to the next line the hook is empty
+                    put_back()
 
     def _undo(self) -> None:
         """The chain's program is on the hook again, if theirs got there."""

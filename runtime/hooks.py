@@ -153,14 +153,16 @@ class Hooks:
     def _attach(self, point: AttachPoint, generation: Generation, program: str, pins: GenerationPins) -> Step:
         def do() -> None:
             excluded, ifindex, new = self._excluded(point), _ifindex(point), generation.programs[program]
-            owner = Owner(self.chain, point.name, prog_info(new).id)
-            if excluded:
-                self._evict(excluded)  # from here to the next line the hook is empty
-            link = attach.attach(point, ifindex, new, owner)
-            self.made[point.name] = link
-            if link:
-                self.opened.enter_context(link)
-                sys.obj_pin(link, pins.link(point.name))
+            owner, pin = Owner(self.chain, point.name, prog_info(new).id), pins.link(point.name)
+            with contextlib.ExitStack() as meanwhile:
+                if excluded:
+                    meanwhile.enter_context(attach.emptied(point, ifindex, excluded.prog_id, new, owner, pin))
+                    self._evict(excluded)  # from here to the next line the hook is empty
+                link = attach.attach(point, ifindex, new, owner)
+                self.made[point.name] = link
+                if link:
+                    self.opened.enter_context(link)
+                    sys.obj_pin(link, pin)
 
         def undo() -> None:
             if point.name in self.made:

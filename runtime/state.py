@@ -252,7 +252,7 @@ def _linkless(point: AttachPoint, ours: Collection[int], find: DeviceFinder) -> 
     if device is None:
         return None
     for occupant in attach.occupants(point, device.ifindex):
-        if occupant.prog_id in ours and not occupant.link_id:
+        if occupant.prog_id in ours and not occupant.link_id and occupant.mode is point.mode:
             return LiveAttachment(point, occupant.prog_id, device.ifindex, None, Whereabouts(point, device.ifindex))
     return None
 

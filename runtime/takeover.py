@@ -40,12 +40,13 @@ class Takeover:
         if self.found.mode is self.point.mode:
             self._replace(self.new, kept, pin=True)
             return
-        attach.evict(self.point, self.ifindex, self.found)
-        self.evicted = kept
-        self.made = attach.attach(self.point, self.ifindex, self.new, self.owner)
-        if self.made:
-            self.opened.enter_context(self.made)
-            sys.obj_pin(self.made, self.pin)
+        with attach.emptied(self.point, self.ifindex, self.found.prog_id, self.new, self.owner, self.pin):
+            attach.evict(self.point, self.ifindex, self.found)
+            self.evicted = kept
+            self.made = attach.attach(self.point, self.ifindex, self.new, self.owner)
+            if self.made:
+                self.opened.enter_context(self.made)
+                sys.obj_pin(self.made, self.pin)
 
     def undo(self) -> Diagnostic | None:
         """What to tell (A108) where the program is back, but not by the link that it had."""

@@ -82,6 +82,7 @@ def test_no_frame_notices_a_reload(
                 assert machine.apply(chains[number % len(chains)]).generation == number + 1
         delivery = under.delivery()
         record_property("mpps", delivery.mpps)
+        print(f"{mode}: {delivery.sent} frames at {delivery.mpps:.2f} Mpps, {reloads} reloads")
         assert delivery.sent >= frames
         assert delivery.whole, delivery
         assert (stations(machine), remembered(machine)) == before

@@ -1,0 +1,69 @@
+"""Two calls that only make sense together in, a process out that makes the second if this one is killed in between.
+
+A device takes one XDP program in one mode: from one mode to the other its hook is empty for a moment, and stays so if
+whoever changes it is killed right then. The other process does nothing but wait for that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+from schemas.diagnostic import LoadFailed
+
+_DONE = b"."
+_ATTEMPTS, _PAUSE_SECONDS = 100, 0.02
+
+
+@contextlib.contextmanager
+def stood_in(is_done: Callable[[], bool], finish: Callable[[], object]) -> Iterator[None]:
+    """If this process dies in the block, `finish` is called in another one, unless all `is_done`.
+
+    It has every descriptor of this one, the host's lock too: nobody else begins before it has ended.
+    """
+    hears, says = os.pipe()
+    is_there, comes = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(says)
+        _stand_in(hears, comes, is_done, finish)
+    os.close(hears)
+    os.close(comes)
+    os.read(is_there, 1)
+    os.close(is_there)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(BrokenPipeError):  # it has been killed: then it was not needed
+            os.write(says, _DONE)
+        os.close(says)
+        with contextlib.suppress(ChildProcessError):  # a program that waits for all of its children was faster
+            os.waitpid(child, 0)
+
+
+def _stand_in(hears: int, comes: int, is_done: Callable[[], bool], finish: Callable[[], object]) -> None:
+    """Waits for the word, or for the end of whoever would have said it."""
+    try:
+        os.setsid()  # what is sent to a terminal's processes, or to a group of them, is not for this one
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        os.close(comes)
+        if os.read(hears, len(_DONE)) != _DONE:
+            _finish(is_done, finish)
+    finally:
+        os._exit(0)
+
+
+def _finish(is_done: Callable[[], bool], finish: Callable[[], object]) -> None:
+    """Until it is done: a link that died with its process is on the hook for another moment."""
+    for _ in range(_ATTEMPTS):
+        try:
+            if not is_done():
+                finish()
+        except (LoadFailed, OSError):
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            return

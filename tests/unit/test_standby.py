@@ -1,0 +1,95 @@
+"""Whoever stands by does nothing, unless the one that he stands by dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from runtime.standby import stood_in
+from schemas.diagnostic import LoadFailed
+
+PATIENCE_SECONDS = 20.0
+
+
+def dies(die: Callable[[], object], is_done: Callable[[], bool], finish: Callable[[], object]) -> None:
+    """A process, in a group of its own, that dies in the block."""
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        try:
+            with stood_in(is_done, finish):
+                die()
+        finally:
+            os._exit(1)
+    os.waitpid(child, 0)
+
+
+def comes(path: Path) -> bool:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return path.exists()
+
+
+def test_nothing_is_done_where_nobody_dies(tmp_path: Path) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    with stood_in(lambda: False, (tmp_path / "done").touch):
+        pass
+    assert not (tmp_path / "done").exists()
+    assert set(os.listdir("/proc/self/fd")) == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_whoever_stands_by_may_be_killed(tmp_path: Path) -> None:
+    with stood_in(lambda: False, (tmp_path / "done").touch):
+        (child,) = Path("/proc/thread-self/children").read_text().split()
+        os.kill(int(child), signal.SIGKILL)
+        time.sleep(0.05)
+    assert not (tmp_path / "done").exists()
+
+
+def test_an_error_is_no_death(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), stood_in(lambda: False, (tmp_path / "done").touch):
+        raise ZeroDivisionError
+    assert not (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_it_is_done_for_whoever_dies_also_with_his_whole_group(number: signal.Signals, tmp_path: Path) -> None:
+    def die() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.killpg(0, number)
+
+    dies(die, lambda: False, (tmp_path / "done").touch)
+    assert comes(tmp_path / "done")
+
+
+def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
+    def is_done() -> bool:
+        (tmp_path / "asked").touch()
+        return True
+
+    dies(lambda: os._exit(9), is_done, (tmp_path / "done").touch)
+    assert comes(tmp_path / "asked")
+    time.sleep(0.1)
+    assert not (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize("error", [LoadFailed, OSError])
+def test_what_fails_is_tried_again(error: type[Exception], tmp_path: Path) -> None:
+    turns = []
+
+    def finish() -> None:
+        turns.append(1)
+        if len(turns) < 3:
+            raise error
+        (tmp_path / "done").touch()
+
+    dies(lambda: os._exit(9), lambda: False, finish)
+    assert comes(tmp_path / "done")
