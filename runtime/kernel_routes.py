@@ -40,15 +40,6 @@ from .rtnetlink import (
 
 MAIN_TABLE = 254
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
-_GROUPS = (
-    Group.RTNLGRP_LINK,
-    Group.RTNLGRP_NEIGH,
-    Group.RTNLGRP_IPV4_IFADDR,
-    Group.RTNLGRP_IPV6_IFADDR,
-    Group.RTNLGRP_IPV4_ROUTE,
-    Group.RTNLGRP_IPV6_ROUTE,
-    Group.RTNLGRP_NEXTHOP,
-)
 _FOLLOWED = {RTN_UNICAST, RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT}
 _BITE = 2048
 """Changes that are taken from the kernel in one step."""
@@ -214,7 +205,7 @@ class Follower:
 
     def __post_init__(self) -> None:
         self.routes = KernelRoutes(self.table)
-        self._subscription = Subscription(self.netns, _GROUPS, self.buffer)
+        self._subscription = Subscription(self.netns, tuple(Group), self.buffer)
 
     def fileno(self) -> int:
         return self._subscription.fileno()

@@ -10,15 +10,6 @@ from .rtnetlink import RECEIVE_BUFFER, Change, Group, Lost, Overrun, Subscriptio
 
 _BATCH = 1024
 BUFFER = RECEIVE_BUFFER
-_GROUPS = (
-    Group.RTNLGRP_LINK,
-    Group.RTNLGRP_NEIGH,
-    Group.RTNLGRP_IPV4_IFADDR,
-    Group.RTNLGRP_IPV6_IFADDR,
-    Group.RTNLGRP_IPV4_ROUTE,
-    Group.RTNLGRP_IPV6_ROUTE,
-    Group.RTNLGRP_NEXTHOP,
-)
 
 Deliver = Callable[[str | None, Sequence[Change]], object]
 
@@ -33,7 +24,7 @@ class NetlinkWatch:
         self._subscriptions: list[Subscription] = []
         for netns in namespaces:
             if netns is None or (NETNS_DIRECTORY / netns).exists():
-                subscription = Subscription(netns, _GROUPS, BUFFER)
+                subscription = Subscription(netns, tuple(Group), BUFFER)
                 self._subscriptions.append(subscription)
                 self._loop.add_reader(subscription, self._read, netns, subscription)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -28,6 +28,7 @@ from runtime.ringbuf import RingBuffer
 from runtime.upcalls import Upcall, read_upcalls
 from schemas.counters import CounterLayout
 from schemas.manifest import Hook, ServiceRecord
+from schemas.slow_path import LABEL, LABEL_ETHERTYPE, LABEL_HEADER, LABEL_MAGIC
 from tests.rig.lab import Lab
 
 RING = "chain_slow_path"
@@ -61,6 +62,7 @@ class Row:
     """A frame on a port and what must come of it: `out PORT`, `flood`, `host`, `slow-path REASON` or `drop REASON`.
 
     `out` is the frame after the service; None: the one that came in. `copies`: why copies of it go up besides.
+    `injected`: not the port's device, but the service's control plane has sent it there.
     """
 
     name: str
@@ -69,12 +71,19 @@ class Row:
     verdict: str
     out: bytes | None = None
     copies: tuple[str, ...] = ()
+    injected: bool = False
 
 
 class Model(Protocol):
     """A service in plain Python."""
 
     def receive(self, port: str, frame: bytes) -> str: ...
+
+
+class InjectedModel(Model, Protocol):
+    """One whose table has rows with frames from the control plane."""
+
+    def inject(self, port: str, frame: bytes) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +149,14 @@ class Bench:
     ) -> None:
         self._open.close()
 
-    def receive(self, port: str, frame: bytes) -> Outcome:
-        """Runs the program of `port` on a frame; fails unless it is counted exactly once, and at its verdict.
+    def receive(self, port: str, frame: bytes, *, injected: bool = False) -> Outcome:
+        """Runs the program of `port` on a frame, or that of the way in first.
 
-        What went up must be whole; it is the outcome's frame then.
+        Fails unless it is counted exactly once, and at its verdict. What went up must be whole; it is the outcome's
+        frame then.
         """
         before = self.counters(port)
-        run = self.run_program(port, frame)
+        run = self._inject(port, frame) if injected else self.run_program(port, frame)
         changes = _changes(before, self.counters(port))
         assert list(changes.values()) == [(1, len(frame))], f"{frame.hex()} on {port} was counted as {changes}"
         (verdict,) = changes
@@ -169,6 +179,17 @@ class Bench:
         """Runs the program of `port`, with no look at what it counts."""
         with entered(self._namespace.name):  # a TC test run looks its devices up in the caller's namespace
             return kernel.prog_test_run(self._generation.programs[self._programs[port]], frame, repeat=repeat)
+
+    def _inject(self, port: str, frame: bytes) -> kernel.TestRun:
+        """Runs the program that takes the label off, and goes to that of `port` (runtime/downcalls.py)."""
+        slots = (slot for slot in self._manifest.tail_slots if slot.program == self._programs[port])
+        slot = next(found for found in slots if found.map == f"inject_{self.hook}_ports")
+        label = LABEL.pack(LABEL_MAGIC, slot.index)
+        labelled = LABEL_HEADER.pack(label, LABEL_ETHERTYPE) + frame if self.hook is Hook.XDP else frame + label
+        with entered(self._namespace.name):
+            run = kernel.prog_test_run(self._generation.programs[f"inject_{self.hook}"], labelled)
+        # A test run puts XDP's metadata, which is the mark, before the frame.
+        return replace(run, data=run.data[4:]) if self.hook is Hook.XDP else run
 
     def table(self, name: str, value_size: int) -> dict[int, bytes]:
         """What an array map has, by index."""

@@ -43,18 +43,22 @@ class RouterModel:
     def receive(self, port: str, frame: bytes) -> str:
         return self.forward(port, frame)[0]
 
-    def forward(self, port: str, frame: bytes) -> tuple[str, bytes]:
+    def inject(self, port: str, frame: bytes) -> str:
+        return self.forward(port, frame, injected=True)[0]
+
+    def forward(self, port: str, frame: bytes, *, injected: bool = False) -> tuple[str, bytes]:
         """The verdict, and the frame as it is then."""
         destination, source, ethertype = frame[:6], frame[6:12], frame[12:14]
         if destination != self._mac(port) and not destination[0] & 1:
             return "drop other-station", frame
-        if source[0] & 1 or source == self._mac(port):
+        own = source == self._mac(port)
+        if source[0] & 1 or (own and not injected):
             return "drop invalid-source", frame
         versions = {address.version for address in self._own(port)}
         if ethertype == b"\x08\x00" and 4 in versions:
-            return self._ipv4(port, frame)
+            return self._ipv4(port, frame, own=own)
         if ethertype == b"\x86\xdd" and 6 in versions:
-            return self._ipv6(port, frame)
+            return self._ipv6(port, frame, own=own)
         if ethertype == b"\x08\x06" and 4 in versions:
             return self._arp(port, frame)
         return "drop unknown-protocol", frame
@@ -89,7 +93,7 @@ class RouterModel:
             address == each.network.network_address and each.network.prefixlen < 127 for _, each in self._every()
         )
 
-    def _ipv4(self, port: str, frame: bytes) -> tuple[str, bytes]:
+    def _ipv4(self, port: str, frame: bytes, *, own: bool) -> tuple[str, bytes]:
         packet = frame[14:]
         if len(packet) < 20:
             return "drop truncated", frame
@@ -103,9 +107,9 @@ class RouterModel:
         if frame[0] & 1:
             return "drop not-routed", frame
         source, destination = ipaddress.IPv4Address(packet[12:16]), ipaddress.IPv4Address(packet[16:20])
-        if _martian4(source) or self._is_own(source) or self._is_broadcast(source):
+        if _martian4(source) or (not own and (self._is_own(source) or self._is_broadcast(source))):
             return "drop martian", frame
-        if words > 5:
+        if words > 5 and not own:
             return "slow-path options", frame
         if self._is_own(destination):
             return "slow-path local", frame
@@ -125,7 +129,7 @@ class RouterModel:
         header[10:12] = checksum(bytes(header[:10]) + bytes(2) + bytes(header[12:])).to_bytes(2, "big")
         return self._send(hop, destination, frame, bytes(header) + packet[4 * words :])
 
-    def _ipv6(self, port: str, frame: bytes) -> tuple[str, bytes]:
+    def _ipv6(self, port: str, frame: bytes, *, own: bool) -> tuple[str, bytes]:
         packet = frame[14:]
         if len(packet) < 40:
             return "drop truncated", frame
@@ -137,7 +141,7 @@ class RouterModel:
         source, destination = ipaddress.IPv6Address(packet[8:24]), ipaddress.IPv6Address(packet[24:40])
         if source.is_multicast or source == LOOPBACK or destination in (UNSPECIFIED, LOOPBACK):
             return "drop martian", frame
-        if self._is_own(source) or self._is_anycast(source):
+        if not own and (self._is_own(source) or self._is_anycast(source)):
             return "drop martian", frame
         mine = self._is_own(destination) or self._is_anycast(destination) or str(destination) == self._link_local(port)
         if mine or destination.is_multicast:
@@ -148,7 +152,7 @@ class RouterModel:
             return "drop martian", frame
         if source in LINK_LOCAL:
             return "slow-path scope", frame
-        if packet[6] == 0:
+        if packet[6] == 0 and not own:
             return "slow-path options", frame
         hop = self._hop(destination, lambda: _flow6(packet))
         if hop.refusal:

@@ -183,6 +183,21 @@ HEADER_ROWS = [
         for size in (4, 20, 40)
     ),
     left("options, from the port's own MAC", "drop invalid-source", to_server(options=bytes(4)), source=LEFT),
+    Row(
+        "options and a wrong checksum, from the control plane",
+        "left",
+        ethernet(LEFT, LEFT, IPV4, to_server(options=bytes(4), wrong_checksum=1)),
+        CHECKSUM,
+        injected=True,
+    ),
+    Row(
+        "options that the control plane has dealt with",
+        "left",
+        ethernet(LEFT, LEFT, IPV4, to_server(options=b"\x07\x07\x08\1\2\3\4\0")),
+        "out right",
+        ethernet(RIGHT, SERVER, IPV4, to_server(options=b"\x07\x07\x08\1\2\3\4\0", ttl=63)),
+        injected=True,
+    ),
 ]
 
 MARTIAN_ROWS = [
@@ -248,6 +263,14 @@ FORWARD_ROWS = [
     left("for the router", LOCAL, ipv4(HERE, "10.7.1.1")),
     left("for the router's address on another port", LOCAL, ipv4(HERE, "10.8.2.1")),
     left("for the router, with TTL 1", LOCAL, ipv4(HERE, "10.7.1.1", ttl=1)),
+    Row(
+        "the router's own packet, from its control plane",
+        "left",
+        ethernet(LEFT, LEFT, IPV4, ipv4("10.7.1.1", THERE, ttl=65)),
+        "out right",
+        ethernet(RIGHT, SERVER, IPV4, ipv4("10.7.1.1", THERE, ttl=64)),
+        injected=True,
+    ),
     left("the router's own packet, but from the link", "drop invalid-source", ipv4("10.7.1.1", THERE), source=LEFT),
 ]
 
@@ -321,6 +344,14 @@ IPV6_ROWS = [
     left("IPv6: for another port's link-local address", MARTIAN, ipv6(HERE6, link_local(RIGHT)), IPV6),
     left("IPv6: for the subnet's routers (RFC 4291 2.6.1)", LOCAL, ipv6(HERE6, "fd00:1::"), IPV6),
     left("IPv6: echo request for the router", LOCAL, icmp6(HERE6, "fd00:1::1", b"\x80" + bytes(7)), IPV6),
+    Row(
+        "IPv6: the router's own packet, from its control plane",
+        "left",
+        ethernet(LEFT, LEFT, IPV6, ipv6("fd00:1::1", THERE6, hop_limit=65)),
+        "out right",
+        ethernet(RIGHT, SERVER, IPV6, ipv6("fd00:1::1", THERE6, hop_limit=64)),
+        injected=True,
+    ),
     left(
         "IPv6: the router's own packet, but from the link",
         "drop invalid-source",
@@ -504,7 +535,8 @@ def test_the_model_has_the_bytes_of_the_table() -> None:
         assert isinstance(model, RouterModel)
         for row in each.rows:
             expected = row.frame if row.out is None else row.out
-            assert model.forward(row.port, row.frame) == (row.verdict, expected), row.name
+            found = model.forward(row.port, row.frame, injected=row.injected)
+            assert found == (row.verdict, expected), row.name
 
 
 ADDRESSES4 = [

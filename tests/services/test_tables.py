@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from compiler.service import registry
 from schemas.manifest import Hook
-from tests.services.harness import Bench, Scene
+from tests.services.harness import Bench, InjectedModel, Scene
 
 HERE = Path(__file__).parent
 
@@ -55,9 +56,11 @@ def test_no_row_is_there_twice(kind: str) -> None:
 @pytest.mark.parametrize("scene", CASES)
 def test_the_model_agrees_with_the_table(scene: Scene) -> None:
     model = scene.model()
-    assert {row.name: model.receive(row.port, row.frame) for row in scene.rows} == {
-        row.name: row.verdict for row in scene.rows
-    }
+    found = {}
+    for row in scene.rows:
+        receive = cast("InjectedModel", model).inject if row.injected else model.receive
+        found[row.name] = receive(row.port, row.frame)
+    assert found == {row.name: row.verdict for row in scene.rows}
 
 
 @pytest.mark.kernel
@@ -66,7 +69,7 @@ def test_the_model_agrees_with_the_table(scene: Scene) -> None:
 def test_the_kernel_agrees_with_the_table(scene: Scene, hook: Hook, tmp_path: Path) -> None:
     with Bench(scene.config, scene.ports, hook, tmp_path, scene.entries) as bench:
         for row in scene.rows:
-            outcome = bench.receive(row.port, row.frame)
+            outcome = bench.receive(row.port, row.frame, injected=row.injected)
             expected = row.frame if row.out is None else row.out
             found = (row.name, outcome.verdict, outcome.frame, outcome.copies)
             assert found == (row.name, row.verdict, expected, row.copies)
