@@ -49,6 +49,11 @@ def reapply(net: Network, folder: Path, chain: Mapping[str, Any]) -> Plan:
         return bpfchain.apply(bpfchain.compile(file, folder / "next")).plan
 
 
+def arrived(net: Network, **expected: int) -> dict[str, int]:
+    """How many frames have come to which neighbour."""
+    return {port: len(frames) for port, frames in net.arrivals(**expected).items()}
+
+
 # --- limits -----------------------------------------------------------------------------------------------------------
 
 
@@ -58,7 +63,7 @@ def test_a_port_has_no_more_stations_than_its_limit(mode: str, tmp_path: Path) -
     with bridge(tmp_path, mode, {"a": rules, "b": {}, "c": {}}) as (net, chain):
         net.send("a", *(frame(mac(number)) for number in range(5)), frame(mac(0)), frame(mac(4)))
         net.send("b", frame(mac(100)), frame(mac(101)), frame(mac(102)), frame(mac(103)))
-        assert {port: len(frames) for port, frames in net.arrivals(a=4, b=4, c=8).items()} == {"a": 4, "b": 4, "c": 8}
+        assert arrived(net, a=4, b=4, c=8) == {"a": 4, "b": 4, "c": 8}
         assert behind(chain, "a") == {mac(number).hex(":") for number in range(3)}
         assert len(behind(chain, "b")) == 4
         found = bpfchain.status(chain).service("br0")
@@ -287,6 +292,37 @@ def test_moves_of_all_stations_have_a_limit_too(hook: Hook, tmp_path: Path) -> N
         verdicts = [bench.receive("c", frame(mac(99), mac(number))).verdict for number in range(20)]
         assert set(verdicts) == {"out a", "out b"}
         assert 1 <= verdicts.count("out b") <= 10, "the first, and one more for each second that this took"
+
+
+# --- VLANs ------------------------------------------------------------------------------------------------------------
+
+
+@every_mode
+def test_rules_hold_in_every_vlan(mode: str, tmp_path: Path) -> None:
+    """A station is one of its VLAN; a limit is of the port, whatever the VLANs; static stations in a map have one."""
+    trunk = {"trunk": [10, 20]}
+    ports = {
+        "a": {"vlan": trunk, "stations": {"limit": 3, "beyond": "drop"}},
+        "b": {"vlan": trunk, "stations": {"sticky": True}},
+        "c": {"vlan": trunk},
+    }
+    static = [{"mac": mac(5).hex(":"), "port": port, "vlan": vlan} for port, vlan in (("b", 10), ("c", 20))]
+    with bridge(tmp_path, mode, ports, inline=0, intruders="drop", moves={"station": 1}, static=static) as (net, chain):
+        net.send("a", *(frame(mac(number), vlan=vlan) for number in (1, 2) for vlan in (10, 20)))
+        assert arrived(net, b=3, c=3) == {"b": 3, "c": 3}, "the fourth is beyond the limit"
+        net.send("b", frame(mac(3), vlan=10))
+        net.send("c", frame(mac(3), vlan=10))
+        assert arrived(net, a=1, c=1) == {"a": 1, "c": 1}, "the second is an intruder"
+        net.send("c", frame(mac(3), vlan=20))
+        assert arrived(net, a=1, b=1) == {"a": 1, "b": 1}, "in another VLAN it is another station"
+        for vlan, port in ((10, "b"), (20, "c")):
+            net.send("a", frame(mac(1), mac(5), vlan=vlan))
+            assert net.arrivals(**{port: 1}) == {port: [frame(mac(1), mac(5), vlan=vlan)]}
+        for port in ("c", "a"):
+            net.send(port, frame(mac(1), mac(1), vlan=20))
+        (loop,) = hints(chain, "br0")
+        assert (loop.mac, loop.vlan, loop.ports) == (mac(1).hex(":"), 20, ("c", "a"))
+        assert f"{mac(1).hex(':')} in VLAN 20 moves between c and a: 1 move was not followed" in str(loop)
 
 
 # --- a full table -----------------------------------------------------------------------------------------------------
