@@ -14,7 +14,8 @@ from runtime.object import read_object
 from runtime.spec import ObjectSpec, ProgramSpec
 from schemas.manifest import Hook
 from tests.clang.machine import Machine
-from tests.services.bridge_rules import GATEWAY, PRINTER, STATICS, A, B, bridge, mac
+from tests.services.bridge_frames import GATEWAY, PRINTER, A, B, ethernet
+from tests.services.bridge_rules import STATICS, bridge
 
 XDP_REDIRECT = 4
 OF_RULES = {"tested__movers", "tested__quotas", "tested__statics"}
@@ -94,12 +95,12 @@ def test_a_destination_that_is_code_meets_no_map(tmp_path: Path) -> None:
         (GATEWAY, GATEWAY, []),
     ):
         machine = Machine(program)
-        assert machine.run(mac(destination) + mac(source) + bytes(48)) == XDP_REDIRECT
+        assert machine.run(ethernet(source, destination)) == XDP_REDIRECT
         assert without_counters(machine) == maps
         assert machine.out == (2 if destination == GATEWAY else 0), "port p3; or the flood"
     everything = spec(compiled(tmp_path, bridge({"static": statics})), "p2")
     machine = Machine(everything)
-    assert machine.run(mac(PRINTER) + mac(A) + bytes(48)) == XDP_REDIRECT
+    assert machine.run(ethernet(A, PRINTER)) == XDP_REDIRECT
     assert (without_counters(machine), machine.out) == ([], 2), "between static stations there is no table at all"
 
 

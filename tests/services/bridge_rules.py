@@ -6,22 +6,12 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from tests.services.harness import Row, Scene
+from tests.services.bridge_frames import BROADCAST, CAMERA, FLOOD, GATEWAY, PRINTER, A, B, C, D, E, mac, row
+from tests.services.harness import Scene
 from tests.services.model_bridge import BridgeModel
 
 PORTS = ("p1", "p2", "p3")
-BROADCAST = "ff:ff:ff:ff:ff:ff"
-A, B, C, D, E = (f"02:aa:00:00:00:0{digit}" for digit in "abcde")
-GATEWAY, PRINTER, CAMERA = "52:54:00:12:34:56", "52:54:00:00:00:01", "52:54:00:00:00:02"
-FLOOD, INTRUDER, BEYOND = "flood", "drop intruder", "drop station-limit"
-
-
-def mac(text: str) -> bytes:
-    return bytes.fromhex(text.replace(":", ""))
-
-
-def row(name: str, port: str, source: str, destination: str, verdict: str) -> Row:
-    return Row(name, port, mac(destination) + mac(source) + bytes.fromhex("88b5") + bytes(46), verdict)
+INTRUDER, BEYOND = "drop intruder", "drop station-limit"
 
 
 def bridge(fdb: Mapping[str, Any] | None = None, **stations: Mapping[str, Any]) -> dict[str, Any]:

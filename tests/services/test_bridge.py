@@ -16,34 +16,31 @@ import pytest
 from compiler.services.bridge.fdb import SET_SIZE, Fdb
 from schemas.manifest import Hook
 from tests.services import test_bridge_multicast
+from tests.services.bridge_frames import (
+    BROADCAST,
+    ETHERTYPE,
+    FLOOD,
+    GATEWAY,
+    PRINTER,
+    A,
+    B,
+    C,
+    D,
+    ethernet,
+    mac,
+    row,
+)
 from tests.services.bridge_rules import RULES
 from tests.services.harness import Bench, Row, Scene
 from tests.services.model_bridge import BridgeModel
 from tests.services.model_vlans import VlanBridgeModel, access, trunk
 
 PORTS = ("p1", "p2", "p3", "p4")
-BROADCAST = "ff:ff:ff:ff:ff:ff"
-FLOOD, SAME_PORT, LINK_LOCAL, INVALID = "flood", "drop same-port", "drop link-local", "drop invalid-source"
-ETHERTYPE = bytes.fromhex("88b5")  # local experiments: no stack looks at it
-
-A, B, C, D = (f"02:aa:00:00:00:0{digit}" for digit in "abcd")
-GATEWAY, PRINTER = "52:54:00:12:34:56", "52:54:00:00:00:01"
-
-
-def mac(text: str) -> bytes:
-    return bytes.fromhex(text.replace(":", ""))
-
-
-def ethernet(source: str, destination: str, payload: bytes = bytes(46), ethertype: bytes = ETHERTYPE) -> bytes:
-    return mac(destination) + mac(source) + ethertype + payload
+SAME_PORT, LINK_LOCAL, INVALID = "drop same-port", "drop link-local", "drop invalid-source"
 
 
 def tagged(source: str, destination: str, *tags: str) -> bytes:
     return ethernet(source, destination, ethertype=b"".join(bytes.fromhex(tag) for tag in tags) + ETHERTYPE)
-
-
-def row(name: str, port: str, source: str, destination: str, verdict: str) -> Row:
-    return Row(name, port, ethernet(source, destination), verdict)
 
 
 def bridge(fdb: Mapping[str, Any] | None = None, ports: tuple[str, ...] = PORTS) -> dict[str, Any]:
