@@ -13,6 +13,7 @@ import yaml
 from click.testing import CliRunner
 
 import bpfchain
+from compiler.services.bridge.fdb import SET_SIZE, Fdb
 from runtime.cli import commands
 from runtime.netns import entered
 from runtime.plan import Kind, Plan, Way
@@ -24,6 +25,7 @@ from tests.kernel.bridges import BROADCAST, bridge, chain_of, every_mode, frame,
 from tests.rig.daemon import daemon, own_bpffs
 from tests.rig.network import Network, network, running
 from tests.services.harness import Bench
+from tests.services.test_bridge import entries as table_entries
 
 pytestmark = pytest.mark.kernel
 
@@ -105,6 +107,22 @@ def test_a_station_that_moves_away_makes_room(hook: Hook, tmp_path: Path) -> Non
         assert bench.receive("a", frame(mac(2))).verdict == "flood"
         assert bench.receive("a", frame(mac(1))).verdict == "drop station-limit", "it cannot come back"
         assert bench.receive("c", frame(mac(3), mac(1))).verdict == "out b"
+
+
+@every_hook
+def test_a_station_that_finds_no_room_does_not_count(hook: Hook, tmp_path: Path) -> None:
+    """All sets are full of active stations of another port: the limit is not reached, so nobody is beyond it."""
+    with Bench(config(2, {"aging": "40s", "size": 8}, beyond="drop"), PORTS, hook, tmp_path) as bench:
+        for _ in range(3):  # in three ticks, so that all of the last ones have been seen before
+            for number in range(100):
+                bench.receive("b", frame(mac(number)))
+            time.sleep(0.1)
+        fdb = Fdb(size=8, ports=len(PORTS), aging_s=40)
+        table = [mac for mac, _ in table_entries(fdb, bench.table("tested__fdb", SET_SIZE))]
+        for known in table:
+            bench.receive("b", frame(bytes.fromhex(known.replace(":", ""))))
+        verdicts = [bench.receive("a", frame(mac(number))).verdict for number in range(1000, 1050)]
+        assert set(verdicts) == {"flood"}
 
 
 @every_hook
