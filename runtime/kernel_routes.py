@@ -84,6 +84,8 @@ class KernelRoutes:
         that is replaced by a route of another kind can lose some of its ways only, and one without a gateway can be
         there twice.
         """
+        if prefix not in self._several and not gone and not (flags & NLM_F_REPLACE and prefix in self._alone):
+            return False  # as most are: one new route
         same = [other for other in self._of(prefix) if other.metric == path.metric]
         if len(same) > 1 or (gone and not _has_gateways(path)):
             return True
