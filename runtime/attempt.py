@@ -84,7 +84,7 @@ class Attempt:
                 if "begun" in message:
                     return True
         except EOFError:
-            self.outcome = in_its_place(self._chain, self.order.bpffs)
+            self.outcome = in_its_place(self.guard, self._chain, self.order.bpffs)
         if self.outcome:
             self.guard.wait()
         return False

@@ -16,7 +16,6 @@ from .guard_process import Guard, its_end
 from .lock import OnWait
 from .trying import abort, confirm
 
-GUARD_KILLED = "its guard was killed"
 _POLL_SECONDS = 0.2
 _YES = {"", "y", "yes"}
 _NOTHING_TRIED = {"A109", "A141"}
@@ -46,7 +45,7 @@ class Attendant:
                 except KeyboardInterrupt:
                     self._decide(abort)
         except EOFError:
-            return in_its_place(self.chain, self.bpffs, self.on_wait)
+            return in_its_place(self.guard, self.chain, self.bpffs, self.on_wait)
         finally:
             self.guard.wait()
 
@@ -84,15 +83,15 @@ class Attendant:
                 self.guard.process.terminate()  # too early: it goes back as soon as there is something to go back from
 
 
-def in_its_place(chain: str, bpffs: str | Path | None, on_wait: OnWait | None = None) -> Outcome:
-    """Does what a guard that was killed would have done: goes back, if it had begun."""
+def in_its_place(guard: Guard, chain: str, bpffs: str | Path | None, on_wait: OnWait | None = None) -> Outcome:
+    """Does what a guard that has gone without a word would have done: goes back, if it had begun."""
     try:
         abort(chain, bpffs=bpffs, on_wait=on_wait)
     except LoadFailed as refusal:
         if _is_nothing_tried(refusal):
-            return Outcome(End.NOT_BEGUN, GUARD_KILLED)
+            return Outcome(End.NOT_BEGUN, guard.why_silent)
         raise
-    return Outcome(End.TAKEN_BACK, GUARD_KILLED)
+    return Outcome(End.TAKEN_BACK, guard.why_silent)
 
 
 def _is_nothing_tried(refusal: LoadFailed) -> bool:

@@ -24,8 +24,9 @@ from msgspec import to_builtins
 
 from schemas.diagnostic import ChainError, Diagnostic, LoadFailed, Severity, Span
 
-from .guard import End, Order, Outcome, guard, terminate
+from .guard import TERMINATED, End, Order, Outcome, guard, terminate
 
+KILLED = "its guard was killed"
 _PATH = "PYTHONPATH"
 _THIS_PYTHON = "/proc/self/exe"
 """Wherever it lies: whoever has dropped privileges since may not be able to walk there any more."""
@@ -47,14 +48,15 @@ class Guard:
                 raise EOFError
             yield json.loads(line)
 
-    def close(self) -> None:
-        """Once it has said how it ended, or nobody wants to know."""
-        self.says.close()
-
     def wait(self) -> None:
         """Until its process has gone."""
-        self.close()
+        self.says.close()
         self.process.wait()
+
+    @property
+    def why_silent(self) -> str:
+        """What became of it where it has gone without a last word."""
+        return TERMINATED if self.process.wait() == -signal.SIGTERM else KILLED
 
 
 def set_guard(order: Order) -> Guard:

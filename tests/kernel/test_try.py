@@ -228,6 +228,24 @@ def test_an_answer_on_the_terminal(typed: bytes, code: int, terminal: Terminal, 
     assert blocks(net) == (code == 0)
 
 
+def test_ctrl_c_before_it_has_begun_goes_back_all_the_same(
+    machine: Host, terminal: Terminal, net: Network, strict: Path
+) -> None:
+    """There is nothing to go back from yet: its guard is told to, and does when there is."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "wb", buffering=0) as keyboard:
+        with locked(bpffs_root()):
+            process = terminal.start("try", strict, stdin=theirs, preexec_fn=lambda: _take_terminal(theirs))
+            os.close(theirs)
+            until(lambda: Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
+            keyboard.write(b"\x03")
+        _, err = process.communicate(timeout=60)
+    nothing = f"chain {machine.name}: nothing was changed: its guard was told to end"
+    assert process.returncode == (1 if err.splitlines()[-1] == nothing else 4), err
+    assert not blocks(net)
+    assert machine.status().trial is None
+
+
 def _take_terminal(descriptor: int) -> None:
     import fcntl
     import termios

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
+import sys as python
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -23,7 +25,7 @@ from runtime.state import read
 from runtime.steps import Step
 from runtime.trying import abort, begin, cannot_be_undone, confirm
 from runtime.uapi import AttachType
-from schemas.compiled import CompiledChain
+from schemas.compiled import CompiledChain, save
 from schemas.diagnostic import LoadFailed
 from schemas.manifest import Mode
 from tests.kernel.faults import KILLED
@@ -285,6 +287,34 @@ def test_a_try_that_fails_at_any_step_gives_the_hook_back(name: str, machine: Ho
         nothing_is_kept(machine)
     if link:
         link.close()
+
+
+# --- from the command line ------------------------------------------------------------------------------------------
+
+
+def test_from_the_command_line(machine: Host, foreign: Foreign, tmp_path: Path) -> None:
+    """The plan no longer shows as taken what is to be replaced."""
+    save(machine.compiled(bridge("generic")), tmp_path / "out")
+    command = [python.executable, "-m", "bpfchain", "try", str(tmp_path / "out"), "--timeout", "1"]
+    with foreign.by_link("p2", AttachType.BPF_XDP), entered(machine.namespace.name):
+        refused, taken = (
+            subprocess.run([*command, *more], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60)
+            for more in ([], ["--replace", f"p2={foreign.xdp_id}"])
+        )
+        assert refused.returncode == 1
+        assert "taken by others" in refused.stdout
+        assert f"  ! p2  program {foreign.xdp_id} `stranger`" in refused.stdout
+        assert refused.stderr.splitlines()[1].startswith("error[A102]: XDP of device `p2` is taken by program")
+        assert taken.returncode == 4, taken.stderr
+        assert "taken by others" not in taken.stdout
+        beforehand = "going back does not undo everything: "
+        told = [line.removeprefix(beforehand) for line in taken.stderr.splitlines() if line.startswith(beforehand)]
+        assert told[1:] == [
+            f"program {foreign.xdp_id} `stranger` on p2: traffic is interrupted now, and when going back",
+            f"program {foreign.xdp_id} `stranger` on p2: its link is detached for good, it comes back by netlink",
+        ]
+        assert taken.stderr.endswith(f"chain {machine.name}: rolled back: it was not confirmed within 1 s\n")
+        assert [found.prog_id for found in foreign.on("p2", Mode.NATIVE)] == [foreign.xdp_id]
 
 
 # --- said beforehand ------------------------------------------------------------------------------------------------
