@@ -122,7 +122,8 @@ def _times(row: Row, other: Row | None) -> str:
 
 
 def _kernel(found: Results) -> str:
-    rows = (row for row in found.rows if row.mode == "kernel")
+    spread = (ONE_DESTINATION.name, MANY_DESTINATIONS.name)  # those are with the routers of the same tables
+    rows = (row for row in found.rows if row.mode == "kernel" and row.traffic not in spread)
     head = ("in the kernel", "traffic", "Mpps", "ratio", "latency, ns")
     return _table(
         head, ((r.contender, r.traffic, f"{r.mpps:.2f}", f"{r.ratio_to_redirect:.3f}", str(r.latency_ns)) for r in rows)

@@ -25,15 +25,4 @@ static __always_inline __u16 checksum_fold(__u64 sum)
 	return ~sum;
 }
 
-/*
- * The checksum after the 16-bit word that has `taken` (as it is on the wire) in one place lost that much (RFC 1624).
- * One's complement addition of the difference; it never makes an 0xffff of what was right.
- */
-static __always_inline __u16 checksum_less(__u16 checksum, __be16 taken)
-{
-	__u32 sum = checksum + (__u32)taken;
-
-	return sum + (sum >= 0xffff);
-}
-
 #endif

@@ -274,10 +274,14 @@ FORWARD_ROWS = [
     left("the router's own packet, but from the link", "drop invalid-source", ipv4("10.7.1.1", THERE), source=LEFT),
 ]
 
-# Every checksum that the identification can make: the carry of RFC 1624 and both zeros are among them.
+# Checksums that the identification makes: all over, and those at which RFC 1624's sum carries over, or is a zero.
+CHECKSUM_EDGES = (0xFEFE, 0xFEFF, 0xFF00, 0xFFFE, 0x0000, 0x0001, 0x00FF)
 CHECKSUM_ROWS = [
     forwarded(f"checksum of identification {number:#06x}", TO_SERVER, HERE, THERE, identification=number)
-    for number in range(0x0000, 0x10000, 0x0FB3)
+    for number in (
+        *range(0x0000, 0x10000, 0x0FB3),
+        *((0x639A - wanted) % 0xFFFF for wanted in CHECKSUM_EDGES),  # 0x639a is that of identification 0
+    )
 ]
 
 GROUP_OF_LEFT, ALL_NODES = "33:33:ff:00:00:01", "33:33:00:00:00:01"

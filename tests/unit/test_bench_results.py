@@ -141,15 +141,17 @@ def test_tables_of_the_page_are_written_between_their_markers() -> None:
 
 
 def test_tables_of_routers_and_of_the_slow_path() -> None:
-    page = "".join(f"<!-- {name} -->\n\n<!-- end -->\n" for name in ("routes", "slow-path", "features"))
+    page = "".join(f"<!-- {name} -->\n\n<!-- end -->\n" for name in ("routes", "slow-path", "features", "kernel"))
     one = dataclasses.replace(ROW, service="router, 100,000 routes", traffic="1 destination", ratio_to_redirect=0.8)
     linux = dataclasses.replace(one, contender="ip forward", mode="kernel", ratio_to_redirect=0.25)
     tagged = dataclasses.replace(ROW, service="bridge, trunks", traffic="1 flow, VLAN 10")
-    rows = (one, linux, tagged)
+    rows = (one, linux, tagged, KERNEL)
     found = Results({"kernel": "6.18", "cpu": "a CPU", "cpus": 2}, Effort(3, 2), rows, (), (), (FIGURE,))
     filled = report.filled(page, found)
     assert "| 100,000 | 0.800 ± 0.014 | 10 | 3.20 of 4.00 | – | – | – | 0.70 |" in filled
     assert "| up, out | native | 0.50 | 0.50 | 2.00 | 900 | 10% |" in filled
+    assert "| Linux bridge | 1 flow |" in filled
+    assert "| ip forward |" not in filled
     assert "| bridge, trunks | bpfchain | 0.967 | 10 | 524 | 2092 |" in filled
 
 

@@ -67,6 +67,18 @@ static __always_inline __u32 ipv4_flow(const struct packet *pkt, const struct ip
 	return flow_hash((__u64)ip->saddr << 32 | ip->daddr, rest);
 }
 
+/*
+ * Takes one from the time to live, which is not 0. That is the upper half of a 16-bit word, so the checksum has to grow
+ * by 0x0100, one's complement (RFC 1624). Both lie in the same 32 bits, read here with the first byte lowest: there is
+ * one in the third byte to add, and one more where it carries over.
+ */
+static __always_inline void ipv4_age(struct iphdr *ip)
+{
+	__u32 *word = (void *)&ip->ttl, before = *word;
+
+	*word = before - 1 + (before >= 0xfffe0000 ? 0x20000 : 0x10000);
+}
+
 /* Forwards a packet to a neighbour: all that can still go wrong is found out before the first byte is changed. */
 static __always_inline __u32 ipv4_send(struct packet *pkt, const struct router_config *cfg, struct iphdr *ip,
 				       const struct nexthop *nexthop, __u32 index)
@@ -83,8 +95,7 @@ static __always_inline __u32 ipv4_send(struct packet *pkt, const struct router_c
 	key.address = nexthop->kind == NEXTHOP_VIA ? nexthop->gateway.u6_addr32[0] : ip->daddr;
 	if (unlikely(!neighbour4_mac(cfg, &key, &mac)))
 		return upcall(pkt, ROUTER_RESOLVE, index);
-	ip->ttl--;
-	ip->check = checksum_less(ip->check, bpf_htons(0x0100));
+	ipv4_age(ip);
 	address_frame(pkt->eth, mac, egress.mac);
 	return key.port;
 }
