@@ -218,10 +218,12 @@ def _reloads(found: Results) -> str:
     lines = [
         [row.mode, f"{row.swaps}", f"{row.frames:,}", f"{row.lost}", f"{row.mpps:.2f}", f"{row.live_ms:.0f} ms"]
         + [f"{row.stages_ms[stage]:.0f} ms" for stage in stages]
-        + [f"{row.code_live_ms:.0f} ms" if row.code_live_ms else "–"]
+        + [f"{ms:.0f} ms" if ms else "–" for ms in (row.command_ms, row.code_live_ms)]
         for row in found.reloads
     ]
-    return _table(("mode", "swaps", "frames", "lost", "Mpps", "until live", *stages, "code: until live"), lines)
+    return _table(
+        ("mode", "swaps", "frames", "lost", "Mpps", "until live", *stages, "command", "code: until live"), lines
+    )
 
 
 def _routes(found: Results) -> str:

@@ -80,4 +80,5 @@ def test_reloads_under_load_lose_nothing() -> None:
     assert list(row.stages_ms) == ["read", "validate", "lower", "clang", "write", "look", "load", "swap", "clean up"]
     assert 0 < row.live_ms < sum(row.stages_ms.values())
     assert row.code_live_ms
+    assert row.command_ms
     assert "native        2" in table([row])
