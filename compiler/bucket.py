@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from schemas.diagnostic import Span
 
@@ -15,8 +16,7 @@ COARSE_TICK_NS = 10_000_000
 """Longest step of the coarse clock: a tick, with CONFIG_HZ=100."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
+class Bucket(Struct, frozen=True):
     """`rate` packets a second and `burst` at once; each `path` is where the chain has it."""
 
     rate_path: str

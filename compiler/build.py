@@ -7,9 +7,10 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
+
+from msgspec import Struct
 
 from schemas import manifest as m
 from schemas.compiled import MANIFEST_FILE, CompiledChain, object_file, save
@@ -42,8 +43,7 @@ from .source import read
 from .verify import verify
 
 
-@dataclass(frozen=True, slots=True)
-class Compiled:
+class Compiled(Struct, frozen=True):
     """What `build` made: the compiled chain, its C, and what each stage took.
 
     `directory` holds `manifest.json`, `objects/` and `src/`, or is None where nothing was to be written.

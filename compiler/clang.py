@@ -10,9 +10,10 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from msgspec import Struct
 
 from schemas.diagnostic import CompileFailed, Diagnostic, Span
 
@@ -29,16 +30,14 @@ _VERSION = re.compile(r"clang version (\d+)[.\d]*")
 _ERROR = re.compile(r"^(?P<file>[^:\n]+):(?P<line>\d+):(?P<column>\d+): (?:fatal )?error: (?P<text>.*)$", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
-class Clang:
+class Clang(Struct, frozen=True):
     """A usable clang: the words that start it, and its version text."""
 
     command: tuple[str, ...]
     version: str
 
 
-@dataclass(frozen=True, slots=True)
-class CompiledObject:
+class CompiledObject(Struct, frozen=True):
     """An ELF object, and whether it came from the cache."""
 
     unit: CUnit

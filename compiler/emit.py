@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from schemas.counters import CounterLayout
 from schemas.diagnostic import Span
@@ -35,8 +36,7 @@ _MARK = re.compile(r"( \*/)?\x00(\d+)\x00")
 _COMMENT = re.compile(r"[ \t]*/\*.*?\*/", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class CUnit:
+class CUnit(Struct, frozen=True):
     """C for one program; `lines` are (line of C, place in the file), `headers` the folders to include from."""
 
     program: Program | Injector
@@ -55,8 +55,7 @@ class CUnit:
         return _COMMENT.sub(lambda comment: "\n" * comment[0].count("\n"), self.text)
 
 
-@dataclass(frozen=True, slots=True)
-class _Field:
+class _Field(Struct, frozen=True):
     """One designated initialiser of the configuration."""
 
     name: str
@@ -65,8 +64,7 @@ class _Field:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class _Symbol:
+class _Symbol(Struct, frozen=True):
     """A number that the loader fills in."""
 
     name: str

@@ -6,7 +6,7 @@ immutable.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from schemas.diagnostic import Span
 from schemas.manifest import Hook, HostFact, Role, Scope
@@ -17,16 +17,14 @@ ProgramName = str
 MapName = str
 
 
-@dataclass(frozen=True, slots=True)
-class Inlined:
+class Inlined(Struct, frozen=True):
     """Compiled in: `literal` initialises field `field` of the config; field "" is part of generated code."""
 
     field: str
     literal: str
 
 
-@dataclass(frozen=True, slots=True)
-class InMap:
+class InMap(Struct, frozen=True):
     """An entry of map `map` that is there from the start."""
 
     map: MapName
@@ -34,8 +32,7 @@ class InMap:
     value: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class LoadTime:
+class LoadTime(Struct, frozen=True):
     """Compiled in as a blank, into which the loader writes `value`: another value needs no other object.
 
     For numbers by which no code is chosen, of 64 bits: field `field` of the config is a `__u64`. Field "" is for
@@ -46,8 +43,7 @@ class LoadTime:
     value: int
 
 
-@dataclass(frozen=True, slots=True)
-class HostBound:
+class HostBound(Struct, frozen=True):
     """Known only on the host: a blank likewise. Field `field` of the config is a `__u64`.
 
     Field "" is for generated code, which names the symbol itself (`lower.host_symbol`).
@@ -58,8 +54,7 @@ class HostBound:
     device: str | None  # name of the interface whose fact it is
 
 
-@dataclass(frozen=True, slots=True)
-class Constant:
+class Constant(Struct, frozen=True):
     """One value of the configuration and its home: in code, in a blank of it, in a map, or on the host.
 
     `path` is where people know it (`br0.fdb.aging`), `value` how they wrote it (`300s`), `meaning` what it is for.
@@ -72,8 +67,7 @@ class Constant:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class MapDef:
+class MapDef(Struct, frozen=True):
     """A map and its entries.
 
     `key_type` and `value_type` are C types (`struct fdb_key`, `__u64`); `layout` names what entries mean ("fdb/1") and
@@ -99,8 +93,7 @@ class MapDef:
     entries: tuple[Constant, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class GeneratedFunction:
+class GeneratedFunction(Struct, frozen=True):
     """A table that became code: C text of a `static __always_inline` function; config field `field` is set to it."""
 
     field: str
@@ -109,8 +102,7 @@ class GeneratedFunction:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class LoweredPort:
+class LoweredPort(Struct, frozen=True):
     """What a service says of the program for one incoming port: everything else is the same for every service.
 
     `transmits`: each copy of a flood is first given to the service's `KIND_transmit` (compiler/service.py).
@@ -122,8 +114,7 @@ class LoweredPort:
     transmits: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class VirtualPort:
+class VirtualPort(Struct, frozen=True):
     """A port of a service; `peer` is the text form of the link's other end (`interface wan`, `gw.up`, `host`)."""
 
     service: str
@@ -133,31 +124,27 @@ class VirtualPort:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class ToInterface:
+class ToInterface(Struct, frozen=True):
     """Out of an interface. XDP: slot `port index` of the service's devmap; TC: its ifindex, a host-bound symbol."""
 
     interface: str
 
 
-@dataclass(frozen=True, slots=True)
-class ToProgram:
+class ToProgram(Struct, frozen=True):
     """By tail call into the program of the port across the link; program and slot are of the same hook."""
 
     program: ProgramName
     slot: int
 
 
-@dataclass(frozen=True, slots=True)
-class ToHost:
+class ToHost(Struct, frozen=True):
     """Up into this machine's own stack."""
 
 
 Target = ToInterface | ToProgram | ToHost
 
 
-@dataclass(frozen=True, slots=True)
-class Edge:
+class Edge(Struct, frozen=True):
     """Where packets go that leave by port `port` (`index` in its service)."""
 
     service: str
@@ -167,8 +154,7 @@ class Edge:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class FloodCopy:
+class FloodCopy(Struct, frozen=True):
     """One receiver of a flooded frame: device `device` (an interface or an internal link); None: by the port's edge."""
 
     port: str
@@ -176,8 +162,7 @@ class FloodCopy:
     device: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Program:
+class Program(Struct, frozen=True):
     """What runs for packets that arrive on `port` of `instance` at `hook`. `flood` is empty where it cannot flood.
 
     An `egress` program runs for copies of floods that are about to leave by `port` out of a devmap (XDP).
@@ -200,8 +185,7 @@ class Program:
         return self.instance.name
 
 
-@dataclass(frozen=True, slots=True)
-class Injector:
+class Injector(Struct, frozen=True):
     """What runs for frames that control planes send in at `hook`: it goes to the program in one of the slots of `map`.
 
     A chain needs one for each hook; at TC, where an ifindex means something in one namespace only, for each of them.
@@ -223,8 +207,7 @@ class Injector:
         return (self.map,)
 
 
-@dataclass(frozen=True, slots=True)
-class TailSlot:
+class TailSlot(Struct, frozen=True):
     """One entry of a prog array: where a link between two virtual ports lands."""
 
     map: MapName
@@ -233,8 +216,7 @@ class TailSlot:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceSlot:
+class DeviceSlot(Struct, frozen=True):
     """One entry of a devmap: the device (interface or internal link) behind it, and the egress program before it."""
 
     map: MapName
@@ -243,8 +225,7 @@ class DeviceSlot:
     program: ProgramName | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class InternalLink:
+class InternalLink(Struct, frozen=True):
     """A veth pair by which flooded copies, or frames of a control plane, enter `program`.
 
     It is made in the namespace of interface `interface`.
@@ -256,8 +237,7 @@ class InternalLink:
     interface: str
 
 
-@dataclass(frozen=True, slots=True)
-class HostSymbol:
+class HostSymbol(Struct, frozen=True):
     """A symbol, and the fact that the loader writes where programs load it."""
 
     symbol: str
@@ -265,16 +245,14 @@ class HostSymbol:
     device: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Attach:
+class Attach(Struct, frozen=True):
     """`program` receives what arrives on `interface`."""
 
     interface: str
     program: ProgramName
 
 
-@dataclass(frozen=True, slots=True)
-class ChainIR:
+class ChainIR(Struct, frozen=True):
     """A whole chain, ready to be written as C and as a manifest."""
 
     name: str

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from schemas.diagnostic import Diagnostic, InvalidChain, Span
 
@@ -81,8 +80,7 @@ class Value(Struct, frozen=True):
             yield Value(self.source, (*self.pointer, index), data)
 
 
-@dataclass(slots=True)
-class Report:
+class Report(Struct):
     """Collects the diagnostics of one run, so that all mistakes of a file are told at once."""
 
     diagnostics: list[Diagnostic] = field(default_factory=list)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import yaml
-from msgspec import Struct
+from msgspec import Struct, field
 
 from schemas.diagnostic import Diagnostic, InvalidChain, Span
 
@@ -47,8 +46,7 @@ class Document(Struct, frozen=True):
     problems: tuple[Diagnostic, ...]
 
 
-@dataclass(slots=True)
-class _Node:
+class _Node(Struct):
     """A scalar (`data`), a list (`items` with None as key) or a mapping; `size` counts the nodes of the subtree."""
 
     span: Span

@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from schemas.compiled import CompiledChain
 from schemas.diagnostic import Diagnostic, LoadFailed
@@ -33,8 +35,7 @@ if TYPE_CHECKING:
     from .foreign import Replace, Stranger
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(Struct, frozen=True):
     """What an apply did. `generation` is the number of the one that runs now.
 
     `timings` are those of its stages: look, then load and swap, or update (in place), then clean up. With the end of

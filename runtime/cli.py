@@ -8,12 +8,12 @@ import json
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import click
+from msgspec import Struct
 
 from schemas.stopwatch import Stopwatch, Timings, timings_text
 from schemas.terminal import ProgressLine
@@ -40,8 +40,7 @@ class Built(Protocol):
     def seconds(self) -> Timings: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Compiler:
+class Compiler(Struct, frozen=True):
     """What the command line brings along where there is a compiler: the runtime itself knows none."""
 
     compile_file: Callable[[Path], Built]
@@ -351,8 +350,7 @@ def _number(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
+class _Read(Struct, frozen=True):
     """A chain that was compiled before."""
 
     chain: CompiledChain

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from schemas.manifest import Manifest, ServiceRecord
 
@@ -15,8 +16,7 @@ from .control_maps import ControlMap, service_map
 from .pin import GenerationPins
 
 
-@dataclass(frozen=True, slots=True)
-class Findings:
+class Findings(Struct, frozen=True):
     """What the maps of a service say, with or without a daemon.
 
     `facts` are for programs, plain JSON data; `lines` the same for people, `notes` that of ports by name; `problems`
@@ -32,8 +32,7 @@ class Findings:
 NOTHING = Findings()
 
 
-@dataclass(frozen=True, slots=True)
-class Inspected:
+class Inspected(Struct, frozen=True):
     """A service as `inspect(service)` of its run-time side gets it.
 
     `constants` are the values of all its programs by their paths; `open_map` raises LookupError.

@@ -8,7 +8,8 @@ import fcntl
 import socket
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from schemas.diagnostic import Diagnostic, LoadFailed
 
@@ -28,8 +29,7 @@ _DUPLEX_HALF = 0
 _MAC_AT = 2  # behind sa_family of struct sockaddr
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
+class Device(Struct, frozen=True):
     """A network device as it is now; `mac` has 6 bytes, zeros where the device has none."""
 
     name: str
@@ -126,8 +126,7 @@ def find_device(name: str, netns: str | None = None) -> Device | None:
         return asker.find(name)
 
 
-@dataclass(frozen=True, slots=True)
-class LinkMode:
+class LinkMode(Struct, frozen=True):
     """How a device's link works: megabits a second, None where it does not say, and whether its ends take turns."""
 
     speed: int | None = None

@@ -9,9 +9,10 @@ from __future__ import annotations
 import functools
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from elftools.elf.structs import ELFStructs
@@ -63,8 +64,7 @@ class RelocationType(IntEnum):
     R_BPF_64_32 = 10  # a call
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
+class Section(Struct, frozen=True):
     """A section; `type` is its name in pyelftools (`SHT_REL`). `content` is empty for SHT_NOBITS: `size` zeros."""
 
     index: int
@@ -81,8 +81,7 @@ class Section:
         return bool(self.flags & SHF_EXECINSTR)
 
 
-@dataclass(frozen=True, slots=True)
-class Symbol:
+class Symbol(Struct, frozen=True):
     """A symbol; `section` is an index into the section table, or a reserved number (0: defined elsewhere)."""
 
     name: str
@@ -93,8 +92,7 @@ class Symbol:
     section: int
 
 
-@dataclass(frozen=True, slots=True)
-class Relocation:
+class Relocation(Struct, frozen=True):
     """A place in a section, and the symbol that it refers to."""
 
     offset: int
@@ -102,8 +100,7 @@ class Relocation:
     symbol: Symbol
 
 
-@dataclass(frozen=True, slots=True)
-class ElfFile:
+class ElfFile(Struct, frozen=True):
     """A relocatable BPF object. `relocations` are by the index of the section that they apply to."""
 
     sections: tuple[Section, ...]

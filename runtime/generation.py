@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from schemas.compiled import CompiledChain
 from schemas.diagnostic import Diagnostic, LoadFailed
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
     from .migrate import Migrated
 
 
-@dataclass(slots=True)
-class Generation:
+class Generation(Struct):
     """Maps and programs by name, for as long as this is open; `kept` are the maps taken over from a running one."""
 
     manifest: Manifest
@@ -52,8 +52,7 @@ class Generation:
         self.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Predecessor:
+class Predecessor(Struct, frozen=True):
     """The generation that runs: where its maps are pinned, what they mean, and which of them are still there."""
 
     pins: GenerationPins

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from schemas.diagnostic import Diagnostic, LoadFailed
 from schemas.manifest import Manifest, Mode
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
     from .generation import Generation
 
 
-@dataclass(slots=True)
-class Hooks:
+class Hooks(Struct):
     """The hooks of one chain while a new generation takes them over."""
 
     chain: str

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from schemas.manifest import HostFact, Manifest
 
@@ -12,8 +13,7 @@ from .devices import Device, DeviceFinder, find_device, require_device
 from .veth import veth_pairs
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(Struct, frozen=True):
     """What the host says about a chain's devices, by the chain's names for them; what is missing is left out."""
 
     devices: Mapping[str, Device]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from .elf import Malformed, Relocation, RelocationType
 from .spec import DataReference, FunctionPlace, MapReference, ValueReference
@@ -49,8 +50,7 @@ FunctionId = tuple[int, int]
 """Where a function begins: section index, byte offset."""
 
 
-@dataclass(frozen=True, slots=True)
-class Function:
+class Function(Struct, frozen=True):
     """A function as it lies in the object."""
 
     name: str
@@ -71,8 +71,7 @@ class Function:
         return Malformed(code, f"`{self.name}`: {message}", self.section, self.start + insn * INSN_SIZE)
 
 
-@dataclass(frozen=True, slots=True)
-class CallSite:
+class CallSite(Struct, frozen=True):
     """Instruction `insn` calls the function at `target`, or loads its address (`pointer`)."""
 
     insn: int
@@ -80,31 +79,27 @@ class CallSite:
     pointer: bool
 
 
-@dataclass(frozen=True, slots=True)
-class MapTarget:
+class MapTarget(Struct, frozen=True):
     """A reference leads to this map."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class DataTarget:
+class DataTarget(Struct, frozen=True):
     """A reference leads to this byte of a data section."""
 
     section: str
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class CodeTarget:
+class CodeTarget(Struct, frozen=True):
     """A reference leads to this byte of a code section."""
 
     section_index: int
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class ValueTarget:
+class ValueTarget(Struct, frozen=True):
     """A reference stands for the number that the loader gives to this symbol."""
 
     symbol: str
@@ -115,8 +110,7 @@ Resolve = Callable[[Relocation, int], Target]
 """(relocation, the offset that stands in the instruction) → what it refers to; raises `Malformed`."""
 
 
-@dataclass(frozen=True, slots=True)
-class References:
+class References(Struct, frozen=True):
     """Everything that a function refers to, by its own instruction numbers."""
 
     calls: tuple[CallSite, ...]
@@ -211,8 +205,7 @@ def _called(
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class LinkedProgram:
+class LinkedProgram(Struct, frozen=True):
     """`places` says where each function went; `insns` lack only file descriptors and values."""
 
     insns: bytes

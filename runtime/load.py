@@ -6,9 +6,10 @@ import contextlib
 import errno
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+
+from msgspec import Struct
 
 from schemas.diagnostic import Diagnostic, LoadFailed, NotSupported
 from schemas.manifest import Hook, ProgramRecord
@@ -32,8 +33,7 @@ U64_MAX = (1 << 64) - 1
 _INDEX = (0).to_bytes(4, "little")
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedObject:
+class LoadedObject(Struct, frozen=True):
     """Programs by function name and data sections by name, for as long as this is open."""
 
     programs: Mapping[str, sys.Fd]
@@ -236,8 +236,7 @@ def _btf_reason(btf: bytes) -> tuple[str, ...]:
     return ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Loader:
+class _Loader(Struct, frozen=True):
     """Loads the programs of one object, each once its references have descriptors and values."""
 
     spec: ObjectSpec

@@ -7,7 +7,9 @@ A map is a struct whose members are never used as such: `int (*type)[N]` says a 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from .btf import Btf, Kind, Member, Type
 from .elf import STT_FUNC, STT_OBJECT, STT_SECTION, ElfFile, Malformed, Relocation, RelocationType, Section, Symbol
@@ -19,8 +21,7 @@ _U32_MAX = 0xFFFFFFFF
 _NUMBERS = {"type", "key_size", "value_size", "max_entries", "map_flags"}
 
 
-@dataclass(frozen=True, slots=True)
-class MapPlace:
+class MapPlace(Struct, frozen=True):
     """A map, and where its variable lies in `.maps`."""
 
     spec: MapSpec
@@ -28,8 +29,7 @@ class MapPlace:
     size: int
 
 
-@dataclass(slots=True)
-class _Definition:
+class _Definition(Struct):
     """What the members of a map's struct said so far."""
 
     numbers: dict[str, int] = field(default_factory=dict)

@@ -6,9 +6,11 @@ Pure: the same manifest, live state and host give the same plan, and nothing is 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from schemas.diagnostic import Diagnostic, LoadFailed
 from schemas.manifest import Manifest, MapRecord, ProgramRecord, Role
@@ -81,8 +83,7 @@ class Way(StrEnum):
     GENERATION = "new generation"
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """One difference. `reasons` are worded for people; `state` is set where there was something to keep or lose."""
 
     action: Action
@@ -93,8 +94,7 @@ class Change:
     state: Fate | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """How to get from what runs to `manifest`. `running` and `following` are numbers of generations."""
 
     manifest: Manifest

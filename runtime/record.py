@@ -6,8 +6,9 @@ import json
 import time
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from schemas.counters import Count
 from schemas.diagnostic import LoadFailed
@@ -21,8 +22,7 @@ from .tally import Tally
 _FORMAT = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """What a generation was made from.
 
     `facts` are host-bound symbols' values, `home` the inode of the network namespace that it was applied in,
@@ -35,8 +35,7 @@ class Record:
     applied_at: int
 
 
-@dataclass(frozen=True, slots=True)
-class Counted:
+class Counted(Struct, frozen=True):
     """What was counted before a generation's own maps, by name; `maps` are ids of those still there that say so."""
 
     tally: Tally

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class MapSpec:
+class MapSpec(Struct, frozen=True):
     """A map of `.maps`. `type` is a number of enum bpf_map_type, sizes are bytes.
 
     `values` are initial entries: (index, name of a program or map). `inner` describes what a map of maps holds.
@@ -24,8 +23,7 @@ class MapSpec:
     values: tuple[tuple[int, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class DataSymbol:
+class DataSymbol(Struct, frozen=True):
     """A variable in a data section: `size` bytes from `offset` on."""
 
     name: str
@@ -33,8 +31,7 @@ class DataSymbol:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class DataSection:
+class DataSection(Struct, frozen=True):
     """Global variables (`.rodata*`, `.data*`, `.bss*`) and their first content; becomes an array map of one element."""
 
     name: str
@@ -46,40 +43,35 @@ class DataSection:
         return self.name.startswith(".rodata")
 
 
-@dataclass(frozen=True, slots=True)
-class MapReference:
+class MapReference(Struct, frozen=True):
     """Instruction `insn` loads the address of a map."""
 
     insn: int
     map: str
 
 
-@dataclass(frozen=True, slots=True)
-class DataReference:
+class DataReference(Struct, frozen=True):
     """Instruction `insn` loads the address of a byte in a data section; the offset stands in the instruction."""
 
     insn: int
     section: str
 
 
-@dataclass(frozen=True, slots=True)
-class ValueReference:
+class ValueReference(Struct, frozen=True):
     """Instruction `insn` loads a 64-bit number that the loader is to write into it: the value of `symbol`."""
 
     insn: int
     symbol: str
 
 
-@dataclass(frozen=True, slots=True)
-class FunctionPlace:
+class FunctionPlace(Struct, frozen=True):
     """A function of a linked program: from instruction `insn` on."""
 
     name: str
     insn: int
 
 
-@dataclass(frozen=True, slots=True)
-class ProgramSpec:
+class ProgramSpec(Struct, frozen=True):
     """An entry function with every function that it calls behind it; only maps, data sections and values are open.
 
     `func_info` and `line_info` are arrays of struct bpf_func_info and bpf_line_info that count in instructions of
@@ -97,8 +89,7 @@ class ProgramSpec:
     line_info: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectSpec:
+class ObjectSpec(Struct, frozen=True):
     """A whole object. `btf` is ready for the kernel, or empty."""
 
     name: str

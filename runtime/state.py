@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from schemas.diagnostic import Diagnostic, LoadFailed
 from schemas.manifest import Manifest, Mode
@@ -27,8 +29,7 @@ _ATTEMPTS = 10
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class LiveAttachment:
+class LiveAttachment(Struct, frozen=True):
     """What runs at an attach point. `ifindex` is 0 if the device is gone; `link` is the pin, None without a link.
 
     `point` is what was asked for, `found` where its device is by now. `program` is where the program is pinned: to open
@@ -57,8 +58,7 @@ class LiveAttachment:
         return sys.obj_get(self.program) if self.program else prog_by_id(self.prog_id)
 
 
-@dataclass(frozen=True, slots=True)
-class LiveGeneration:
+class LiveGeneration(Struct, frozen=True):
     """A generation as bpffs has it. `record` is None if it cannot be read, and `problem` says why then.
 
     `counted` is what was counted before its own maps; None until it is known.
@@ -85,8 +85,7 @@ class LiveGeneration:
         return name_of(self.record.home) if self.record else None
 
 
-@dataclass(frozen=True, slots=True)
-class LiveChain:
+class LiveChain(Struct, frozen=True):
     """Everything that there is of a chain: `current` is the newest finished generation, the rest are leftovers.
 
     `recorded` is a try whose record is there, `trial` the same as long as it is not over.

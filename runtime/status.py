@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
+
+from msgspec import Struct, field, to_builtins
 
 from schemas.counters import Count
 from schemas.manifest import Manifest, Mode, ServiceRecord
@@ -31,8 +31,7 @@ JSON_FORMAT = 1
 NO_DAEMON = "no daemon"
 
 
-@dataclass(frozen=True, slots=True)
-class InterfaceStatus:
+class InterfaceStatus(Struct, frozen=True):
     """An attach point. `state` is `attached`, or says what is wrong; `program` is empty where none of ours runs."""
 
     name: str
@@ -44,8 +43,7 @@ class InterfaceStatus:
     state: str
 
 
-@dataclass(frozen=True, slots=True)
-class PortStatus:
+class PortStatus(Struct, frozen=True):
     """A port: what came in by it and what went out, and what became of the rest. Zero counts of drops are left out.
 
     `note` is what the service's run-time side says of it (`root, forwarding`).
@@ -59,8 +57,7 @@ class PortStatus:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceStatus:
+class ServiceStatus(Struct, frozen=True):
     """A service. `labelled` are its counters by what they count, `block.sources 198.51.100.0/24`; those at zero too.
 
     `control_plane` is None where it needs none; else `running`, `failed`, or `no daemon` where none serves it. `facts`
@@ -88,8 +85,7 @@ class ServiceStatus:
         return next(port for port in self.ports if port.name == name)
 
 
-@dataclass(frozen=True, slots=True)
-class TrialStatus:
+class TrialStatus(Struct, frozen=True):
     """What is being tried: generation `number` instead of `back` (None: nothing). `guarded`: it goes back by itself."""
 
     number: int
@@ -98,8 +94,7 @@ class TrialStatus:
     guarded: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ChainStatus:
+class ChainStatus(Struct, frozen=True):
     """A chain that runs, or what is left of one. `problems` are worded for people."""
 
     chain: str
@@ -342,7 +337,7 @@ def status_data(found: ChainStatus) -> dict[str, Any]:
         ],
         "services": [_service_data(service) for service in found.services],
         "problems": list(found.problems),
-        "trial": dataclasses.asdict(found.trial) if found.trial else None,
+        "trial": to_builtins(found.trial) if found.trial else None,
     }
 
 

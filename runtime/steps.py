@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from schemas.diagnostic import ChainError, Diagnostic, LoadFailed, Severity
 from schemas.stopwatch import Stopwatch
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """One thing to do, and how to take it back. `undo` finds everything as `do` left it, or was interrupted.
 
     `undo` returns what there is to tell where things are not quite as before. One that `clears` away what later steps

@@ -14,11 +14,10 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from msgspec import to_builtins
+from msgspec import Struct, to_builtins
 
 from schemas.manifest import Mode
 
@@ -32,8 +31,7 @@ _TRIAL, _REPLACED = "trial", "trial-replaced"
 _FORMAT = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Trial:
+class Trial(Struct, frozen=True):
     """Generation `number` is tried instead of `back` (None: nothing ran). `deadline` is `now()` when it is over.
 
     `replaced` are programs of others, by the attach point of the tried generation that they have to leave to it.

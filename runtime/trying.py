@@ -7,13 +7,14 @@ both are atomic for each hook, and can be interrupted anywhere.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import time
 from collections.abc import Callable, Collection, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import structs
 
 from schemas.compiled import CompiledChain
 from schemas.diagnostic import ChainError, Diagnostic, LoadFailed, Severity
@@ -93,7 +94,7 @@ def begin(
 
         pins = chain_pins(root, chain.manifest.chain)
 
-        swapped = dataclasses.replace(wanted, way=Way.GENERATION)  # there has to be an old one beside it
+        swapped = structs.replace(wanted, way=Way.GENERATION)  # there has to be an old one beside it
         recorded: list[Trial] = []
         try:
             swap_generations(

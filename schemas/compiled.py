@@ -11,9 +11,10 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from .diagnostic import Diagnostic, LoadFailed
 from .manifest import Manifest
@@ -27,8 +28,7 @@ _SEAL = re.compile(rb'\{\n "digest": "([0-9a-f]{64})",\n')
 _DIRECTORY_MODE, _FILE_MODE = 0o755, 0o644
 
 
-@dataclass(frozen=True, slots=True)
-class CompiledChain:
+class CompiledChain(Struct, frozen=True):
     """A manifest, and the bytes of every object that it lists by `ObjectRecord.file`."""
 
     manifest: Manifest

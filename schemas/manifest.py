@@ -7,9 +7,10 @@ in a directory together with its objects. Names refer to records of the same man
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+
+from msgspec import Struct
 
 FORMAT = 1
 """Version of this layout; a runtime refuses a manifest of another one."""
@@ -60,16 +61,14 @@ class HostFact(StrEnum):
     HZ = "hz"  # u32, jiffies a second
 
 
-@dataclass(frozen=True, slots=True)
-class SourceRecord:
+class SourceRecord(Struct, frozen=True):
     """The chain file that was compiled."""
 
     file: str
     sha256: str
 
 
-@dataclass(frozen=True, slots=True)
-class InterfaceRecord:
+class InterfaceRecord(Struct, frozen=True):
     """A netdevice of the host, under the chain's own name for it; `netns` None is the caller's.
 
     With `vlan` it is a share of another interface's device: this VLAN, or (0) the frames without one. A service of the
@@ -84,8 +83,7 @@ class InterfaceRecord:
     vlan: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class InternalLinkRecord:
+class InternalLinkRecord(Struct, frozen=True):
     """A veth pair that carries flooded copies, or control planes' frames: sent into `a`, received at `b` by `program`.
 
     `interface` names the interface in whose network namespace the pair is made. Used like a device under `name`.
@@ -97,24 +95,21 @@ class InternalLinkRecord:
     interface: str
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectRecord:
+class ObjectRecord(Struct, frozen=True):
     """A compiled object: path relative to the manifest, and the SHA-256 of its bytes."""
 
     file: str
     sha256: str
 
 
-@dataclass(frozen=True, slots=True)
-class LineRecord:
+class LineRecord(Struct, frozen=True):
     """From line `c_line` of the program's C unit on, code stems from `span` (`edge.yaml:14:3`)."""
 
     c_line: int
     span: str
 
 
-@dataclass(frozen=True, slots=True)
-class ConstantRecord:
+class ConstantRecord(Struct, frozen=True):
     """A value compiled into a program: `path` in the chain's terms (`br0.fdb.aging`), `value` as written there."""
 
     path: str
@@ -122,16 +117,14 @@ class ConstantRecord:
     span: str
 
 
-@dataclass(frozen=True, slots=True)
-class ValueRecord:
+class ValueRecord(Struct, frozen=True):
     """The loader writes `value`, of 64 bits, into each instruction of the program that loads `symbol`."""
 
     symbol: str
     value: int
 
 
-@dataclass(frozen=True, slots=True)
-class ProgramRecord:
+class ProgramRecord(Struct, frozen=True):
     """One program: what runs for packets that arrive on `port` of `service` at `hook`. `function` is its ELF symbol.
 
     Without a service it is the one that control planes' frames go through on their way to a port's program. An `egress`
@@ -151,8 +144,7 @@ class ProgramRecord:
     values: tuple[ValueRecord, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class EntryRecord:
+class EntryRecord(Struct, frozen=True):
     """An initial map entry; `path` is the place in the chain file that it stands for."""
 
     key: bytes
@@ -161,8 +153,7 @@ class EntryRecord:
     span: str
 
 
-@dataclass(frozen=True, slots=True)
-class MapRecord:
+class MapRecord(Struct, frozen=True):
     """A map. `type` is the UAPI name (`BPF_MAP_TYPE_HASH`), `layout` a hash of what entries mean (not of max_entries).
 
     `meaning` is what `layout` is a hash of, in the service's own words (`bridge fdb/1 p1 p2`).
@@ -187,8 +178,7 @@ class MapRecord:
     span: str
 
 
-@dataclass(frozen=True, slots=True)
-class TailSlotRecord:
+class TailSlotRecord(Struct, frozen=True):
     """Entry `index` of prog array `map` holds `program`."""
 
     map: str
@@ -197,8 +187,7 @@ class TailSlotRecord:
     span: str
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceSlotRecord:
+class DeviceSlotRecord(Struct, frozen=True):
     """Entry `index` of devmap `map` leads to `device`: an interface's name, or an internal link's (its `a` end).
 
     `program` is the egress program that each packet meets there, or None.
@@ -210,8 +199,7 @@ class DeviceSlotRecord:
     program: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class HostSymbolRecord:
+class HostSymbolRecord(Struct, frozen=True):
     """Likewise `fact` (of `device`, where it has one), as a number with its first byte lowest, in every program."""
 
     symbol: str
@@ -219,16 +207,14 @@ class HostSymbolRecord:
     device: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class AttachRecord:
+class AttachRecord(Struct, frozen=True):
     """`program` receives what arrives on `interface`."""
 
     interface: str
     program: str
 
 
-@dataclass(frozen=True, slots=True)
-class EdgeRecord:
+class EdgeRecord(Struct, frozen=True):
     """A link as packets take it: out of `service.port` into `target`: `interface NAME`, `program NAME` or `host`."""
 
     service: str
@@ -237,8 +223,7 @@ class EdgeRecord:
     span: str
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceRecord:
+class ServiceRecord(Struct, frozen=True):
     """A service; `counters` names its per-CPU array (`CounterLayout`), drop reasons are (number, name) pairs.
 
     `slow_path_reasons` are the (number, name) pairs for which it sends packets up to its control plane; `upcalls` then
@@ -260,8 +245,7 @@ class ServiceRecord:
     counts_copies: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(Struct, frozen=True):
     """A compiled chain, complete but for the bytes of its objects."""
 
     format: int

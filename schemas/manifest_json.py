@@ -6,7 +6,6 @@ records agree with each other. Nothing gets through that manifest.schema.json re
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import re
@@ -15,6 +14,8 @@ import typing
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, NoReturn
+
+from msgspec import Struct
 
 from . import SCHEMAS
 from .diagnostic import Diagnostic, LoadFailed
@@ -127,16 +128,16 @@ def _plain(value: Any) -> Any:
         return value.value
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
-    if dataclasses.is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Struct):
+        return {name: _plain(getattr(value, name)) for name in value.__struct_fields__}
     return value
 
 
 @functools.cache
-def _fields(record: type) -> dict[str, Any]:
+def _fields(record: type[Struct]) -> dict[str, Any]:
     """Names and types of a record's fields, in order."""
     hints = typing.get_type_hints(record)
-    return {field.name: hints[field.name] for field in dataclasses.fields(record)}
+    return {name: hints[name] for name in record.__struct_fields__}
 
 
 def _record(record: type, data: Any, place: str) -> Any:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address
+
+from msgspec import Struct
 
 Address = IPv4Address | IPv6Address
 
@@ -61,8 +62,7 @@ RECENT_SIZE = {4: 24 << 10, 6: 40 << 9}
 """Bytes of struct recent4_places and recent6_places, what one CPU remembers of neighbours (neighbour.h)."""
 
 
-@dataclass(frozen=True, slots=True)
-class NextHopRecord:
+class NextHopRecord(Struct, frozen=True):
     """An element of the array of next hops; `gateway` as the map has it, of no IP version by itself."""
 
     kind: Kind

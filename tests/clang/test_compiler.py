@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
 from elftools.elf.sections import SymbolTableSection
+from msgspec.structs import replace
 
 from compiler import clang as clang_module
 from compiler.build import Compiled, build, lowered

@@ -6,11 +6,11 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 
 from runtime.bpffs import bpffs_root
 from runtime.cli import commands

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from runtime import features, sys
 from runtime.doctor import Port, examine, examine_devices, judge
@@ -381,7 +382,7 @@ def test_features_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == Diagnostic(
         "H120", "this kernel has no `link:tcx`, which some chains need", severity=Severity.WARNING
     )
-    wanted = replace(sample(), interfaces=(), features=("program:xdp", "link:tcx"))
+    wanted = structs.replace(sample(), interfaces=(), features=("program:xdp", "link:tcx"))
     assert examine(wanted) == (Diagnostic("L140", "this kernel has no `link:tcx`"),)
 
 

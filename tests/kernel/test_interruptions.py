@@ -7,10 +7,10 @@ import operator
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from runtime import lock, sys
 from runtime.apply import apply, detach

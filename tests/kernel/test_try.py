@@ -15,13 +15,14 @@ import sys as python
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
+from msgspec.structs import replace
 
 from runtime import attach, trying
 from runtime.bpffs import bpffs_root, locked

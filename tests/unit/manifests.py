@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from schemas.compiled import CompiledChain, object_file
 from schemas.counters import CounterLayout

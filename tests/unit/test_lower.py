@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from compiler.build import lowered
 from compiler.ir import ChainIR, Constant, FloodCopy, LoadTime, MapDef

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 import hashlib
 import json
@@ -12,13 +11,14 @@ import random
 import stat
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+from msgspec import Struct
+from msgspec.structs import replace
 
 from schemas import manifest as records
 from schemas.compiled import CompiledChain, load, object_file, save
@@ -47,7 +47,7 @@ def test_inverse() -> None:
 
 def test_the_text_is_readable_and_complete() -> None:
     data = json.loads(to_json(sample()))
-    assert list(data) == [field.name for field in dataclasses.fields(Manifest)]
+    assert list(data) == list(Manifest.__struct_fields__)
     assert data["maps"][1]["entries"][0] == {
         "key": "61",
         "value": "01000000",
@@ -69,12 +69,12 @@ def test_the_schema_and_the_records_are_the_same() -> None:
     described = {"manifest": SCHEMA, **SCHEMA["$defs"]}
     of_the_file = {"digest"}
     for record in vars(records).values():
-        if not (isinstance(record, type) and dataclasses.is_dataclass(record)):
+        if not (isinstance(record, type) and issubclass(record, Struct) and record is not Struct):
             continue
         name = (
             "".join(f"-{c.lower()}" if c.isupper() else c for c in record.__name__).strip("-").removesuffix("-record")
         )
-        fields = [field.name for field in dataclasses.fields(record)]
+        fields = list(record.__struct_fields__)
         assert [key for key in described[name]["properties"] if key not in of_the_file] == fields, name
         assert described[name]["required"] == fields, name
         assert described[name]["additionalProperties"] is False, name
@@ -505,7 +505,7 @@ def test_types_of_fields_are_those_that_can_be_read_back() -> None:
     """A new field of another type must be taught to manifest_json."""
     known: set[Any] = {str, int, bool, bytes, str | None, int | None, Mapping[str, Any] | None}
     for record in vars(records).values():
-        if isinstance(record, type) and dataclasses.is_dataclass(record):
+        if isinstance(record, type) and issubclass(record, Struct) and record is not Struct:
             for kind in typing.get_type_hints(record).values():
                 plain = kind in known or (isinstance(kind, type) and issubclass(kind, str))
-                assert plain or typing.get_origin(kind) is tuple or dataclasses.is_dataclass(kind), kind
+                assert plain or typing.get_origin(kind) is tuple or issubclass(kind, Struct), kind

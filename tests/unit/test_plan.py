@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from runtime.attach import AttachPoint, Filter, Holder, Occupant
 from runtime.devices import Device
@@ -237,7 +237,7 @@ def test_facts_of_the_host() -> None:
 def with_attachment(name: str, **changes: object) -> LiveChain:
     live = running(sample())
     found = tuple(
-        replace(attachment, **changes) if attachment.point.name == name else attachment  # type: ignore[arg-type]
+        replace(attachment, **changes) if attachment.point.name == name else attachment
         for attachment in live.attachments
     )
     return replace(live, attachments=found)

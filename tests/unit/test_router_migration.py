@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from runtime.migrate import Table
 from runtime.services.router import migration

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from runtime.steps import Step, carry_out, explained, tidy_up
 from runtime.sys import SyscallFailed

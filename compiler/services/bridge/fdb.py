@@ -5,7 +5,7 @@ bridge.bpf.h has the other half: an entry is one word of port, time and the part
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 MAC_BITS = 48
 WORD_BITS = 64
@@ -24,8 +24,7 @@ _FASTEST_JIFFIES = 150  # ticks are shortest at 300 Hz: there they are twice as 
 _LEAST_TIME_BITS = 13  # 8 hours of ticks, where stations age in some minutes
 
 
-@dataclass(frozen=True, slots=True)
-class Fdb:
+class Fdb(Struct, frozen=True):
     """A filtering database for `size` stations behind `ports` ports; `key_bits` are those of an address, or more."""
 
     size: int

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import timedelta
+
+from msgspec import Struct
 
 from schemas.diagnostic import Span
 
@@ -17,8 +18,7 @@ DEFAULT_MOVES = 5
 DEFAULT_HOLD = timedelta(seconds=10)
 
 
-@dataclass(frozen=True, slots=True)
-class PortStations:
+class PortStations(Struct, frozen=True):
     """What holds for the stations of one port. `limit` 0: it may have as many as there is room for."""
 
     limit: int
@@ -28,8 +28,7 @@ class PortStations:
     sticky_span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Moves:
+class Moves(Struct, frozen=True):
     """How many moves a second are followed: of one `station` (so many at once), of all (`bridge`; 0: of any number)."""
 
     station: int
@@ -38,8 +37,7 @@ class Moves:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Learning:
+class Learning(Struct, frozen=True):
     """The rules of one bridge. `ports` has those that have rules of their own."""
 
     ports: Mapping[str, PortStations]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import timedelta
+
+from msgspec import Struct
 
 from schemas.diagnostic import Span
 
@@ -23,8 +24,7 @@ MOST_INLINED = 256
 """More static entries than these are never code: clang would take too long for it."""
 
 
-@dataclass(frozen=True, slots=True)
-class StaticEntry:
+class StaticEntry(Struct, frozen=True):
     """A station whose port is fixed; `mac` is six bytes in the order of the wire, `vlan` 0 without VLANs."""
 
     mac: bytes
@@ -44,8 +44,7 @@ class StaticEntry:
         return int.from_bytes(self.mac, "little") | self.vlan << 48
 
 
-@dataclass(frozen=True, slots=True)
-class BridgeModel:
+class BridgeModel(Struct, frozen=True):
     """A bridge's configuration; the spans are of the values, or of the service where the file leaves them out.
 
     `vlans` has every port by its name, or is empty: then the bridge does not look at tags. Without `stp` every port

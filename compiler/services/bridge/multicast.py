@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
 from datetime import timedelta
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from schemas.diagnostic import Span
 from schemas.manifest import Role, Scope
@@ -28,16 +30,14 @@ _IP_VERSIONS = 2
 _SECOND = timedelta(seconds=1)
 
 
-@dataclass(frozen=True, slots=True)
-class PortMulticast:
+class PortMulticast(Struct, frozen=True):
     """One port. `router` None: to be found out; without `fast_leave` others behind it are asked before it is pruned."""
 
     router: bool | None = None
     fast_leave: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class StaticGroup:
+class StaticGroup(Struct, frozen=True):
     """A group that a port gets whoever is behind it; `vlan` is 0 without VLANs."""
 
     group: Address
@@ -46,8 +46,7 @@ class StaticGroup:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Multicast:
+class Multicast(Struct, frozen=True):
     """Snooping on one bridge; times in seconds. `address`: of its own IPv4 queries, 0.0.0.0 is nobody's."""
 
     querier: bool

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from schemas.diagnostic import Span
 
@@ -14,8 +15,7 @@ from .rates import parse_rate
 SORTS = ("broadcast", "multicast", "unknown")  # enum storm_sort
 
 
-@dataclass(frozen=True, slots=True)
-class StormLimit:
+class StormLimit(Struct, frozen=True):
     """So many frames a second; `burst` at once: a tenth of a second's worth, one at least."""
 
     rate: int

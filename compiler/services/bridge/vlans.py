@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from schemas.diagnostic import Span
 
@@ -21,8 +22,7 @@ Range = tuple[int, int]
 """The first and the last VLAN."""
 
 
-@dataclass(frozen=True, slots=True)
-class PortVlans:
+class PortVlans(Struct, frozen=True):
     """The VLANs of one port.
 
     `pvid`: of frames without a tag, 0 where those are not admitted. `tagged`: whose frames leave with a tag. The PVID's

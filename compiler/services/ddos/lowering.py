@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from schemas.counters import COUNTER_SIZE
 from schemas.diagnostic import Span
 from schemas.manifest import Hook, Role, Scope
@@ -32,8 +34,7 @@ BPF_F_NO_PREALLOC = 1  # an LPM trie cannot be made without it (trie_alloc(), ke
 _Entry = BlockedPrefix | BlockedProtocol | BlockedPorts
 
 
-@dataclass(frozen=True, slots=True)
-class _List:
+class _List(Struct, frozen=True):
     """A list of one IP version or kind: the function's or the trie's field, and the key that the file has it under."""
 
     function: str

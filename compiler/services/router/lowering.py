@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from schemas.diagnostic import Span
 from schemas.manifest import Hook, HostFact, Role, Scope
@@ -30,8 +31,7 @@ LOCAL_UNICAST = 0x02  # first byte of a locally administered unicast MAC (IEEE 8
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-@dataclass(frozen=True, slots=True)
-class OwnAddress:
+class OwnAddress(Struct, frozen=True):
     """An address that is the router's own, or its subnet's: `kind` as `enum router_address` names it."""
 
     address: Address
@@ -109,8 +109,7 @@ def own_addresses(ports: Iterable[RouterPort], version: int) -> Iterator[OwnAddr
                 known.add(last)
 
 
-@dataclass(frozen=True, slots=True)
-class _Lowering:
+class _Lowering(Struct, frozen=True):
     """One port's program."""
 
     instance: ServiceInstance

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from ipaddress import IPv6Address
+
+from msgspec import Struct
 
 from schemas.diagnostic import Span
 from schemas.services.router import Kind
@@ -34,8 +35,7 @@ MOST_STATIC = 4096
 _REFUSALS = {"blackhole": Kind.BLACKHOLE, "unreachable": Kind.UNREACHABLE, "prohibit": Kind.PROHIBIT}
 
 
-@dataclass(frozen=True, slots=True)
-class PortAddress:
+class PortAddress(Struct, frozen=True):
     """One of the router's own addresses, with its subnet."""
 
     interface: InterfaceAddress
@@ -50,8 +50,7 @@ class PortAddress:
         return self.interface.network
 
 
-@dataclass(frozen=True, slots=True)
-class RouterPort:
+class RouterPort(Struct, frozen=True):
     """A port: its own addresses; `mac` (six bytes) and `mtu` (bytes) where the file gives them."""
 
     port: Port
@@ -67,8 +66,7 @@ class RouterPort:
         return any(address.ip.version == version for address in self.addresses)
 
 
-@dataclass(frozen=True, slots=True)
-class NextHop:
+class NextHop(Struct, frozen=True):
     """One way to go. `port` and `gateway` where the kind has them; two routes with equal next hops share one."""
 
     kind: Kind
@@ -83,8 +81,7 @@ class NextHop:
         return f"on {self.port.name}" if self.port else self.kind.name.lower()
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Struct, frozen=True):
     """A destination prefix and its next hops, several for equal-cost paths."""
 
     prefix: Prefix
@@ -93,8 +90,7 @@ class Route:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class KernelRoutes:
+class KernelRoutes(Struct, frozen=True):
     """The kernel table to follow: its number, its namespace (None: the first port's), for how many routes."""
 
     table: int
@@ -103,16 +99,14 @@ class KernelRoutes:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class IcmpRates:
+class IcmpRates(Struct, frozen=True):
     """ICMP errors a second: to all receivers together, and to one."""
 
     all: int = 1000
     receiver: int = 10
 
 
-@dataclass(frozen=True, slots=True)
-class RouterModel:
+class RouterModel(Struct, frozen=True):
     """A router's configuration. `routes` are those in use: connected ones, and the best static one to each prefix."""
 
     ports: tuple[RouterPort, ...]
@@ -313,8 +307,7 @@ def _best(static: Iterable[Route], connected: Iterable[Route], report: Report) -
     yield from best.values()
 
 
-@dataclass(frozen=True, slots=True)
-class _Routes:
+class _Routes(Struct, frozen=True):
     """Resolves static routes against the ports that they lead to."""
 
     ports: tuple[RouterPort, ...]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
+
+from msgspec import Struct
 
 from schemas.diagnostic import Span
 from schemas.services.router import Kind, NextHopRecord
@@ -12,8 +13,7 @@ from schemas.services.router import Kind, NextHopRecord
 from .model import NextHop, Route, RouterModel
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(Struct, frozen=True):
     """An element of the array; `span` is of the first route that asked for it."""
 
     index: int
@@ -22,8 +22,7 @@ class Slot:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class NextHops:
+class NextHops(Struct, frozen=True):
     """Every next hop of a router once, from index 1 on; groups behind them, each before its members."""
 
     slots: tuple[Slot, ...]

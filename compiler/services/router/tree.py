@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ...decision import Below, End, decision
 from .model import Route
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """All addresses that are left have this next hop; `route` is one that says so (None: no route, next hop 0)."""
 
     depth: int
@@ -21,8 +21,7 @@ class Answer:
 Step = Below | End | Answer
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
+class Range(Struct, frozen=True):
     """Addresses from `start` up to the next range."""
 
     start: int
