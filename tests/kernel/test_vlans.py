@@ -17,7 +17,7 @@ from tests.kernel.live import bridge as plain_bridge
 from tests.kernel.live import host
 from tests.rig.lab import Lab, Namespace
 from tests.rig.network import network, running
-from tests.rig.traffic import ping, tcp_exchange
+from tests.rig.traffic import iperf, ping, tcp_exchange
 
 pytestmark = pytest.mark.kernel
 
@@ -25,6 +25,7 @@ every_mode = pytest.mark.parametrize("mode", [mode.value for mode in Mode])
 
 VLANS = {"red": 10, "green": 20, "blue": 150}
 CONTENT = bytes(range(256)) * 2000
+BULK = 20_000_000  # bytes; some of them are in buffers when iperf3 stops
 
 
 def switch(mode: str, **trunk: Any) -> dict[str, Any]:
@@ -72,6 +73,10 @@ def test_two_bridges_three_vlans_six_hosts(mode: str, trunk: dict[str, Any], tmp
         for vlan in VLANS:
             (client, _), (server, address) = hosts["left", vlan], hosts["right", vlan]
             assert tcp_exchange(client, server, address, CONTENT) == CONTENT
+            assert iperf(client, server, address, size=BULK) > BULK / 10, vlan
+        (client, _), (server, address) = hosts["left", "red"], hosts["right", "blue"]
+        with pytest.raises(ConnectionError):
+            iperf(client, server, address, size=BULK, timeout=0.3)
 
 
 @every_mode

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import select
 import socket
 import struct
+import subprocess
 import threading
 import time
 from dataclasses import dataclass, field
@@ -198,6 +200,28 @@ def tcp_exchange(client: Namespace, server: Namespace, address: str, content: by
                     received += piece
             sending.join()
     return bytes(received)
+
+
+def iperf(client: Namespace, server: Namespace, address: str, size: int, timeout: float = 5.0) -> int:
+    """Has iperf3 send `size` bytes over one TCP connection; how many the server had received when the client was done.
+
+    Raises ConnectionError where it cannot connect within `timeout` seconds.
+    """
+    serving = ["iperf3", "--server", "--one-off", "--forceflush", "--bind", address]
+    sending = ["iperf3", "--client", address, "--bytes", str(size), "--json"]
+    sending += ["--connect-timeout", str(int(timeout * 1000))]
+    with entered(server.name):
+        listener = subprocess.Popen(serving, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    with listener:
+        assert listener.stdout
+        while "listening" not in (line := listener.stdout.readline()):
+            assert line, "iperf3 does not listen"
+        with entered(client.name):
+            found = json.loads(subprocess.run(sending, stdout=subprocess.PIPE, text=True, check=False).stdout)
+        listener.terminate()
+    if "error" in found:
+        raise ConnectionError(found["error"])
+    return int(found["end"]["sum_received"]["bytes"])
 
 
 def _connect_and_send(sender: socket.socket, target: tuple[str, int], content: bytes) -> None:

@@ -5,12 +5,21 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 from tests.services.model_bridge import BridgeModel
 
 C_TAG = 0x8100
 _ADDRESSES = 12
 _MAX_VID = 4094
+
+
+class PortState(IntEnum):
+    """What the spanning tree lets frames do (enum port_state)."""
+
+    DISCARDING = 0
+    LEARNING = 1
+    FORWARDING = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +46,15 @@ def trunk(*vlans: int, native: int = 0, native_tagged: bool = False) -> PortVlan
 
 @dataclass(slots=True)
 class VlanBridgeModel:
-    """One bridge; every VLAN learns for itself (8.8.8), as a bridge of its own whose ports are the VLAN's members."""
+    """One bridge; every VLAN learns for itself (8.8.8), as a bridge of its own whose ports are the VLAN's members.
+
+    `states` are those of the spanning tree (802.1D 7.4); a port that is not among them forwards.
+    """
 
     ports: Mapping[str, PortVlans]
     static: Mapping[tuple[int, bytes], str] = field(default_factory=dict)
     bridges: dict[int, BridgeModel] = field(default_factory=dict)
+    states: Mapping[str, PortState] = field(default_factory=dict)
 
     def receive(self, port: str, frame: bytes) -> str:
         """`out PORT`, `flood` or `drop REASON`."""
@@ -50,12 +63,18 @@ class VlanBridgeModel:
 
     def forward(self, port: str, frame: bytes) -> dict[str, bytes]:
         """What leaves by which port."""
+        if self._state(port) is PortState.DISCARDING:
+            return {}
         verdict, tci = self._judge(port, frame)
-        if verdict.startswith("drop"):
+        if verdict.startswith("drop") or self._state(port) is not PortState.FORWARDING:
             return {}
         members = [name for name, vlans in self.ports.items() if tci & 0xFFF in vlans.members and name != port]
         receivers = members if verdict == "flood" else [verdict.removeprefix("out ")]
-        return {name: self._leaving(name, tci, _untagged(frame)) for name in receivers}
+        forwarding = [name for name in receivers if self._state(name) is PortState.FORWARDING]
+        return {name: self._leaving(name, tci, _untagged(frame)) for name in forwarding}
+
+    def _state(self, port: str) -> PortState:
+        return self.states.get(port, PortState.FORWARDING)
 
     def _judge(self, port: str, frame: bytes) -> tuple[str, int]:
         """The verdict, and the tag that the frame is carried with."""

@@ -56,7 +56,10 @@ def write_states(compiled: Compiled, states: Mapping[str, int], served_until_ns:
     """struct port_states."""
     (record,) = [record for record in compiled.manifest.maps if record.name == "br0__states"]
     generation = max(chain_pins(bpffs_root(None), compiled.manifest.chain).generations(), key=lambda pins: pins.number)
-    content = bytes(states[port] for port in PORTS).ljust(2 * PORTS_SIZE, b"\0") + served_until_ns.to_bytes(8, "little")
+    (service,) = compiled.manifest.services
+    content = bytes(states[port] for port in service.ports).ljust(2 * PORTS_SIZE, b"\0") + served_until_ns.to_bytes(
+        8, "little"
+    )
     with kernel.obj_get(generation.map(record.name, record.layout)) as fd:
         kernel.map_update_elem(fd, bytes(4), content)
 
