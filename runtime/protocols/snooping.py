@@ -19,6 +19,7 @@ LATE_S = 1.0
 _NEVER_HELD_BACK = IPv4Network("224.0.0.0/24")
 _ALL_NODES = IPv6Address("ff02::1")
 _NOBODY = IPv4Address(0)
+_ASKED_AT_ONCE = 256  # networks: two for each VLAN
 _STARTUP = 4  # RFC 3376 8.6: the first queries come so many times as fast
 
 Ports = frozenset[int]
@@ -143,9 +144,8 @@ class Snooping:
 
     def watch(self, networks: Iterable[Network], now: float) -> None:
         """Networks that it asks in by itself, where it asks at all; all others are known once they are heard of."""
-        for network in networks:
-            if network.version in self.settings.sources:
-                self._ask_anew(self._watched(network), now)
+        asking = [network for network in networks if network.version in self.settings.sources]
+        self._ask_anew([self._watched(network) for network in asking], now)
 
     def receive(
         self, network: Network, port: int, station: bytes, messages: Iterable[Message], now: float
@@ -201,10 +201,10 @@ class Snooping:
 
         (RFC 4541 2.1.1: after a change of the spanning tree.)
         """
-        for network, watched in self.networks.items():
+        for watched in self.networks.values():
             watched.settled_at = None
-            if self._is_querier(network, watched):
-                self._ask_anew(watched, now)
+        own = [watched for network, watched in self.networks.items() if self._is_querier(network, watched)]
+        self._ask_anew(own, now)
         return [effect for network, watched in self.networks.items() for effect in self._judge(network, watched, now)]
 
     def table(self, network: Network, now: float) -> Table | None:
@@ -339,7 +339,7 @@ class Snooping:
         if watched.querier and now >= watched.heard_until:
             yield Notice(network, f"querier {watched.querier.source} is silent", warns=True)
             watched.querier = None
-            self._ask_anew(watched, now)
+            self._ask_anew([watched], now)
         if now >= watched.heard_until and not self._is_querier(network, watched):
             watched.settled_at = None
         in_force = watched.settled_at is not None and now >= watched.settled_at
@@ -353,8 +353,10 @@ class Snooping:
     def _is_querier(self, network: Network, watched: _Watched) -> bool:
         return network.version in self.settings.sources and watched.querier is None
 
-    def _ask_anew(self, watched: _Watched, now: float) -> None:
-        watched.asks_at, watched.startup = now, DEFAULT_ROBUSTNESS
+    def _ask_anew(self, networks: Iterable[_Watched], now: float) -> None:
+        """At once, but where they are very many some in each second."""
+        for position, watched in enumerate(networks):
+            watched.asks_at, watched.startup = now + position // _ASKED_AT_ONCE, DEFAULT_ROBUSTNESS
 
     def _ask(self, network: Network, watched: _Watched, now: float) -> Iterator[Effect]:
         if not self._is_querier(network, watched):

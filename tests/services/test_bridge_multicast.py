@@ -228,6 +228,23 @@ def test_without_vlans_every_frame_goes_where_it_is_wanted(mode: str, tmp_path: 
 
 @pytest.mark.kernel
 @every_mode
+@pytest.mark.parametrize("vlan", [{}, {"vlan": {"access": 10}}], ids=["plain", "vlan"])
+def test_a_flood_with_one_receiver(mode: str, vlan: dict[str, Any], tmp_path: Path) -> None:
+    """Between two ports no copy is made: the packet itself is held back, or goes on."""
+    ports, number = ("left", "right"), 10 if vlan else 0
+    model = MulticastModel(
+        VlanBridgeModel(dict.fromkeys(ports, access(10))) if vlan else BridgeModel(ports),
+        {(number, ip_address(V4)): ports_of("right"), (number, ip_address(V6)): ports_of()},
+        {(number, version): Snooped(ports_of(), ports_of()) for version in (4, 6)},
+    )
+    with network(*ports) as net, running(net.dut, chain(mode, dict.fromkeys(ports, vlan)), tmp_path) as compiled:
+        write(compiled, "mdb", entries(model, ports))
+        keep(compiled)
+        assert check(net, model, every_frame(dict.fromkeys(ports, ""), ())) > 0
+
+
+@pytest.mark.kernel
+@every_mode
 def test_with_vlans_every_frame_goes_where_it_is_wanted(mode: str, tmp_path: Path) -> None:
     """A membership is of one VLAN; what is known of another one does not count."""
     model, ports = vlan_model(), tuple(VLAN_PORTS)

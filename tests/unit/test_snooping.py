@@ -350,6 +350,18 @@ def test_it_asks_at_once_and_then_at_its_interval() -> None:
     assert found.where(G) == set(), "nobody listens, and no router is there"
 
 
+def test_it_asks_in_thousands_of_vlans_without_a_burst() -> None:
+    found = bridge(sources=OWN, station=STATION)
+    found.snooping.watch([Network(vlan, version) for vlan in range(1, 4095) for version in (4, 6)], found.now)
+    asked = []
+    for _ in range(60):
+        found.effects += found.snooping.tick(found.now)
+        asked.append(len(found.asked()))
+        found.now += 1
+    assert max(asked) <= 2 * 256
+    assert sum(asked[:32]) == 2 * 4094
+
+
 def test_what_it_asks() -> None:
     (four, six) = asking().asked()
     expected = Query(OWN[4], None, 10.0, robustness=2, interval_s=125.0)
