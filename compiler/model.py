@@ -80,9 +80,11 @@ class ServiceInstance(Struct, frozen=True):
 
     @property
     def slow_path_reasons(self) -> tuple[tuple[int, str], ...]:
-        """Those of its kind, unless its configuration does without the control plane that would be asked."""
-        without = self.service.control is not None and self.control is None
-        return () if without else self.service.slow_path_reasons
+        """Those of its kind that its configuration has a use for; none where it does without a control plane."""
+        if self.service.control is not None and self.control is None:
+            return ()
+        reasons, used = self.service.slow_path_reasons, self.service.reasons_of
+        return reasons if used is None else tuple(reason for reason in reasons if reason[1] in used(self))
 
 
 class Host(Struct, frozen=True):

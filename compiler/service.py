@@ -56,6 +56,7 @@ class Service:
     return None for an instance that needs none: that one has no slow path either.
     `injects`: the control plane lets frames arrive at ports. (To send them out of ports it need not say so.)
     `slow_path_reasons`: why its C sends packets up to its control plane, as (number, name) pairs, numbers from 0 on.
+    `reasons_of`: the names of those that an instance can have; None: it can have all of them.
     `templates`: folder of its `.j2` files, where it has any.
     """
 
@@ -73,6 +74,7 @@ class Service:
     hairpin: bool = False
     star: bool = False
     slow_path_reasons: tuple[tuple[int, str], ...] = ()
+    reasons_of: Callable[[ServiceInstance], frozenset[str]] | None = None
     control: Callable[[ServiceInstance], Mapping[str, Any] | None] | None = None
     injects: bool = False
     templates: Traversable | None = None

@@ -83,6 +83,14 @@ def test_everything_that_can_be_said() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("parts", "reasons"),
+    [("multicast: {}", {"multicast"}), ("stp: {}", {"bpdu"}), ("multicast: {}\n    stp: {}", {"bpdu", "multicast"})],
+)
+def test_only_what_is_asked_for_goes_up(parts: str, reasons: set[str]) -> None:
+    assert {name for _, name in lowered(parts).services[0].slow_path_reasons} == reasons
+
+
 def test_with_a_spanning_tree_both_are_told() -> None:
     found = lowered("multicast: {}\n    stp: {}").services[0].control
     assert found

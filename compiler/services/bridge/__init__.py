@@ -8,7 +8,7 @@ from schemas import SCHEMAS
 from schemas.drop import named
 
 from ...service import Service
-from .lowering import control, lower
+from .lowering import control, lower, reasons_of
 from .model import resolve
 
 _HERE = Path(__file__).parent
@@ -22,6 +22,7 @@ SERVICE = Service(
     lower=lower,
     drop_reasons=named(5, 6, 7, 40, 42, 43, 44, 45),
     slow_path_reasons=((0, "bpdu"), (1, "multicast")),
+    reasons_of=reasons_of,
     control=control,
     floods=True,
     templates=_HERE / "templates",

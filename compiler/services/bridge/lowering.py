@@ -60,6 +60,14 @@ def control(instance: ServiceInstance) -> dict[str, object] | None:
     return parts or None
 
 
+def reasons_of(instance: ServiceInstance) -> frozenset[str]:
+    """Each part of the control plane hears its own messages."""
+    model = instance.config
+    assert isinstance(model, BridgeModel)
+    reasons = {"bpdu": model.stp, "multicast": model.multicast}
+    return frozenset(reason for reason, part in reasons.items() if part)
+
+
 def _constants(instance: ServiceInstance, port: Port, model: BridgeModel) -> tuple[Constant, ...]:
     geometry, fdb = _geometry(instance, model), f"{instance.name}.fdb"
     seconds = geometry.aging_s
