@@ -37,7 +37,7 @@ for longer than a stretch, because others use the caches too; hence the second q
 """
 
 _CHECKED_FRAMES = ORDER_LENGTH
-_ENOUGH_SECONDS = 5.0
+_ENOUGH_SECONDS = 4.0
 """Of rounds for each contender: more of them make no figure better."""
 
 _EPOCHS_OF_TABLES = 3
