@@ -314,6 +314,19 @@ def test_a_station_is_followed_again_when_its_time_is_over(hook: Hook, tmp_path:
 
 
 @every_hook
+def test_a_station_that_was_too_fast_is_held(hook: Hook, tmp_path: Path) -> None:
+    """Also once its rate alone would allow another move."""
+    with Bench(config(fdb={"moves": {"station": "20/s", "hold": "1h"}}), PORTS, hook, tmp_path) as bench:
+        for _ in range(100):
+            for port in "ab":
+                bench.run_program(port, frame(mac(1)))
+        home = bench.receive("c", frame(mac(9), mac(1))).verdict
+        time.sleep(0.3)
+        bench.receive("b" if home == "out a" else "a", frame(mac(1)))
+        assert bench.receive("c", frame(mac(9), mac(1))).verdict == home
+
+
+@every_hook
 def test_a_station_that_has_aged_may_come_up_anywhere(hook: Hook, tmp_path: Path) -> None:
     """It moves no more than one that nobody knows."""
     with Bench(config(fdb={"aging": "1s", "moves": {"station": 1, "hold": "1h"}}), PORTS, hook, tmp_path) as bench:
