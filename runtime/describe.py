@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -60,11 +63,21 @@ def describe_ports(pins: GenerationPins, manifest: Manifest, service: ServiceRec
 
 def inspect(pins: GenerationPins, manifest: Manifest, service: ServiceRecord) -> Findings:
     """What its maps say; nothing where its kind looks at none. Raises what its module raises."""
-    look: Callable[[Inspected], Findings] | None = getattr(runtime_side(service.kind), "inspect", None)
+    look = _inspector(service.kind)
     if look is None:
         return NOTHING
     with _maps_of(pins, manifest, service) as open_map:
         return look(Inspected(service.name, service.ports, _constants(manifest, service), open_map))
+
+
+@functools.cache
+def _inspector(kind: str) -> Callable[[Inspected], Findings] | None:
+    """`inspect` of a kind. A built-in one has it in a module of its own: no control plane is imported for it."""
+    name = f"{__package__}.services.{kind.replace('-', '_')}"
+    if importlib.util.find_spec(name) is None:
+        return getattr(runtime_side(kind), "inspect", None)
+    alone = f"{name}_inspect"
+    return getattr(importlib.import_module(alone), "inspect", None) if importlib.util.find_spec(alone) else None
 
 
 def _constants(manifest: Manifest, service: ServiceRecord) -> Mapping[str, str]:

@@ -1,4 +1,4 @@
-"""The run-time side of the bridge: a control plane for each part, what maps say, how they get into another layout."""
+"""The run-time side of the bridge: a control plane for each of its parts, and how its maps get into another layout."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from ..control import Context, OpenMap, Packet, Port, Timer
 from ..migrate import Migration, Table
 from . import bridge_multicast, bridge_stp
 from .bridge_fdb import migration as fdb_migration
-from .bridge_inspect import inspect as inspect
 from .bridge_stp import states_migration
 
 TICK_SECONDS = 1.0

@@ -87,6 +87,7 @@ struct bridge_config {
 	struct moves_limit moves;
 	void *quotas; /* by port; NULL: there may be any number of stations */
 	__u64 station_limit;
+	count_set *count_set;
 	bool drop_beyond; /* frames of stations that are beyond the limit */
 	void *mdb;        /* NULL: no snooping, all multicast is flooded */
 	void *mdb_kept_until;
@@ -268,7 +269,6 @@ static __always_inline struct quota *bridge_quota(const struct bridge_config *cf
 static __always_inline struct census bridge_census(const struct bridge_config *cfg, __u64 now)
 {
 	return (struct census){
-		.fdb = cfg->fdb,
 		.port_mask = fdb_confirmed(cfg) - 1,
 		.port = cfg->port + 1,
 		.time_shift = cfg->port_bits + 1,
@@ -290,7 +290,7 @@ static __always_inline bool bridge_admits(const struct bridge_config *cfg, __u64
 	if (!quota)
 		return true;
 	census = bridge_census(cfg, now);
-	return quota_take(quota, cfg->station_limit, &census, 1U << cfg->set_bits);
+	return quota_take(quota, cfg->station_limit, cfg->count_set, &census, 1U << cfg->set_bits);
 }
 
 /* A station that was admitted has not been learned: another CPU was faster, or its set is full of active ones. */

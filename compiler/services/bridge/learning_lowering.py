@@ -56,12 +56,18 @@ def learning_maps(instance: ServiceInstance, port: Port, model: BridgeModel) -> 
         yield _statics(instance, model)
 
 
-def sticky_function(instance: ServiceInstance, port: Port, model: BridgeModel) -> GeneratedFunction:
-    """Whether the stations of a port stay where they are."""
-    name, sticky = f"{port_name(port)}__sticky", model.learning.sticky
-    ports = [each for each in instance.ports if each.name in sticky]
-    text = environment(Path(__file__).parent / "templates").get_template("sticky.c.j2").render(name=name, ports=ports)
-    return GeneratedFunction("sticky", name, text, next(iter(sticky.values())).sticky_span)
+def learning_functions(instance: ServiceInstance, port: Port, model: BridgeModel) -> Iterator[GeneratedFunction]:
+    """Whether the stations of a port stay where they are; and counting those of this one, where it has a limit."""
+    jinja = environment(Path(__file__).parent / "templates")
+    sticky, own = model.learning.sticky, model.learning.limits.get(port.name)
+    if sticky:
+        name, ports = f"{port_name(port)}__sticky", [each for each in instance.ports if each.name in sticky]
+        text = jinja.get_template("sticky.c.j2").render(name=name, ports=ports)
+        yield GeneratedFunction("sticky", name, text, next(iter(sticky.values())).sticky_span)
+    if own:
+        name, table = f"{port_name(port)}__count_set", f"{c_name(instance.name)}__fdb"
+        text = jinja.get_template("count_set.c.j2").render(name=name, map=table)
+        yield GeneratedFunction("count_set", name, text, own.limit_span)
 
 
 def static_constant(instance: ServiceInstance, entry: StaticEntry, home: Inlined | InMap) -> Constant:

@@ -14,7 +14,7 @@ from ...model import Port, ServiceInstance
 from ...templates import environment
 from . import multicast, stp
 from .fdb import BPF_F_MMAPABLE, MAC_BITS, SET_SIZE, Fdb
-from .learning_lowering import learning_constants, learning_maps, static_constant, sticky_function
+from .learning_lowering import learning_constants, learning_functions, learning_maps, static_constant
 from .model import BridgeModel
 from .storm import SORTS
 from .stp import PortStp
@@ -209,8 +209,7 @@ def _functions(instance: ServiceInstance, port: Port, model: BridgeModel) -> Ite
         name = f"{port_name(port)}__static"
         text = jinja.get_template("static.c.j2").render(name=name, entries=model.inlined)
         yield GeneratedFunction("static_port", name, text, model.inlined[0].span)
-    if model.learning.sticky:
-        yield sticky_function(instance, port, model)
+    yield from learning_functions(instance, port, model)
     if model.vlans:
         name = f"{port_name(port)}__vlan_egress"
         members = [(other, model.vlans[other.name]) for other in instance.ports]

@@ -18,9 +18,8 @@ struct quota {
 	__u64 refused; /* so many frames of stations that were beyond the limit */
 };
 
-/* What counting goes by. It is on the stack, because the callback is a function of its own and knows no constants. */
+/* What counting goes by. It is on the stack, because a callback is a function of its own and knows no constants. */
 struct census {
-	void *fdb;
 	__u64 port_mask;
 	__u64 port; /* as entries have it, under `port_mask` */
 	__u64 time_shift;
@@ -30,9 +29,12 @@ struct census {
 	__u64 stations;
 };
 
-static long census_set(__u32 number, struct census *census)
+/* The generated callback for bpf_loop(): census_set() with the table. */
+typedef long count_set(__u32 number, struct census *census);
+
+static __always_inline long census_set(void *fdb, __u32 number, struct census *census)
 {
-	struct fdb_set *set = bpf_map_lookup_elem(census->fdb, &number);
+	struct fdb_set *set = bpf_map_lookup_elem(fdb, &number);
 
 	if (!set)
 		return 1;
@@ -47,7 +49,8 @@ static long census_set(__u32 number, struct census *census)
 }
 
 /* Once a tick at most, by one CPU: others go on with what they have. */
-static __always_inline void quota_count(struct quota *quota, __u32 limit, struct census *census, __u32 sets)
+static __always_inline void quota_count(struct quota *quota, __u32 limit, count_set *count, struct census *census,
+					__u32 sets)
 {
 	__u64 counted = *(volatile __u64 *)&quota->counted, now = census->soon;
 
@@ -55,14 +58,15 @@ static __always_inline void quota_count(struct quota *quota, __u32 limit, struct
 		return;
 	if (__sync_val_compare_and_swap(&quota->counted, counted, now) != counted)
 		return;
-	bpf_loop(sets, census_set, census, 0);
+	bpf_loop(sets, count, census, 0);
 	*(volatile __u64 *)&quota->stations = census->stations;
 }
 
 /* Room for one more station; where it is not learned after all, quota_return() gives it back. */
-static __always_inline bool quota_take(struct quota *quota, __u32 limit, struct census *census, __u32 sets)
+static __always_inline bool quota_take(struct quota *quota, __u32 limit, count_set *count, struct census *census,
+				       __u32 sets)
 {
-	quota_count(quota, limit, census, sets);
+	quota_count(quota, limit, count, census, sets);
 	if (__sync_fetch_and_add(&quota->stations, 1) < limit)
 		return true;
 	__sync_fetch_and_add(&quota->stations, -1);
