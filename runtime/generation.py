@@ -153,7 +153,8 @@ def load_programs(
 def _values(generation: Generation, programs: Sequence[ProgramRecord]) -> Mapping[str, int]:
     """What the programs of one object get for the symbols that they load: facts of the host, and the manifest's values.
 
-    The loader says which are missing, if a device is."""
+    Facts of a device that is missing are left out; the loader says which it would need.
+    """
     facts = {symbol: int.from_bytes(fact, "little") for symbol, fact in generation.facts.items()}
     return facts | {value.symbol: value.value for program in programs for value in program.values}
 
