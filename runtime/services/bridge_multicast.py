@@ -261,6 +261,8 @@ def _read(frame: bytes) -> tuple[int, bytes, tuple[Message, ...]]:
     whole = read_frame(frame)
     if whole.ethertype == _C_TAG:
         whole = read_frame(frame[:_ADDRESSES] + frame[_ADDRESSES + 4 :])
+    if whole.ethertype not in _READERS:
+        raise ValueError("not IP")
     version, read = _READERS[whole.ethertype]
     return version, whole.source, read(whole.payload)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
@@ -136,6 +138,25 @@ def test_what_was_changed_on_its_way_tells_nothing(read: Any, packet: bytes, mes
             continue
         without = (*range(4), *range(41, 48))  # class, flow label, and hop-by-hop options
         assert found == () or (read is mld.read and at in without)
+
+
+def test_wild_packets_are_refused_or_tell_something() -> None:
+    """Nothing but ValueError comes of bytes that somebody made up, with checksums that are right."""
+    generator = random.Random(4541)
+    for _ in range(4000):
+        message = summed(generator.choice(b"\x11\x12\x16\x17\x22\x30\x32").to_bytes() + generator.randbytes(31))
+        message = summed(message[: generator.randrange(8, 32)])
+        packet = bytearray(generator.choice([packet for _, packet, _ in map(_row, EVERY)]))
+        for _ in range(generator.randrange(3)):
+            packet[generator.randrange(len(packet))] = generator.randrange(256)
+        for read, content in ((igmp.read, v4(str(V4), Raw(message), proto=2)), (mld.read, bytes(packet))):
+            with contextlib.suppress(ValueError):
+                assert isinstance(read(content), tuple)
+
+
+def _row(case: Any) -> tuple[Any, bytes, tuple[object, ...]]:
+    read, packet, messages = case.values
+    return read, packet, messages
 
 
 def test_a_record_that_goes_on_behind_the_end_is_refused() -> None:
