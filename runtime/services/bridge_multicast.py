@@ -79,6 +79,7 @@ def reload(context: Context) -> None:
     watch.mdb, watch.kept_until, watch.states = _maps(context)
     watch.written.clear()
     watch.snooping.changed.update(watch.snooping.networks)
+    tree_changed(context, moved=False)
     for port in context.ports.values():
         on_link(context, port)
     tick(context)

@@ -262,6 +262,10 @@ def test_with_a_spanning_tree(tmp_path: Path) -> None:
         net.join("c", V4)
         net.wait_until("a", V4, {"b", "c"}, always={"b"})
         assert Group(None, V4, ("b", "c")) in groups(net.chain, "br0").groups
+        net.apply(bridge("native", ports, ASKING, stp={"priority": 4096}))
+        eventually(lambda: "root=1000" in net.log(), True)  # the new tree, whose ports are closed at first
+        net.wait_until("a", V4, {"b", "c"})
+        net.wait_until("b", V4, {"c"})
         with net.dut.netlink() as netlink:
             netlink.link("set", index=net.cables["b"].port.ifindex, state="down")
         net.wait_until("a", V4, {"c"})
