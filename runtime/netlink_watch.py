@@ -19,10 +19,11 @@ class NetlinkWatch:
 
     def __init__(self, namespaces: Iterable[str | None], deliver: Deliver) -> None:
         """`deliver` is called in the event loop that runs now. Raises OSError, LoadFailed (L151)."""
+        self.namespaces = frozenset(namespaces)
         self._loop = asyncio.get_running_loop()
         self._deliver = deliver
         self._subscriptions: list[Subscription] = []
-        for netns in namespaces:
+        for netns in self.namespaces:
             if netns is None or (NETNS_DIRECTORY / netns).exists():
                 subscription = Subscription(netns, tuple(Group), BUFFER)
                 self._subscriptions.append(subscription)

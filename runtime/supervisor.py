@@ -152,11 +152,13 @@ class InstanceContext:
         task.add_done_callback(done)
         return handle
 
-    def listen(self, deliver: Deliver) -> None:
-        """To the kernel, in the namespaces of the ports' devices, from now on."""
-        if self.netlink:
-            self.netlink.close()
+    def listen(self, deliver: Deliver, *, anew: bool) -> None:
+        """To the kernel, in the namespaces of the ports' devices; goes on as before where these are the same."""
         namespaces = {port.netns for port in self.ports.values() if port.device} or {self.netns}
+        if self.netlink:
+            if self.netlink.namespaces == namespaces and not anew:
+                return
+            self.netlink.close()
         self.netlink = NetlinkWatch(namespaces, deliver)
 
     def moved(self, place: Place) -> list[ControlMap]:
@@ -259,7 +261,7 @@ class Instance:
         def deliver(netns: str | None, changes: Sequence[Change]) -> None:
             self._call("on_netlink", netns, changes)
 
-        self.guarded(lambda: context.listen(deliver))
+        self.guarded(lambda: context.listen(deliver, anew=anew))
         if anew and self._context:
             for netns in sorted({port.netns for port in context.ports.values() if port.device}, key=str):
                 deliver(netns, [Lost()])
