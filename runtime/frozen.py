@@ -30,8 +30,8 @@ def write_frozen(path: Path, content: bytes) -> None:
 
 def forget_frozen(path: Path) -> None:
     """Removes what `write_frozen` put there, also where it was killed before that was done."""
-    path.unlink(missing_ok=True)
     fresh(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)  # last: as long as it is there, somebody comes back for the rest
 
 
 def fresh(path: Path) -> Path:

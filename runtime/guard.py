@@ -145,6 +145,7 @@ def _decided(
 
     Whatever stands in the way is told and tried again: as long as nothing is decided, nobody but the guard goes back.
     """
+    failed = False
     for pause in itertools.chain(_PAUSES, itertools.repeat(_PAUSES[-1])):
         if _is_decided(root, chain, trial):
             break
@@ -163,7 +164,11 @@ def _decided(
             tell(render(error.diagnostics, {}).rstrip())
         except OSError as error:
             tell(str(error))
+        failed = True
         time.sleep(pause)
+    if failed:
+        with contextlib.suppress(ChainError, OSError), locked(root, on_wait):  # or the next apply does it
+            chain_pins(root, chain).remove_if_empty()
     finished = [pins.number for pins in chain_pins(root, chain).generations() if pins.finished]
     if max(finished, default=None) == trial.number:
         return Outcome(End.KEPT)
