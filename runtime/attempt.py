@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from types import TracebackType
+
+from msgspec import Struct, field
 
 from schemas.diagnostic import LoadFailed
 
@@ -17,8 +18,7 @@ from .trying import abort, confirm
 _POLL_SECONDS = 0.2
 
 
-@dataclass(slots=True)
-class Attempt:
+class Attempt(Struct):
     """A chain that runs for now. As a context it goes back at the end of the block, unless it was confirmed in it.
 
     A process of its own guards it, which also goes back when the time is over, whatever became of the one that tries.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import select
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from schemas.diagnostic import LoadFailed
 from schemas.render import render
@@ -21,8 +22,7 @@ _YES = {"", "y", "yes"}
 _NOTHING_TRIED = {"A109", "A141"}
 
 
-@dataclass(slots=True)
-class Attendant:
+class Attendant(Struct):
     """Whoever looks on while `chain` is tried. Questions are asked of standard input, if `ask`, once there is a try."""
 
     guard: Guard

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from schemas.manifest import Hook, HostFact, InterfaceRecord, Manifest, MapRecord, ServiceRecord
 from schemas.slow_path import RECORD

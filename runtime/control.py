@@ -11,8 +11,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from msgspec import Struct
 
 from schemas.manifest import Hook, HostFact
 
@@ -25,8 +26,7 @@ ENTRY_POINT_GROUP = "bpfchain.control_planes"
 DEFAULT_TICK_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Port:
+class Port(Struct, frozen=True):
     """A port of the service, as it is now.
 
     `peer` is what it is linked to: `interface wan`, `guard.inside`, `host`, or nothing that is known. Where that is an
@@ -134,8 +134,7 @@ OpenMap = Callable[[str], "ControlMap"]
 """Gives a map of the service by its name without the service's. Raises LookupError."""
 
 
-@dataclass(frozen=True, slots=True)
-class ControlPlane:
+class ControlPlane(Struct, frozen=True):
     """The functions of a control plane's module, None for those that it does not have."""
 
     kind: str

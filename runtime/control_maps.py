@@ -8,8 +8,9 @@ import re
 import struct
 from collections import namedtuple
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from schemas.manifest import Manifest, MapRecord
 
@@ -19,8 +20,7 @@ from .uapi import ElemFlag, MapFlag, MapType
 _FIELD = re.compile(r"(?:(\w+):)?([0-9]*[xcbB?hHiIqQs])")
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(Struct, frozen=True):
     """A C struct: `Layout.of("Neighbour", "mac:6s 2x used:I")`, fields with the letters of `struct`, padding spelled.
 
     Numbers are in the host's order; what is on the wire in network order is best read as bytes (`4s`).

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
 from typing import Any
+
+from msgspec import Struct, to_builtins
 
 from schemas.compiled import CompiledChain
 from schemas.manifest import HostFact, Manifest, MapRecord
@@ -32,8 +33,7 @@ _INDEXED = ("ARRAY", "DEVMAP")
 _STACK_DEPTH = re.compile(r"^stack depth (\d+(?:\+\d+)*)", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(Struct, frozen=True):
     """What the kernel says of a program that it has loaded; sizes in bytes.
 
     `stack` is the deepest way through the program's functions, as far as the verifier tells it.
@@ -44,8 +44,7 @@ class Loaded:
     jited: int
 
 
-@dataclass(frozen=True, slots=True)
-class ProgramCost:
+class ProgramCost(Struct, frozen=True):
     """One program; `loaded` is None where it could not be loaded."""
 
     name: str
@@ -56,8 +55,7 @@ class ProgramCost:
     loaded: Loaded | None
 
 
-@dataclass(frozen=True, slots=True)
-class MapCost:
+class MapCost(Struct, frozen=True):
     """One map: `content` is what its keys and values take when it is full, `memory` what the kernel charges for it now.
 
     Both in bytes, values for each CPU counted as often as there are CPUs.
@@ -70,8 +68,7 @@ class MapCost:
     memory: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(Struct, frozen=True):
     """A chain's cost. `path` is a longest way from an interface through programs, one tail call to each but the first.
 
     `left_out` says why there is nothing that only the kernel can tell; empty where there is.
@@ -93,8 +90,7 @@ class Cost:
         return cost_text(self)
 
 
-@dataclass(frozen=True, slots=True)
-class Headroom:
+class Headroom(Struct, frozen=True):
     """How much of one of the kernel's limits is used, by the program (or the way) that uses most of it."""
 
     what: str
@@ -147,11 +143,11 @@ def cost_data(found: Cost) -> dict[str, Any]:
     return {
         "format": 1,
         "chain": found.chain,
-        "programs": [asdict(program) for program in found.programs],
-        "maps": [asdict(each) for each in found.maps],
+        "programs": [to_builtins(program) for program in found.programs],
+        "maps": [to_builtins(each) for each in found.maps],
         "longest_path": list(found.path),
         "tail_calls": found.tail_calls,
-        "headroom": [asdict(limit) for limit in headroom(found)],
+        "headroom": [to_builtins(limit) for limit in headroom(found)],
         "left_out": found.left_out,
     }
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from schemas.diagnostic import ChainError, Diagnostic, LoadFailed, Severity
@@ -53,8 +53,7 @@ CompilerCheck = Callable[[], object]
 """Raises `ChainError` where nothing here can compile; the runtime itself knows no compiler."""
 
 
-@dataclass(frozen=True, slots=True)
-class Port:
+class Port(Struct, frozen=True):
     """An interface of a chain, its device, and what is known of a veth's other end."""
 
     interface: InterfaceRecord

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
+from msgspec import Struct
+
 from schemas.diagnostic import LoadFailed
 from schemas.manifest import Hook, InternalLinkRecord, Manifest
 from schemas.slow_path import INJECT_LINK, LABEL, LABEL_ETHERTYPE, LABEL_HEADER, LABEL_MAGIC
@@ -102,8 +104,7 @@ class Way(Protocol):
     def send_many(self, frames: Sequence[bytes]) -> int: ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Entrance:
+class _Entrance(Struct, frozen=True):
     """The way to one port's program: which link, and the label that names the port there, before or behind a frame."""
 
     socket: FrameSocket

@@ -8,8 +8,9 @@ import itertools
 import os
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from schemas.diagnostic import Diagnostic
 from schemas.manifest import Mode
@@ -28,8 +29,7 @@ Replace = tuple[str, int]
 """A device, and the id of the foreign program on it that may be taken off."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stranger:
+class Stranger(Struct, frozen=True):
     """Somebody else's program on a hook that a chain wants; what the kernel does not tell of it is None.
 
     `age_seconds` is how long ago it was loaded, by the user `uid`.

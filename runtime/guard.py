@@ -12,11 +12,12 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from schemas.compiled import CompiledChain
 from schemas.diagnostic import ChainError
@@ -51,8 +52,7 @@ class End(StrEnum):
     NOT_BEGUN = "not begun"
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """How a try ended, and why where it was taken back."""
 
     end: End
@@ -71,8 +71,7 @@ def terminate(number: int, _: object = None) -> None:
     _terminated.append(number)
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(Struct, frozen=True):
     """What is to be tried, and how. `require` is a shell command that has to succeed within `timeout`."""
 
     chain: CompiledChain

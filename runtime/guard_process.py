@@ -17,10 +17,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from msgspec import to_builtins
+from msgspec import Struct, to_builtins
 
 from schemas.diagnostic import ChainError, Diagnostic, LoadFailed, Severity, Span
 
@@ -32,8 +31,7 @@ _THIS_PYTHON = "/proc/self/exe"
 """Wherever it lies: whoever has dropped privileges since may not be able to walk there any more."""
 
 
-@dataclass(slots=True)
-class Guard:
+class Guard(Struct):
     """A guard at work: its process, and what it says."""
 
     process: subprocess.Popen[bytes]

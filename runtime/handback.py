@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from schemas.manifest import Mode
@@ -25,8 +25,7 @@ from .steps import Step
 from .trial import replaced_pin
 
 
-@dataclass(frozen=True, slots=True)
-class HandBack:
+class HandBack(Struct, frozen=True):
     """An XDP hook, the program of somebody else that was on it, and what of the chain is on it now."""
 
     chain: str

@@ -13,8 +13,9 @@ from __future__ import annotations
 import errno
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from schemas.diagnostic import Diagnostic, LoadFailed
 from schemas.manifest import Manifest, MapRecord
@@ -38,16 +39,14 @@ _HASHES = frozenset(
 """Types whose entries can stand in a map of another size as they are."""
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(Struct, frozen=True):
     """A state map as a generation has it, and the names of its service's ports in their order."""
 
     record: MapRecord
     ports: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
+class Moved(Struct, frozen=True):
     """The content of the new map; `left_out` counts what had to stay behind because there is no room for it."""
 
     entries: Entries
@@ -60,8 +59,7 @@ class Exchange(Protocol):
     def __call__(self, element: int, offset: int, expected: int, desired: int) -> bool: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Migration:
+class Migration(Struct, frozen=True):
     """How a service brings a map's entries into another layout, size, or order of its ports.
 
     `content`: the old map's entries → the new map's. `late`, for arrays: (the old map's entries then, the same now,
@@ -73,8 +71,7 @@ class Migration:
     late: Callable[[Entries, Entries, Entries, Exchange], None] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Succession:
+class Succession(Struct, frozen=True):
     """A state map that cannot stay, and the one that comes after it, each with the manifest that it is of."""
 
     running: Manifest
@@ -94,8 +91,7 @@ class Succession:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class Migrated:
+class Migrated(Struct, frozen=True):
     """A map between its two sweeps: the old map's entries then, and what was made of them."""
 
     succession: Succession

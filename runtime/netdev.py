@@ -13,9 +13,10 @@ import os
 import socket
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import Any
+
+from msgspec import Struct
 
 from schemas.diagnostic import LoadFailed
 
@@ -51,16 +52,14 @@ class XdpFeature(IntFlag):
     NDO_XMIT = 4
 
 
-@dataclass(frozen=True, slots=True)
-class FarEnd:
+class FarEnd(Struct, frozen=True):
     """Where the other end of a veth is; `netns` is None in the caller's own namespace."""
 
     ifindex: int
     netns: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Netdev:
+class Netdev(Struct, frozen=True):
     """A device as it is set up now.
 
     `kind` is `veth`, `macvlan`, …, empty for hardware. `xdp` is None where the kernel does not tell. `offloads` are the

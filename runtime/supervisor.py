@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from schemas.manifest import Hook, HostFact
 
@@ -180,8 +181,7 @@ def _name(port: Port | str) -> str:
     return port.name if isinstance(port, Port) else port
 
 
-@dataclass(slots=True)
-class _Backoff:
+class _Backoff(Struct):
     """How long to wait before the next start."""
 
     pause: float = FIRST_PAUSE_SECONDS

@@ -9,8 +9,9 @@ device takes one mode at a time: the hook is empty for a moment.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from schemas.diagnostic import Diagnostic
 
@@ -19,8 +20,7 @@ from .attach import AttachPoint, Holder, Occupant, Owner
 from .info import link_by_id, prog_by_id, prog_info
 
 
-@dataclass(slots=True)
-class Takeover:
+class Takeover(Struct):
     """One hook while it changes hands. `pin` is where the link belongs; `opened` holds what must live until the end."""
 
     point: AttachPoint

@@ -11,8 +11,9 @@ import os
 import re
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from schemas.diagnostic import Diagnostic, Span, VerifierRejected
 from schemas.manifest import ProgramRecord
@@ -32,8 +33,7 @@ _LINE_SHIFT = 10  # BPF_LINE_INFO_LINE_NUM
 _REASON_LINES = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """What a log says: the reason (empty where the verifier was content) and the instruction that it stopped at."""
 
     reason: tuple[str, ...]
@@ -41,8 +41,7 @@ class Verdict:
     insn_text: str
 
 
-@dataclass(frozen=True, slots=True)
-class CLine:
+class CLine(Struct, frozen=True):
     """A line of C that an instruction stems from."""
 
     file: str

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, Self
+
+from msgspec import Struct
 
 BRIDGE_GROUP_ADDRESS = bytes.fromhex("0180c2000000")
 _LLC = bytes.fromhex("424203")  # both SAPs 0x42, unnumbered information (802.1D 9.2, 802.2)
@@ -74,8 +75,7 @@ NO_PRIORITY = PriorityVector(0, 0, 0, 0)
 NO_TIMES = Times(0, 0, 0, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Bpdu:
+class Bpdu(Struct, frozen=True):
     """One BPDU. A TCN has neither `priority` nor `times`; only an RST has a role and the flags from `proposal` on."""
 
     type: Type

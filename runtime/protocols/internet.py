@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
 HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION_OPTIONS = 0, 43, 44, 60
@@ -29,8 +31,7 @@ def checksum(content: bytes) -> int:
     return total ^ 0xFFFF
 
 
-@dataclass(frozen=True, slots=True)
-class Ipv4:
+class Ipv4(Struct, frozen=True):
     """An IPv4 packet; `fragment` is the field of flags and offset, `options` are whole words."""
 
     source: IPv4Address
@@ -122,8 +123,7 @@ def read_ipv4(packet: bytes, *, cut_short: bool = False) -> Ipv4:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Ipv6:
+class Ipv6(Struct, frozen=True):
     """An IPv6 packet; `protocol` is that of the first header behind the fixed one, `start` has class and flow label."""
 
     source: IPv6Address

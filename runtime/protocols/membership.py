@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 Address = IPv4Address | IPv6Address
 
@@ -18,8 +20,7 @@ _TAIL = struct.Struct("!BBH")
 _RECORD = struct.Struct("!BBH")
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(Struct, frozen=True):
     """Who listens? `group` None: to anything (a general query).
 
     `source` may be 0.0.0.0: a bridge that asks, and no router. `of_sources`: only about senders within the group.
@@ -35,22 +36,19 @@ class Query:
     interval_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Join:
+class Join(Struct, frozen=True):
     """A station listens to a group, be it to some of its senders only."""
 
     group: Address
 
 
-@dataclass(frozen=True, slots=True)
-class Leave:
+class Leave(Struct, frozen=True):
     """A station no longer listens to a group; others behind the same port may."""
 
     group: Address
 
 
-@dataclass(frozen=True, slots=True)
-class RouterHello:
+class RouterHello(Struct, frozen=True):
     """A multicast router is there, for so many seconds if nothing more is heard; 0: it goes away."""
 
     hold_s: float

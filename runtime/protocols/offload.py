@@ -7,7 +7,8 @@ A stack leaves checksums to devices that can do them. The field then holds the s
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from .internet import checksum
 
@@ -19,8 +20,7 @@ _LEAST = {_TCP: 20, _UDP: 8}
 _FRAGMENT = 0x3FFF  # more fragments, or an offset
 
 
-@dataclass(frozen=True, slots=True)
-class _Segment:
+class _Segment(Struct, frozen=True):
     """Where a TCP or UDP segment lies in a frame, and the pseudo-header that it is summed with."""
 
     start: int

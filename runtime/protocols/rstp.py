@@ -8,7 +8,8 @@ Pure: no clock, no socket. Variables have the standard's names; numbers in paren
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from .bpdu import NO_PRIORITY, NO_TIMES, Bpdu, PriorityVector, Times, Type
 from .bpdu import Role as WireRole
@@ -33,8 +34,7 @@ _PORT_NUMBER_MASK = (1 << 12) - 1
 _HIGHEST_COST = (1 << 32) - 1
 
 
-@dataclass(slots=True)
-class Bridge:
+class Bridge(Struct):
     """The spanning tree as one bridge sees it: call `enable`, `disable`, `receive`, and `tick` once a second.
 
     Ports start disabled. `root_priority` is the best priority vector known, `root_port` the number of the port that it

@@ -5,8 +5,9 @@ The nouns of the Rapid Spanning Tree Protocol (IEEE 802.1D-2004 clause 17); rstp
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from .bpdu import NO_PRIORITY, NO_TIMES, Bpdu, PriorityVector, Times
 
@@ -39,8 +40,7 @@ class Guard(StrEnum):
     ROOT = "root-guard"  # it hears of a better root: discarding for as long as it does
 
 
-@dataclass(frozen=True, slots=True)
-class PortSettings:
+class PortSettings(Struct, frozen=True):
     """Management parameters of a port (17.13, 17.14). `number` counts from 1; `priority` is a multiple of 16.
 
     `path_cost` and `point_to_point` are what `enable` takes unless it is told better. `bpdu_guard` shuts the port when
@@ -59,8 +59,7 @@ class PortSettings:
     bpdu_filter: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class BridgeSettings:
+class BridgeSettings(Struct, frozen=True):
     """Management parameters of a bridge (17.14); times in seconds. `rapid` False speaks STP only (17.13.4)."""
 
     address: int
@@ -80,23 +79,20 @@ class BridgeSettings:
         return Times(0, self.max_age, self.hello_time, self.forward_delay)
 
 
-@dataclass(frozen=True, slots=True)
-class SetState:
+class SetState(Struct, frozen=True):
     """The data plane has to treat frames of port `port` so from now on."""
 
     port: int
     state: State
 
 
-@dataclass(frozen=True, slots=True)
-class Flush:
+class Flush(Struct, frozen=True):
     """What was learned on port `port` has to be forgotten."""
 
     port: int
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(Struct, frozen=True):
     """`bpdu` has to leave by port `port`."""
 
     port: int
@@ -123,8 +119,7 @@ class Change(StrEnum):
     ACTIVE = "active"
 
 
-@dataclass(slots=True)
-class Port:
+class Port(Struct):
     """Variables of one port (17.19) and its timers in seconds (17.17).
 
     `old_neighbour` is not the standard's: what was heard last on the link was STP. An old bridge that has lost its root

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from socket import AF_INET, AF_INET6
+
+from msgspec import Struct, field
 
 from schemas.fib.layout import NO_ROUTE
 from schemas.fib.pool import Full, Pool
@@ -37,8 +38,7 @@ Ways = tuple[NextHopRecord, ...]
 """What becomes of a packet: one next hop, or several that share the load."""
 
 
-@dataclass(slots=True)
-class Held:
+class Held(Struct):
     """Ways that are in the map, where they are, and how many prefixes lead there."""
 
     ways: Ways
@@ -107,8 +107,7 @@ class NextHops:
         self._memory[index * NEXTHOP.size : (index + 1) * NEXTHOP.size] = record.packed()
 
 
-@dataclass(slots=True)
-class Followed:
+class Followed(Struct):
     """The routes of one router: `ports` by ifindex; `fixed`, those of the chain file, come before the kernel's."""
 
     hops: NextHops

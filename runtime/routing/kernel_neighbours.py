@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+
+from msgspec import Struct
 
 from schemas.services.router import Address
 
@@ -18,8 +19,7 @@ _ADDRESSES: dict[int, type[IPv4Address | IPv6Address]] = {4: IPv4Address, 16: IP
 _MAC_SIZE = 6
 
 
-@dataclass(frozen=True, slots=True)
-class KernelNeighbours:
+class KernelNeighbours(Struct, frozen=True):
     """Takes over what the kernel tells; `by_ifindex` are the ports by the devices that it knows them by.
 
     What has been set there for good holds here too, and as long. Of the others the router makes sure itself: it takes

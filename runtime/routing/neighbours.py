@@ -9,10 +9,11 @@ from __future__ import annotations
 import random
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple, Protocol
+
+from msgspec import Struct, field
 
 from schemas.services.router import Address
 
@@ -86,8 +87,7 @@ class Held(NamedTuple):
     frame: bytes
 
 
-@dataclass(slots=True)
-class Neighbour:
+class Neighbour(Struct):
     """What is known of one; `due` is when something must be done next."""
 
     state: State
@@ -99,8 +99,7 @@ class Neighbour:
     held: deque[Held] = field(default_factory=lambda: deque(maxlen=HELD))
 
 
-@dataclass(slots=True)
-class Counts:
+class Counts(Struct):
     """What has happened since the control plane started."""
 
     overflowed: int = 0  # held packets that gave way to newer ones, or had no room

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import NamedTuple, Protocol
+
+from msgspec import Struct
 
 from schemas.services.router import Address, Kind, NextHopRecord
 
@@ -31,8 +32,7 @@ class Outlet(Protocol):
         """Into a port, as if it had arrived there."""
 
 
-@dataclass(frozen=True, slots=True)
-class RouterPort:
+class RouterPort(Struct, frozen=True):
     """A port; `mtu` in bytes of an IP packet."""
 
     index: int
@@ -66,8 +66,7 @@ class RouterPort:
         return chosen[0].ip if chosen else None
 
 
-@dataclass(frozen=True, slots=True)
-class Ports:
+class Ports(Struct, frozen=True):
     """All ports of a router, and the way that its own packets take."""
 
     ports: Sequence[RouterPort]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from msgspec import to_builtins
 
 if TYPE_CHECKING:
     from .bridge_stations import Station
@@ -38,7 +38,7 @@ def show(chain: str, bridge: str, format: str, bpffs: Path | None) -> None:
 
     found = stations(chain, bridge, bpffs=bpffs)
     if format == "json":
-        click.echo(json.dumps([dataclasses.asdict(station) for station in found], indent=1))
+        click.echo(json.dumps([to_builtins(station) for station in found], indent=1))
     else:
         click.echo(_text(found), nl=False)
     for loop in hints(chain, bridge, bpffs=bpffs):

@@ -10,8 +10,11 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from .. import features
 from ..clock import jiffies64
@@ -28,8 +31,7 @@ _LOW_64 = (1 << 64) - 1
 _QUOTA_WORDS, _QUOTA_COUNTED = 3, 1  # struct quota
 
 
-@dataclass(frozen=True, slots=True)
-class Station:
+class Station(Struct, frozen=True):
     """An entry: `seen` is in ticks of its layout and cut to its bits."""
 
     key: int
@@ -253,8 +255,7 @@ class _Way:
         return age << shift if shift >= 0 else age >> -shift
 
 
-@dataclass(frozen=True, slots=True)
-class _Moved:
+class _Moved(Struct, frozen=True):
     """A station in its new layout, and how long it has been silent."""
 
     station: Station

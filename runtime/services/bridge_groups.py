@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from schemas.diagnostic import Diagnostic, LoadFailed
 
@@ -16,8 +17,7 @@ from .bridge_running import RunningBridge, running_bridge
 _ONLY = bytes(4)
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(Struct, frozen=True):
     """A group, and the ports with listeners; routers get it as well."""
 
     vlan: int | None
@@ -25,8 +25,7 @@ class Group:
     ports: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Snooped:
+class Snooped(Struct, frozen=True):
     """One version of IP in one VLAN in which multicast goes only where it is asked for.
 
     `routers`: the ports of multicast routers. `unregistered`: where groups go that nobody has asked for; None: to all
@@ -39,8 +38,7 @@ class Snooped:
     unregistered: tuple[str, ...] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Groups:
+class Groups(Struct, frozen=True):
     """All that programs look up now. What is not in `snooped` is flooded; nothing is, while no daemon keeps it."""
 
     snooped: tuple[Snooped, ...] = ()

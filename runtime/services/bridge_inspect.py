@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct, to_builtins
 
 from .. import features
 from ..clock import jiffies64
@@ -42,8 +42,7 @@ def inspect(service: Inspected) -> Findings:
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Usage:
+class _Usage(Struct, frozen=True):
     """Stations by port index; `full` of `sets` take no new station: all that they have are active."""
 
     stations: Counter[int]
@@ -94,8 +93,7 @@ def _full(name: str, usage: _Usage) -> dict[str, str]:
 # --- ports that have a limit ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _LimitedPort:
+class _LimitedPort(Struct, frozen=True):
     """`refused`: frames of stations that were beyond the limit, since the generation was applied."""
 
     stations: int
@@ -135,6 +133,6 @@ def _facts(usage: _Usage, found: Sequence[Loop], ports: dict[str, _LimitedPort])
         "sets": usage.sets,
         "full_sets": usage.full,
         "estimated": usage.estimated,
-        "loops": [dataclasses.asdict(loop) for loop in found],
-        "limited_ports": {name: dataclasses.asdict(port) for name, port in ports.items()},
+        "loops": [to_builtins(loop) for loop in found],
+        "limited_ports": {name: to_builtins(port) for name, port in ports.items()},
     }

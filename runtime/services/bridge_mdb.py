@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from ipaddress import ip_address
+
+from msgspec import Struct
 
 from ..protocols.ethernet import ETH_P_IP, ETH_P_IPV6
 from ..protocols.membership import Address
@@ -24,8 +25,7 @@ _REST = bytes(_SET_BYTES)
 _EVERYWHERE = b"\xff" * _SET_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """One entry; `group` None: of all that have none. `data` None: to all ports."""
 
     network: Network

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ..control_maps import ControlMap, Layout
 
@@ -17,8 +18,7 @@ _MAC_BITS = 48
 _PORT_BITS = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Loop:
+class Loop(Struct, frozen=True):
     """A station that moves between two ports too often; `moves` of it were not followed, the last `ago_s` ago.
 
     `moves` counts those of other stations that share its bucket, too. `vlan` is None on a bridge without VLANs.

@@ -9,9 +9,10 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_address
 from typing import Any
+
+from msgspec import Struct, field
 
 from ..control import Context, OpenMap, Packet, Port
 from ..control_maps import ControlMap
@@ -34,8 +35,7 @@ _ADDRESSES = 12  # bytes of a frame before its first tag
 _READERS = {ETH_P_IP: (4, igmp.read), ETH_P_IPV6: (6, mld.read)}
 
 
-@dataclass(slots=True)
-class _Watch:
+class _Watch(Struct):
     """The snooping of one bridge; port numbers are indices.
 
     `written` is what the map has of each network, `heard` counts the messages of each port since the last tick, `links`

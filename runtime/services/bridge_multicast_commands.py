@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from msgspec import to_builtins
 
 from .bridge_commands import bpffs_option, columns, format_option
 
@@ -31,7 +31,7 @@ def show(chain: str, bridge: str, format: str, bpffs: Path | None) -> None:
 
     found = groups(chain, bridge, bpffs=bpffs)
     if format == "json":
-        click.echo(json.dumps(dataclasses.asdict(found), indent=1))
+        click.echo(json.dumps(to_builtins(found), indent=1))
     else:
         click.echo(_text(found), nl=False)
 

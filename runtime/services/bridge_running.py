@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from schemas.diagnostic import Diagnostic, LoadFailed
 from schemas.manifest import Manifest, ServiceRecord
@@ -16,8 +17,7 @@ from ..state import LiveGeneration, not_running, read
 KIND = "bridge"
 
 
-@dataclass(frozen=True, slots=True)
-class RunningBridge:
+class RunningBridge(Struct, frozen=True):
     """The generation that runs, and what its manifest says of the bridge."""
 
     generation: LiveGeneration

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+from msgspec import Struct
 
 from schemas.manifest import Manifest, ServiceRecord
 
@@ -22,8 +23,7 @@ from .bridge_running import running_bridge, unknown
 _MAC_BITS = 48  # of a key; above them is the VLAN
 
 
-@dataclass(frozen=True, slots=True)
-class Station:
+class Station(Struct, frozen=True):
     """An entry. `vlan` is None on a bridge without VLANs, `idle_s` None for one that the chain file has (static).
 
     `idle_s` are whole seconds since it was heard, as exactly as entries tell time. `confirmed`: heard more than once.
@@ -36,8 +36,7 @@ class Station:
     confirmed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Table:
+class _Table(Struct, frozen=True):
     """One bridge's table and what goes with it, where the chain file asks for that."""
 
     service: ServiceRecord

@@ -10,8 +10,9 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from ..control import Context, OpenMap, Packet, Port
 from ..control_maps import ControlMap
@@ -36,8 +37,7 @@ _CLOCK_NS = 10_000_000  # how far the coarse clock of packets may lag
 _SIGN_SECONDS = 0.25  # between signs of life, of which one holds for a second at least
 
 
-@dataclass(slots=True)
-class _Tree:
+class _Tree(Struct):
     """The spanning tree of one bridge. Port numbers are indices + 1.
 
     `links` has what each port leads to: its peer and device. `up` are the ports whose link is up, `heard` counts the

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
 from socket import AF_INET, AF_INET6
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
 
 from schemas.fib.table4 import Fib4
 from schemas.fib.table6 import Fib6
@@ -51,8 +52,7 @@ _VERSION_MASK = (1 << 64) - 1
 _REASONS = {reason.name.lower().replace("_", "-"): reason for reason in Reason}
 
 
-@dataclass(frozen=True, slots=True)
-class KnownNeighbours:
+class KnownNeighbours(Struct, frozen=True):
     """The neighbours that programs forward to, in their maps by IP version.
 
     `version` is the memory of one 64-bit number: what a CPU has looked up holds until it changes.
@@ -106,8 +106,7 @@ def _address(packed: bytes) -> Address:
     return IPv4Address(packed) if len(packed) == 4 else IPv6Address(packed)
 
 
-@dataclass(frozen=True, slots=True)
-class ContextOutlet:
+class ContextOutlet(Struct, frozen=True):
     """Sends frames by way of the daemon."""
 
     context: Context
@@ -122,8 +121,7 @@ class ContextOutlet:
         self.context.inject(self.names[port], frame)
 
 
-@dataclass(slots=True)
-class Router:
+class Router(Struct):
     """One router's control plane."""
 
     context: Context

@@ -8,12 +8,12 @@ import os
 import subprocess
 import sys as python
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec import structs
+from msgspec.structs import replace
 
 from runtime import features, sys
 from runtime.doctor import Port, examine, examine_devices, judge
@@ -382,7 +382,7 @@ def test_features_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == Diagnostic(
         "H120", "this kernel has no `link:tcx`, which some chains need", severity=Severity.WARNING
     )
-    wanted = structs.replace(sample(), interfaces=(), features=("program:xdp", "link:tcx"))
+    wanted = replace(sample(), interfaces=(), features=("program:xdp", "link:tcx"))
     assert examine(wanted) == (Diagnostic("L140", "this kernel has no `link:tcx`"),)
 
 

@@ -13,11 +13,12 @@ import random
 import struct
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from runtime import sys as kernel
 from runtime.bpffs import bpffs_root

@@ -5,10 +5,9 @@ from __future__ import annotations
 import random
 import struct
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
-from msgspec import structs
+from msgspec.structs import replace
 
 from compiler.services.bridge.fdb import Fdb
 from runtime import features
@@ -28,7 +27,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def table(geometry: Fdb, *ports: str) -> Table:
-    record = structs.replace(
+    record = replace(
         fdb(size=1 << geometry.set_bits), value_size=64, meaning=f"bridge {geometry.layout} {' '.join(ports)}"
     )
     return Table(record, ports)
@@ -133,7 +132,7 @@ def test_where_there_is_no_room_those_seen_last_stay() -> None:
 
 def test_other_keys_and_unknown_layouts_have_no_way() -> None:
     vlans = table(Fdb(64, 3, 300, key_bits=52), "a", "b", "c")
-    later = replace(SMALL, record=structs.replace(SMALL.record, meaning="bridge fdb/9 key 48 port 2 tick 9 a b c"))
+    later = replace(SMALL, record=replace(SMALL.record, meaning="bridge fdb/9 key 48 port 2 tick 9 a b c"))
     assert migration(SMALL, vlans) is None
     assert migration(later, SMALL) is None
     assert migration(SMALL, later) is None

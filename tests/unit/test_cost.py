@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from msgspec import structs
+from msgspec.structs import replace
 
 from runtime.cost import Cost, Headroom, Loaded, MapCost, ProgramCost, cost_data, headroom, longest_path
 from schemas.manifest import EdgeRecord, Manifest
@@ -29,7 +27,7 @@ UNLOADED = Cost(
 def linked(*edges: tuple[str, str, str]) -> Manifest:
     """The sample with other links: service, port, program."""
     records = tuple(EdgeRecord(service, port, f"program {target}", "") for service, port, target in edges)
-    return structs.replace(sample(), edges=records)
+    return replace(sample(), edges=records)
 
 
 def test_the_longest_path_follows_links_from_interfaces() -> None:
@@ -49,7 +47,7 @@ def test_a_way_in_circles_ends_where_the_kernel_ends_it() -> None:
 
 
 def test_a_chain_of_nothing_has_no_path() -> None:
-    assert longest_path(structs.replace(sample(), attach=(), internal_links=())) == ()
+    assert longest_path(replace(sample(), attach=(), internal_links=())) == ()
 
 
 def test_headroom_is_that_of_the_program_that_has_least() -> None:
