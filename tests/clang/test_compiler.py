@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 
 import pytest
+from elftools.elf.constants import SH_FLAGS
 from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
 from elftools.elf.sections import SymbolTableSection
@@ -20,6 +21,8 @@ from compiler.ir import Inlined
 from schemas.chains import examples
 from schemas.diagnostic import CompileFailed
 from schemas.manifest import Mode
+
+CODE_RELOCATIONS = (".relxdp", ".reltc", ".rel.text")
 
 BRIDGE = """\
 chain: plain
@@ -38,16 +41,18 @@ def compiled(folder: Path, text: str, name: str = "plain.yaml") -> Compiled:
 
 
 def relocated_symbols(elf: bytes) -> set[str]:
-    """Names of everything that the object's programs refer to."""
+    """Names of everything but code that the object's code refers to."""
     parsed = ELFFile(io.BytesIO(elf))
     names = set()
     for section in parsed.iter_sections():
-        if isinstance(section, RelocationSection) and section.name in (".relxdp", ".reltc"):
+        if isinstance(section, RelocationSection) and section.name.startswith(CODE_RELOCATIONS):
             symbols = parsed.get_section(section["sh_link"])
             assert isinstance(symbols, SymbolTableSection)
             for relocation in section.iter_relocations():
                 symbol = symbols.get_symbol(relocation["r_info_sym"])
-                names.add(symbol.name or parsed.get_section(symbol["st_shndx"]).name)
+                home = symbol["st_shndx"]
+                if home == "SHN_UNDEF" or not parsed.get_section(home)["sh_flags"] & SH_FLAGS.SHF_EXECINSTR:
+                    names.add(symbol.name or parsed.get_section(home).name)
     return names
 
 
