@@ -60,8 +60,11 @@ SOME: Sequence[Plan] = (
 
 
 def mixed(counts: range) -> Iterator[Plan]:
-    """Rings and meshes of both kinds of bridges, every way to mix them; modes in turn."""
-    modes = itertools.cycle((NATIVE, GENERIC, TC))
+    """Rings and meshes of both kinds of bridges, every way to mix them.
+
+    Not generic: there the kernel ends a flood at a port that is set down, as a cut link's end is here.
+    """
+    modes = itertools.cycle((NATIVE, TC))
     for count in counts:
         for chosen in itertools.product((OURS, THEIRS), repeat=count):
             if OURS in chosen:
@@ -118,13 +121,11 @@ KILLED: Sequence[Plan] = (
 EVERY_KILLED = [KILLED]
 if EVERY:
     EVERY_KILLED += [
-        [Plan(kinds(letters), links(len(letters)), TC, victims=(victim,)) for letters in ("oooo", "ooott", "totoo")]
+        [Plan(kinds(letters), links(len(letters)), TC, victims=(victim,)) for letters in ("oooo", "oooot", "toooo")]
         for links in (ring, mesh)
         for victim in (2, 3)
     ]
-    EVERY_KILLED += [
-        [Plan(kinds("o" * count), links(count), victims=(0,)) for count in (3, 4, 5)] for links in (ring, mesh)
-    ]
+    EVERY_KILLED += [[Plan(kinds("o" * count), ring(count), victims=(0,)) for count in (3, 4, 5)]]
 
 
 @pytest.mark.parametrize("plans", EVERY_KILLED, ids=lambda plans: plans[0].name)
