@@ -7,12 +7,13 @@ import time
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 
 from schemas.counters import Count
 from schemas.diagnostic import LoadFailed
-from schemas.manifest import Manifest
+from schemas.manifest import FORMAT, Manifest
 from schemas.manifest_json import from_data, parse, to_data
 
 from .frozen import unreadable
@@ -66,11 +67,22 @@ def record_in(path: Path, content: bytes) -> Record:
         if data["format"] != _FORMAT:
             raise unreadable(path, f"it has format {data['format']}, this version knows {_FORMAT}")
         facts = {symbol: bytes.fromhex(value) for symbol, value in data["facts"].items()}
-        return Record(from_data(data["manifest"]), facts, int(data["home"]), int(data["applied_at"]))
+        return Record(from_data(_of_today(data["manifest"])), facts, int(data["home"]), int(data["applied_at"]))
     except (zlib.error, KeyError, TypeError, ValueError, AttributeError) as error:
         raise unreadable(path, str(error)) from error
     except LoadFailed as error:
         raise unreadable(path, error.diagnostics[0].message) from error
+
+
+def _of_today(manifest: Any) -> Any:
+    """The manifest of a chain that an earlier version has applied, so that it is replaced under traffic like any other.
+
+    Format 1 knew no values that the loader writes into programs.
+    """
+    if manifest["format"] != 1:
+        return manifest
+    programs = [{**program, "values": []} for program in manifest["programs"]]
+    return {**manifest, "format": FORMAT, "programs": programs}
 
 
 def counted_bytes(counted: Counted) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import Struct
 
-FORMAT = 1
+FORMAT = 2
 """Version of this layout; a runtime refuses a manifest of another one."""
 
 

@@ -127,9 +127,9 @@ def test_schema_errors_name_the_place() -> None:
         (b"\xff\xfe{", "M102", "the manifest is not JSON: "),
         ("[]", "M103", "this is not a manifest: it has no format number"),
         ('{"format": true}', "M103", "this is not a manifest: it has no format number"),
-        ('{"format": 2}', "M103", "the manifest has format 2, and this version of bpfchain reads format 1"),
-        ('{"format": 1}', "M104", "manifest: the field `version` is missing"),
-        ('{"format": 1, "extra": 1}', "M104", "manifest: there is no field `extra`"),
+        ('{"format": 1}', "M103", "the manifest has format 1, and this version of bpfchain reads format 2"),
+        ('{"format": 2}', "M104", "manifest: the field `version` is missing"),
+        ('{"format": 2, "extra": 1}', "M104", "manifest: there is no field `extra`"),
     ],
 )
 def test_not_a_manifest(text: str | bytes, code: str, message: str) -> None:
