@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from itertools import chain, islice
 
 from .rtnetlink import (
@@ -52,6 +53,14 @@ _TOGETHER = 16384
 """Changes that are told of together, about, at most."""
 
 
+class Outcome(Enum):
+    """What a change has done to a table."""
+
+    CHANGED = auto()
+    UNKNOWN = auto()  # a route has gone that was not there
+    UNCERTAIN = auto()  # messages do not tell
+
+
 class KernelRoutes:
     """All routes of one table by prefix: what is said of each, in the order in which the kernel prefers them."""
 
@@ -77,38 +86,56 @@ class KernelRoutes:
     def __len__(self) -> int:
         return len(self._alone) + len(self._several)
 
-    def is_ambiguous(self, prefix: Prefix, path: Path, flags: int, *, gone: bool) -> bool:
-        """Whether messages do not tell what becomes of an IPv6 prefix, before or after a change.
+    def follows(self, path: Path) -> bool:
+        """Whether a data plane can follow this route of the table: what is not one never comes in, nor goes out."""
+        return not path.special and path.table == self.table and path.type in _FOLLOWED
+
+    def enter(self, prefix: Prefix, path: Path, flags: int = 0) -> None:
+        """Enters a route that is followed, as the request with these flags did."""
+        if prefix not in self._alone and prefix not in self._several:
+            self._alone[prefix] = path
+        else:
+            self._set(prefix, _entered(self._of(prefix), path, flags))
+
+    def remove(self, prefix: Prefix, path: Path) -> bool:
+        """Takes a route out, or some of its ways (IPv6 tells of each); False if there is none like it."""
+        after = _without(self._of(prefix), path)
+        if after is None:
+            return False
+        self._set(prefix, after)
+        return True
+
+    def change(self, change: RouteChange) -> Outcome:
+        """Enters or removes what is followed. Where the outcome is uncertain, the prefix stays as it is."""
+        prefix, path, gone, flags = change
+        if self._is_ambiguous(prefix, path, flags, gone=gone):
+            return Outcome.UNCERTAIN
+        before = self._of(prefix)
+        if not gone:
+            self.enter(prefix, path, flags)
+        elif not self.remove(prefix, path):
+            return Outcome.UNKNOWN
+        if self._is_ambiguous(prefix, path, 0, gone=gone):
+            self._set(prefix, before)
+            return Outcome.UNCERTAIN
+        return Outcome.CHANGED
+
+    def _is_ambiguous(self, prefix: Prefix, path: Path, flags: int, *, gone: bool) -> bool:
+        """Whether messages do not tell what becomes of an IPv6 prefix.
 
         There each way of a route is one of its own: routes with one metric can stand between each other's ways, one
         that is replaced by a route of another kind can lose some of its ways only, and one without a gateway can be
         there twice.
         """
+        if prefix[0] != socket.AF_INET6:
+            return False
         if prefix not in self._several and not gone and not (flags & NLM_F_REPLACE and prefix in self._alone):
-            return False  # as most are: one new route
+            return False  # nothing to stand between or to replace: most changes are one route that is new
         same = [other for other in self._of(prefix) if other.metric == path.metric]
         if len(same) > 1 or (gone and not _has_gateways(path)):
             return True
         replaces = bool(same) and bool(flags & NLM_F_REPLACE)
         return replaces and (len(same[0].hops) > 1 or _has_gateways(same[0]) != _has_gateways(path))
-
-    def add(self, prefix: Prefix, path: Path, flags: int = 0) -> bool:
-        """Enters a route as the request with these flags did; False for what is not followed."""
-        if path.special or path.table != self.table or path.type not in _FOLLOWED:
-            return False
-        if prefix not in self._alone and prefix not in self._several:
-            self._alone[prefix] = path
-        else:
-            self._set(prefix, _entered(self._of(prefix), path, flags))
-        return True
-
-    def remove(self, prefix: Prefix, path: Path) -> bool:
-        """Takes a route out, or some of its ways (IPv6 tells of each); False where nothing changes."""
-        before = self._of(prefix)
-        if not before or path.table != self.table:
-            return False
-        self._set(prefix, _without(before, path))
-        return True
 
     def _of(self, prefix: Prefix) -> list[Path]:
         alone = self._alone.get(prefix)
@@ -164,8 +191,8 @@ def _place(before: Sequence[Path], new: Path, flags: int) -> int:
     return len(before)
 
 
-def _without(before: list[Path], gone: Path) -> list[Path]:
-    """The routes that stay: one goes, the one that is equal, or else the first with the same metric and type."""
+def _without(before: list[Path], gone: Path) -> list[Path] | None:
+    """The routes that stay when one goes, or some ways of one; None if none of them is like it."""
     same = [other for other in before if (other.metric, other.type) == (gone.metric, gone.type)]
     leaving = next((other for other in same if other.hops == gone.hops), None)
     left: list[Path] = []
@@ -174,9 +201,7 @@ def _without(before: list[Path], gone: Path) -> list[Path]:
         if leaving is not None:
             left = [leaving._replace(hops=tuple(hop for hop in leaving.hops if hop not in gone.hops))]
     if leaving is None:
-        leaving = next(iter(same), None)
-    if leaving is None:
-        return before
+        return None
     at = before.index(leaving)
     return [*before[:at], *left, *before[at + 1 :]]
 
@@ -259,7 +284,7 @@ class Follower:
             except Interrupted:
                 if time.monotonic() > deadline:
                     raise
-        self.whole = self._catch_up(fresh)
+        self.whole = yield from self._catch_up(fresh)
         before, self.routes = self.routes, fresh
         for chunk in _chunks(fresh.prefixes()):
             self._tell_differences(before, chunk)
@@ -281,9 +306,8 @@ class Follower:
         for family in FAMILIES:
             for found in routes(self.netns, family, self.table):
                 for change in found:
-                    fresh.add(
-                        change.prefix, change.path, NLM_F_APPEND
-                    )  # the kernel dumps in the order of its preference
+                    if fresh.follows(change.path):  # the kernel dumps in the order of its preference
+                        fresh.enter(change.prefix, change.path, NLM_F_APPEND)
                 yield
 
     def _tell_neighbours(self, tell: Callable[[NeighbourChange], object]) -> None:
@@ -303,30 +327,43 @@ class Follower:
             self._neighbours[key] = change
         tell(change)
 
-    def _catch_up(self, fresh: KernelRoutes) -> bool:
-        """Whether the changes that are waiting are all, and can be told from routes alone.
+    def _catch_up(self, fresh: KernelRoutes) -> Generator[None, None, bool]:
+        """Takes the changes that are waiting; returns whether they are all, and can be told from routes alone.
 
-        In one step: the first of them are older than what was dumped, and none of that may be told of.
+        The first of them are older than what was dumped, and none of that may be told of. So what goes that is not
+        there had gone before it was dumped.
         """
         whole = True
-        try:
-            while changes := self._subscription.receive(_BITE):
-                whole &= self._apply(changes, fresh, set())
-        except Overrun:
-            return False
-        return whole
+        while True:
+            try:
+                changes = self._subscription.receive(_BITE)
+            except Overrun:
+                return False
+            whole &= self._apply(changes, fresh, set(), replayed=True)
+            if len(changes) < _BITE:
+                return whole
+            yield
 
-    def _apply(self, changes: Iterable[Change], table: KernelRoutes, changed: set[Prefix]) -> bool:
-        """Enters changes into `table`; False if some of them may have taken more routes away than were told of."""
-        whole = True
+    def _apply(
+        self, changes: Iterable[Change], table: KernelRoutes, changed: set[Prefix], *, replayed: bool = False
+    ) -> bool:
+        """Enters changes into `table`; False if some of them may have done more to it, or other things, than they tell.
+
+        `replayed` are those that the table may have been dumped after.
+        """
+        whole, uncertain = True, set[Prefix]()  # what comes after that is as uncertain
         for change in changes:
             if isinstance(change, RouteChange):
-                prefix, path, gone, flags = change
-                told = prefix[0] != socket.AF_INET6 or not table.is_ambiguous(prefix, path, flags, gone=gone)
-                if table.remove(prefix, path) if gone else table.add(prefix, path, flags):
-                    changed.add(prefix)
-                    if prefix[0] == socket.AF_INET6:
-                        whole &= told and not table.is_ambiguous(prefix, path, 0, gone=gone)
+                if change.prefix in uncertain or not table.follows(change.path):
+                    continue
+                outcome = table.change(change)
+                if outcome is Outcome.CHANGED:
+                    changed.add(change.prefix)
+                elif outcome is Outcome.UNCERTAIN:
+                    uncertain.add(change.prefix)
+                    whole = False
+                else:
+                    whole &= replayed
             elif isinstance(change, LinkChange):
                 whole &= not self._lets_routes_vanish(change)
             elif isinstance(change, (Upheaval, Lost)):

@@ -130,7 +130,9 @@ class NeighbourChange(NamedTuple):
 
 
 class Upheaval(NamedTuple):
-    """Something that lets routes vanish without a word: an address or a next hop object that has changed or gone."""
+    """Routes may have changed by the dozen, and the kernel does not say which: it tells that an address has gone, or a
+    next hop object has changed, but not of the routes that went or change with it. `type` is of RTM_*.
+    """
 
     type: int
 

@@ -262,8 +262,8 @@ class Instance:
             self._call("on_netlink", netns, changes)
 
         self.guarded(lambda: context.listen(deliver, anew=anew))
-        if anew and self._context:
-            for netns in sorted({port.netns for port in context.ports.values() if port.device}, key=str):
+        if anew and self._context and context.netlink:
+            for netns in sorted(context.netlink.namespaces, key=str):
                 deliver(netns, [Lost()])
 
     def move(self, place: Place) -> None:

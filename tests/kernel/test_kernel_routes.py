@@ -14,8 +14,19 @@ from typing import Any
 import pyroute2
 import pytest
 
+from runtime import kernel_routes, rtnetlink
 from runtime.kernel_routes import Follower
-from runtime.rtnetlink import RTN_BLACKHOLE, RTN_PROHIBIT, RTN_UNICAST, RTN_UNREACHABLE, NeighbourChange, Path, Prefix
+from runtime.rtnetlink import (
+    RTN_BLACKHOLE,
+    RTN_PROHIBIT,
+    RTN_UNICAST,
+    RTN_UNREACHABLE,
+    Change,
+    NeighbourChange,
+    Path,
+    Prefix,
+    RouteChange,
+)
 from tests.rig.lab import Cable, Lab, Namespace
 
 pytestmark = pytest.mark.kernel
@@ -353,4 +364,91 @@ def test_neighbours_from_before_are_told_of_and_those_that_went_unseen() -> None
         netlink.neigh("del", ifindex=index, dst="10.1.0.9")
         follow(follower)
         assert [(each.ifindex, each.gone) for each in made.neighbours if each.address == him] == [(index, True)]
+        follower.close()
+
+
+def test_a_route_that_is_not_followed_takes_none_along_when_it_goes() -> None:
+    with net() as (made, netlink):
+        follower = made.follower()
+        netlink.route("add", dst="10.99.0.0/16", gateway="10.1.0.2")
+        netlink.route("add", dst="10.99.0.0/16", gateway="10.2.0.2", tos=0x10)
+        netlink.route("del", dst="10.99.0.0/16", gateway="10.2.0.2", tos=0x10)
+        follow(follower)
+        assert (socket.AF_INET, 0x0A630000, 16) in made.told
+        assert made.told == as_dumped(made)
+        assert follower.resyncs == 1, "messages alone were enough"
+        follower.close()
+
+
+def test_a_route_that_goes_and_was_never_seen_lets_the_table_be_read_anew() -> None:
+    prefix = socket.AF_INET, 0x0A630000, 16
+    with net() as (made, netlink):
+        netlink.route("add", dst="10.99.0.0/16", gateway="10.1.0.2")
+        follower = made.follower()
+        stranger = made.told[prefix]._replace(hops=())
+        assert not follower._apply([RouteChange(prefix, stranger, gone=True, flags=0)], follower.routes, set())
+        assert follower.routes.best(prefix) == made.told[prefix]
+        follower.close()
+
+
+def test_what_goes_before_it_is_dumped_takes_nothing_else_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    with net() as (made, netlink):
+        netlink.route("add", dst="10.99.0.0/16", gateway="10.1.0.2")
+        follower = made.follower()
+
+        def late(netns: str | None, family: int, table: int) -> Iterator[list[RouteChange]]:
+            if family == socket.AF_INET:
+                netlink.route("append", dst="10.99.0.0/16", gateway="10.2.0.2")
+                netlink.route("del", dst="10.99.0.0/16", gateway="10.1.0.2")
+            return rtnetlink.routes(netns, family, table)
+
+        monkeypatch.setattr(kernel_routes, "routes", late)
+        for _ in follower.resync():
+            pass
+        monkeypatch.undo()
+        assert follower.whole
+        assert [hop.gateway for hop in made.told[socket.AF_INET, 0x0A630000, 16].hops] == [bytes((10, 2, 0, 2))]
+        assert made.told == as_dumped(made)
+        follower.close()
+
+
+def test_catching_up_goes_on_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    applied: list[int] = []
+    apply = Follower._apply
+
+    def counted(self: Follower, changes: list[Change], *others: Any, **named: Any) -> bool:
+        applied.append(len(changes))
+        return apply(self, changes, *others, **named)
+
+    monkeypatch.setattr(Follower, "_apply", counted)
+    with net() as (made, netlink):
+        follower = made.follower()
+        work = follower.resync()
+        next(work)
+        for number in range(3 * kernel_routes._BITE):
+            netlink.route("add", dst=f"10.{70 + (number >> 8)}.{number & 255}.0/24", gateway="10.1.0.2")
+        applied.clear()
+        most, before = 0, 0
+        for _ in work:
+            most, before = max(most, len(applied) - before), len(applied)
+        assert sum(applied) >= 3 * kernel_routes._BITE
+        assert most == 1
+        assert follower.whole
+        assert made.told == as_dumped(made)
+        follower.close()
+
+
+def test_what_is_uncertain_is_not_told_before_the_table_is_read_anew() -> None:
+    with net() as (made, netlink):
+        follower = made.follower()
+        netlink.route("add", family=socket.AF_INET6, dst="fd99::/32", gateway="fd01::2", priority=20)
+        follow(follower)
+        made.updates.clear()
+        index = made.cables[1].port.ifindex
+        netlink.route("append", family=socket.AF_INET6, dst="fd99::/32", oif=index, priority=20)
+        netlink.route("del", family=socket.AF_INET6, dst="fd99::/32", gateway="fd01::2", priority=20)
+        assert not follower.read()
+        assert not made.updates
+        resync(follower)
+        assert [hop.ifindex for hop in made.told[socket.AF_INET6, 0xFD99 << 112, 32].hops] == [index]
         follower.close()
