@@ -120,6 +120,28 @@ MOVES = Scene(
     ],
 )
 
+LIMIT_AND_MOVES = Scene(
+    "limit and moves",
+    bridge({"moves": {"station": "1/s", "hold": "1h"}}, p2={"limit": 2}),
+    PORTS,
+    partial(BridgeModel, PORTS, moves=1, limits={"p2": 2}),
+    [
+        row("a station", "p1", A, BROADCAST, FLOOD),
+        row("another", "p1", E, BROADCAST, FLOOD),
+        row("that moves", "p3", E, BROADCAST, FLOOD),
+        row("twice: it is not followed", "p2", E, BROADCAST, FLOOD),
+        row("so it takes no place where it was not followed to", "p2", B, BROADCAST, FLOOD),
+        row("of two that there are", "p2", D, BROADCAST, FLOOD),
+        row("both are known", "p1", A, B, "out p2"),
+        row("both", "p1", A, D, "out p2"),
+        row("no room for one more: that is no move", "p2", A, BROADCAST, FLOOD),
+        row("however often", "p2", A, BROADCAST, FLOOD),
+        row("it stays known where it was", "p3", E, A, "out p1"),
+        row("and may move to where there is room", "p3", A, BROADCAST, FLOOD),
+        row("at once", "p2", B, A, "out p3"),
+    ],
+)
+
 STATICS = [{"mac": GATEWAY, "port": "p1"}, {"mac": PRINTER, "port": "p2"}, {"mac": CAMERA, "port": "p2"}]
 HOMES = {mac(entry["mac"]): entry["port"] for entry in STATICS}
 
@@ -157,6 +179,7 @@ RULES = (
     LIMIT,
     LIMIT_DROP,
     MOVES,
+    LIMIT_AND_MOVES,
     statics("static stations in code", 256, "forward"),
     statics("static stations in a map", 0, "forward"),
     statics("static stations in both", 1, "drop"),

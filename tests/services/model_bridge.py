@@ -78,11 +78,11 @@ class BridgeModel:
         if source in self.static:
             return None
         moves = known is not None and known.port != port
+        if (known is None or moves) and self._count(port, now) >= self.limits.get(port, len(self.stations) + 1):
+            return "drop station-limit" if port in self.dropping else None
         if moves and self.moves is not None and self.moved[source] >= self.moves:
             return None
         self.moved[source] += moves
-        if (known is None or moves) and self._count(port, now) >= self.limits.get(port, len(self.stations) + 1):
-            return "drop station-limit" if port in self.dropping else None
         self.stations[source] = Station(port, now)
         return None
 

@@ -293,7 +293,7 @@ static __always_inline bool bridge_admits(const struct bridge_config *cfg, __u64
 	return quota_take(quota, cfg->station_limit, cfg->count_set, &census, 1U << cfg->set_bits);
 }
 
-/* A station that was admitted has not been learned: another CPU was faster, or its set is full of active ones. */
+/* A station that was admitted has not been learned: it moves too often, another CPU was faster, or its set is full. */
 static __always_inline void bridge_unadmit(const struct bridge_config *cfg)
 {
 	struct quota *quota = cfg->quotas ? bridge_quota(cfg) : NULL;
@@ -324,7 +324,7 @@ static __always_inline __u32 bridge_learn_new(const struct bridge_config *cfg, _
 
 /*
  * A station that has been silent for a while, or is on another port than it was. One that has expired is a new one:
- * it may come up anywhere, and counts again.
+ * it may come up anywhere, and counts again. What a port has no room for is no move: its limit is asked first.
  */
 static __always_inline __u32 bridge_learn_again(const struct bridge_config *cfg, __u64 source, __u64 hash, __u64 *entry,
 						__u64 state, __u64 now)
@@ -337,13 +337,15 @@ static __always_inline __u32 bridge_learn_again(const struct bridge_config *cfg,
 		return bridge_at_home(cfg, home);
 	if (joins && cfg->sticky && cfg->sticky(was) && !fdb_expired(cfg, state, now))
 		return bridge_intruder(cfg);
-	if (joins && cfg->movers && !fdb_expired(cfg, state, now) &&
-	    !may_move(cfg->movers, &cfg->moves, source, hash, was, cfg->port))
-		return PARSED;
 	if (cfg->quotas) {
 		joins = joins || fdb_expired(cfg, state, now);
 		if (joins && !bridge_admits(cfg, now))
 			return bridge_beyond(cfg);
+	}
+	if (was != cfg->port && cfg->movers && !fdb_expired(cfg, state, now) &&
+	    !may_move(cfg->movers, &cfg->moves, source, hash, was, cfg->port)) {
+		bridge_unadmit(cfg);
+		return PARSED;
 	}
 	if (__sync_val_compare_and_swap(entry, found, tag | fdb_state(cfg, fdb_confirmed(cfg), now)) != found && joins)
 		bridge_unadmit(cfg);
