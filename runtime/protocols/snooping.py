@@ -136,11 +136,15 @@ class _Watched:
 
 @dataclass(slots=True)
 class Snooping:
-    """One bridge. `changed` collects the networks whose table is another one, for its caller to take."""
+    """One bridge. `changed` collects the networks whose table is another one, for its caller to take.
+
+    `learned`: how many groups have members, in all networks.
+    """
 
     settings: Settings
     networks: dict[Network, _Watched] = field(default_factory=dict)
     changed: set[Network] = field(default_factory=set)
+    learned: int = 0
 
     def watch(self, networks: Iterable[Network], now: float) -> None:
         """Networks that it asks in by itself, where it asks at all; all others are known once they are heard of."""
@@ -288,16 +292,23 @@ class Snooping:
     def _join(self, network: Network, watched: _Watched, port: int, group: Address, now: float) -> Iterator[Effect]:
         if not is_held_back(group) or group.version != network.version:
             return
-        if group not in watched.members and self._learned() >= self.settings.groups:
-            if now >= watched.refused_until:
-                self.changed.add(network)
-                yield Notice(network, "no room for more groups: others are flooded", warns=True)
-            watched.refused_until = now + watched.membership_s
-            return
-        ports = watched.members.setdefault(group, {})
+        if group not in watched.members:
+            if self.learned >= self.settings.groups:
+                yield from self._refuse(network, watched, now)
+                return
+            watched.members[group] = {}
+            self.learned += 1
+        ports = watched.members[group]
         if port not in ports:
             self.changed.add(network)
         ports[port] = now + watched.membership_s
+
+    def _refuse(self, network: Network, watched: _Watched, now: float) -> Iterator[Effect]:
+        """There is no room for a group."""
+        if now >= watched.refused_until:
+            self.changed.add(network)
+            yield Notice(network, "no room for more groups: others are flooded", warns=True)
+        watched.refused_until = now + watched.membership_s
 
     def _leave(self, network: Network, watched: _Watched, port: int, group: Address, now: float) -> Iterator[Effect]:
         """Others may be behind the port: the querier asks them, and that is heard here (`_doubt`)."""
@@ -316,6 +327,7 @@ class Snooping:
         del ports[port]
         if not ports:
             del watched.members[group]
+            self.learned -= 1
         self.changed.add(network)
 
     # --- time ---------------------------------------------------------------------------------------------------------
@@ -403,9 +415,6 @@ class Snooping:
 
     def _routers(self, watched: _Watched) -> Ports:
         return self.settings.routers | watched.routers.keys()
-
-    def _learned(self) -> int:
-        return sum(len(watched.members) for watched in self.networks.values())
 
 
 def is_held_back(group: Address) -> bool:

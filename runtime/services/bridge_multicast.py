@@ -28,7 +28,7 @@ KEPT_SECONDS = 5
 """Programs believe the database for so long after it was last said to be kept, which is once a second."""
 
 _ONLY = bytes(4)
-_MOST_MESSAGES = 2000  # of one port in a second
+_MOST_HEARD = 1000  # messages and what they tell, each group by itself, of one port in a second
 _FORWARDING = 2  # enum port_state
 _C_TAG = 0x8100
 _ADDRESSES = 12  # bytes of a frame before its first tag
@@ -38,14 +38,14 @@ _READERS = {ETH_P_IP: (4, igmp.read), ETH_P_IPV6: (6, mld.read)}
 class _Watch(Struct):
     """The snooping of one bridge; port numbers are indices.
 
-    `written` is what the map has of each network, `heard` counts the messages of each port since the last tick, `links`
-    are the devices of ports whose link is up, `open` the ports that the spanning tree lets forward.
+    `written` is what the map has of each network, `heard` counts the messages of each port since the last tick, and all
+    that they told, `links` are the devices of ports whose link is up, `open` the ports that the spanning tree lets
+    forward.
     """
 
     snooping: Snooping
     config: Mapping[str, Any]
     names: tuple[str, ...]
-    station: bytes
     mdb: ControlMap
     kept_until: ControlMap
     states: ControlMap | None
@@ -57,23 +57,22 @@ class _Watch(Struct):
 
 def start(context: Context) -> None:
     """Knows nothing: until it has been asked and answered who listens to what, all multicast is flooded."""
-    config, names = context.config, tuple(context.ports)
-    station = bridge_address(context.chain, context.service, context.ports).to_bytes(6)
-    snooping = Snooping(_settings(config, context.ports, station))
-    watch = _Watch(snooping, config, names, station, *_maps(context))
+    snooping = Snooping(_settings(context))
+    watch = _Watch(snooping, context.config, tuple(context.ports), *_maps(context))
     watch.links = {name: port.ifindex for name, port in context.ports.items() if _is_up(port)}
     watch.open = _open(watch)
     context.state = watch
     watch.kept_until[_ONLY] = bytes(8)
     watch.mdb.delete_many([key for key, _ in watch.mdb.items()])
-    snooping.watch(_networks(config), time.monotonic())
+    snooping.watch(_networks(context.config), time.monotonic())
     tick(context)
 
 
 def reload(context: Context) -> None:
     """The same settings and ports go on with the maps of the new generation, which are empty; others start."""
     watch: _Watch = context.state
-    if (watch.config, watch.names) != (context.config, tuple(context.ports)):
+    same = (watch.config, watch.names) == (context.config, tuple(context.ports))
+    if not same or _settings(context) != watch.snooping.settings:
         start(context)
         return
     watch.mdb, watch.kept_until, watch.states = _maps(context)
@@ -91,13 +90,15 @@ def on_packets(context: Context, packets: Sequence[Packet]) -> None:
     effects: list[Effect] = []
     now = time.monotonic()
     for packet in packets:
-        watch.heard[packet.port.name] += 1
-        if watch.heard[packet.port.name] > _MOST_MESSAGES:
+        name = packet.port.name
+        watch.heard[name] += 1
+        if watch.heard[name] > _MOST_HEARD:
             continue
         try:
             version, station, messages = _read(packet.frame)
         except ValueError:
             continue
+        watch.heard[name] += len(messages)
         network = Network(packet.note, version)
         effects += watch.snooping.receive(network, packet.port.index, station, messages, now)
     _carry_out(context, effects)
@@ -107,8 +108,8 @@ def tick(context: Context) -> None:
     """A second has passed. Programs are told that the database is kept after it has been brought up to date."""
     watch: _Watch = context.state
     for name, count in watch.heard.items():
-        if count > _MOST_MESSAGES:
-            context.log.warning("too many IGMP or MLD messages", port=name, in_a_second=count, heard=_MOST_MESSAGES)
+        if count > _MOST_HEARD:
+            context.log.warning("too many IGMP or MLD messages", port=name, in_a_second=count, heard=_MOST_HEARD)
     watch.heard.clear()
     _carry_out(context, watch.snooping.tick(time.monotonic()))
     until_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + KEPT_SECONDS * 10**9
@@ -161,7 +162,9 @@ def _routers(key: bytes, value: bytes) -> frozenset[int]:
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 
-def _settings(config: Mapping[str, Any], ports: Mapping[str, Port], station: bytes) -> Settings:
+def _settings(context: Context) -> Settings:
+    config, ports = context.config, context.ports
+    station = bridge_address(context.chain, context.service, ports).to_bytes(6)
     given = {port.index: (port, config["ports"][port.name]) for port in ports.values()}
     sources: dict[int, Address] = {4: IPv4Address(config["address"]), 6: link_local(station)}
     return Settings(
@@ -180,7 +183,7 @@ def _settings(config: Mapping[str, Any], ports: Mapping[str, Port], station: byt
 
 def _is_router(port: Port, said: bool | None) -> bool:
     """What is no interface leads to a stack or a service that may never say what it listens to."""
-    return port.interface is None if said is None else said
+    return port.device is None if said is None else said
 
 
 def _static(config: Mapping[str, Any], ports: Mapping[str, Port]) -> dict[Network, dict[Address, frozenset[int]]]:
@@ -212,7 +215,7 @@ def _vlans(said: Mapping[str, Any]) -> Iterator[int]:
 
 def _is_up(port: Port) -> bool:
     """What leads to another service has no link that could be down."""
-    return port.up or not port.interface
+    return port.up or port.device is None
 
 
 # --- what is known, for programs --------------------------------------------------------------------------------------
@@ -232,8 +235,7 @@ def _open(watch: _Watch) -> frozenset[int]:
 def _carry_out(context: Context, effects: Iterable[Effect]) -> None:
     watch: _Watch = context.state
     changed, watch.snooping.changed = watch.snooping.changed, set()
-    for network in changed:
-        _write(watch, network)
+    _write(watch, changed)
     for effect in effects:
         match effect:
             case Notice(network, text, warns):
@@ -243,15 +245,26 @@ def _carry_out(context: Context, effects: Iterable[Effect]) -> None:
                 _send(context, effect)
 
 
-def _write(watch: _Watch, network: Network) -> None:
-    """At no moment do programs find less than what is known: without the last entry they flood."""
-    table = watch.snooping.table(network, time.monotonic())
-    wanted = dict(packed(network, table)) if table else {}
-    written = watch.written.get(network, {})
-    gone = [key for key in written if key not in wanted]
-    watch.mdb.delete_many(sorted(gone, key=lambda key: key != rest_key(network)))
-    watch.mdb.set_many((key, value) for key, value in wanted.items() if written.get(key) != value)
-    watch.written[network] = wanted
+def _write(watch: _Watch, networks: Iterable[Network]) -> None:
+    """At no moment do programs find less than what is known: without the last entry they flood.
+
+    What has gone goes first, in all networks: they share the room that the map has.
+    """
+    now = time.monotonic()
+    floods: list[bytes] = []
+    gone: list[bytes] = []
+    new: list[tuple[bytes, bytes]] = []
+    for network in networks:
+        table, written = watch.snooping.table(network, now), watch.written.get(network, {})
+        wanted = dict(packed(network, table)) if table else {}
+        for key in written.keys() - wanted.keys():
+            (floods if key == rest_key(network) else gone).append(key)
+        new += [(key, value) for key, value in wanted.items() if written.get(key) != value]
+        watch.written[network] = wanted
+    if floods or gone:
+        watch.mdb.delete_many(floods + gone)
+    if new:
+        watch.mdb.set_many(new)
 
 
 # --- frames -----------------------------------------------------------------------------------------------------------
@@ -272,7 +285,7 @@ def _send(context: Context, ask: Ask) -> None:
     """Out of the ports of the VLAN, in the form that it has there; not where the spanning tree forbids it."""
     watch: _Watch = context.state
     build = igmp.query if ask.network.version == 4 else mld.query
-    frame = build(watch.station, ask.query)
+    frame = build(watch.snooping.settings.station, ask.query)
     for port in context.ports.values():
         form = _form(watch.config["ports"][port.name], ask.network.vlan, frame)
         asked = ask.ports is None or port.index in ask.ports
