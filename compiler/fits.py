@@ -81,7 +81,8 @@ def _reference(data: Any, wanted: str, _schema: JsonSchema, root: JsonSchema) ->
     if not wanted.startswith("#/") or "~" in wanted or "%" in wanted:
         return False
     for step in wanted[2:].split("/"):
-        found = found.get(step, False) if isinstance(found, dict) else False
+        # References below an `$id` do not start at this root.
+        found = found.get(step, False) if isinstance(found, dict) and "$id" not in found else False
     return surely_fits(data, found, root)
 
 

@@ -98,6 +98,15 @@ def test_what_it_does_not_know_is_never_sure() -> None:
     assert not surely_fits("a", nowhere, nowhere)
 
 
+def test_a_reference_into_a_resource_of_its_own_is_never_sure() -> None:
+    """References there lead to that resource's definitions, not to the root's."""
+    number = {"$id": "https://example.com/number", "$defs": {"word": {"type": "integer"}}}
+    number["properties"] = {"a": {"$ref": "#/$defs/word"}}
+    schema = {"$defs": {**DEFINITIONS, "number": number}, "$ref": "#/$defs/number/properties/a"}
+    assert not valid("a", schema)
+    assert not surely_fits("a", schema, schema)
+
+
 @pytest.mark.parametrize("schema", [rooted(schema) for schema in SCHEMAS[:KNOWN]])
 def test_it_is_sure_of_the_usual(schema: Any) -> None:
     """Strings and whole numbers, alone, in lists and under names: what valid chains are made of."""
@@ -116,7 +125,9 @@ values = st.recursive(
     max_leaves=6,
 )
 flat = st.sampled_from([schema for schema in SCHEMAS if not isinstance(schema, bool) and "$ref" not in schema])
-combined = st.lists(flat, min_size=1, max_size=3).map(lambda parts: {k: v for part in parts for k, v in part.items()})
+merged = st.lists(flat, min_size=1, max_size=3).map(lambda parts: {k: v for part in parts for k, v in part.items()})
+# With an `$id` a schema is a resource of its own, and references in it lead to its own definitions.
+combined = merged.map(lambda schema: rooted(schema) if "$id" in schema else schema)
 
 
 @settings(max_examples=2_000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
