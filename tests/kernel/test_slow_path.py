@@ -165,16 +165,19 @@ def test_a_flood_of_one_reason_does_not_starve_the_other(mode: Mode, tmp_path: P
 def test_a_flood_that_nobody_reads_leaves_half_of_the_ring(tmp_path: Path) -> None:
     """Without a reader the flooding reason fills half, and the other one still gets through.
 
-    A flood that pauses, because the machine has other work, has saved up for a little more.
+    A flood that pauses, because the machine has other work, has saved up for a burst more. Each push of it is four
+    bursts long, so that it is one however long the pauses are.
     """
-    with probed(Mode.NATIVE, tmp_path, rate=2000) as (net, ring, name):
+    rate = 1000
+    push = [frame(FLOOD, length=1500)] * (4 * rate // 10)
+    with probed(Mode.NATIVE, tmp_path, rate=rate) as (net, ring, name):
 
         def refused() -> int:
             return counted(net, name).service("probe").labelled["slow-path flood refused: ring full"].packets
 
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not refused() and time.monotonic() < deadline:
-            net.send("p1", *[frame(FLOOD, length=1500)] * 100)
+            net.send("p1", *push)
         assert ring.size // 2 <= ring.pending < ring.size * 3 // 4
         net.send("p1", frame(CALM, 7))
         upcalls = arrived(ring, ring.size // 2 // 1600)
