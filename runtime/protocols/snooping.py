@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from math import inf
 
 from .membership import Address, Join, Leave, Message, Query, RouterHello
 
@@ -19,8 +20,9 @@ LATE_S = 1.0
 _NEVER_HELD_BACK = IPv4Network("224.0.0.0/24")
 _ALL_NODES = IPv6Address("ff02::1")
 _NOBODY = IPv4Address(0)
-_ASKED_AT_ONCE = 256  # networks: two for each VLAN
+_ASKED_AT_ONCE = 256  # networks (two for each VLAN), and as many ports that are fresh in one
 _STARTUP = 4  # RFC 3376 8.6: the first queries come so many times as fast
+_RARELY = 2.0  # seconds: ticks that are so far apart show that this was kept from everything meanwhile
 
 Ports = frozenset[int]
 
@@ -52,6 +54,14 @@ class Settings:
     no_routers: Ports = frozenset()
     fast_leave: Ports = frozenset()
     static: Mapping[Network, Mapping[Address, Ports]] = field(default_factory=dict)
+
+    @property
+    def startup_s(self) -> float:
+        """RFC 3376 8.6: between the first queries.
+
+        So long a question may not reach everybody: a switch behind a port that has come up may keep its ports closed.
+        """
+        return self.query_interval_s / _STARTUP
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,22 +110,34 @@ class _Querier:
 
 
 @dataclass(slots=True)
+class _Fresh:
+    """A port that somebody new may be behind: it gets everything.
+
+    `counts_from`: from then on a question reaches all (`Settings.startup_s`), `until`: when all have had time to answer
+    such a question; None: there was none yet. Until then a querier asks the port by itself, next at `asks_at`.
+    """
+
+    counts_from: float
+    asks_at: float
+    until: float | None = None
+
+
+@dataclass(slots=True)
 class _Watched:
     """All that is known of one network; times are when it ends.
 
-    `settled_at`: from then on everybody has had time to answer a query; None: nobody has been asked yet. `fresh` is the
-    same for ports that came later: until then they get everything. `asks_at`: when its own next query is due,
-    `startup`: how many come faster than the rest, `repeats`: queries about one group that are due again.
+    `settled_at`: from then on everybody has had time to answer a query; None: nobody has been asked yet. `fresh` are
+    ports that came later. `routers`: the last that any router behind a port may be there. `asks_at`: when its own next
+    query is due, `startup`: how many come faster than the rest, `repeats`: queries about one group that are due again.
     """
 
     querier: _Querier | None = None
-    heard_until: float = 0.0
     robustness: int = DEFAULT_ROBUSTNESS
     interval_s: float = 0.0
     response_s: float = 0.0
     settled_at: float | None = None
     in_force: bool = False
-    fresh: dict[int, float | None] = field(default_factory=dict)
+    fresh: dict[int, _Fresh] = field(default_factory=dict)
     routers: dict[int, float] = field(default_factory=dict)
     members: dict[Address, dict[int, float]] = field(default_factory=dict)
     refused_until: float = 0.0
@@ -128,26 +150,28 @@ class _Watched:
         """RFC 3376 8.4."""
         return self.robustness * self.interval_s + self.response_s + LATE_S
 
-    @property
-    def presence_s(self) -> float:
-        """RFC 3376 8.5: how long a querier that has fallen silent counts as there."""
-        return self.robustness * self.interval_s + self.response_s / 2
-
 
 @dataclass(slots=True)
 class Snooping:
     """One bridge. `changed` collects the networks whose table is another one, for its caller to take.
 
-    `learned`: how many groups have members, in all networks.
+    `learned`: how many groups have members, in all networks. `counts_from`: from then on a question reaches everybody.
+    `ticked_at`: when `tick` was last called.
     """
 
     settings: Settings
     networks: dict[Network, _Watched] = field(default_factory=dict)
     changed: set[Network] = field(default_factory=set)
     learned: int = 0
+    counts_from: float = 0.0
+    ticked_at: float = inf
 
     def watch(self, networks: Iterable[Network], now: float) -> None:
-        """Networks that it asks in by itself, where it asks at all; all others are known once they are heard of."""
+        """To be called first: networks that it asks in by itself, where it asks at all.
+
+        All others are known once they are heard of.
+        """
+        self.counts_from = now + self.settings.startup_s
         asking = [network for network in networks if network.version in self.settings.sources]
         self._ask_anew([self._watched(network) for network in asking], now)
 
@@ -169,13 +193,19 @@ class Snooping:
         return effects
 
     def tick(self, now: float) -> list[Effect]:
-        """Time has passed: what has ended goes, what is due is asked. To be called every second or so."""
+        """Time has passed: what has ended goes, what is due is asked. To be called every second or so.
+
+        Where it comes much too late, what was heard meanwhile may not be known yet: nothing ends before the next one.
+        """
+        late, self.ticked_at = now - self.ticked_at > _RARELY, now
+        if late:
+            return []
         effects: list[Effect] = []
         for network, watched in self.networks.items():
             self._expire(network, watched, now)
             effects += self._ask(network, watched, now)
             effects += self._judge(network, watched, now)
-        return effects
+        return effects + self._ask_fresh(now)
 
     def port_down(self, port: int) -> None:
         """Whoever was behind a port is not any more."""
@@ -186,25 +216,21 @@ class Snooping:
             for group in [group for group, ports in watched.members.items() if port in ports]:
                 self._forget(network, watched, group, port)
 
-    def port_up(self, port: int, now: float) -> list[Effect]:
+    def port_up(self, port: int, now: float) -> None:
         """Somebody new may be behind a port: it gets everything until they have been asked.
 
-        Where this bridge asks, it does so at once.
+        Where this bridge asks, it does so with the next ticks.
         """
-        effects: list[Effect] = []
         for network, watched in self.networks.items():
-            watched.fresh[port] = None
+            watched.fresh[port] = _Fresh(counts_from=now + self.settings.startup_s, asks_at=now)
             self.changed.add(network)
-            if self._is_querier(network, watched):
-                watched.fresh[port] = now + self.settings.max_response_s + LATE_S
-                effects.append(Ask(network, self._general(network), frozenset({port})))
-        return effects
 
     def moved(self, now: float) -> list[Effect]:
         """Stations may be behind other ports than before: everything is flooded until all have been asked again.
 
         (RFC 4541 2.1.1: after a change of the spanning tree.)
         """
+        self.counts_from = now + self.settings.startup_s
         for watched in self.networks.values():
             watched.settled_at = None
         own = [watched for network, watched in self.networks.items() if self._is_querier(network, watched)]
@@ -234,28 +260,27 @@ class Snooping:
     def _query(
         self, network: Network, watched: _Watched, port: int, station: bytes, query: Query, now: float
     ) -> Iterator[Effect]:
-        rank = _rank(query.source, station)
+        rank, until = _rank(query.source, station), now + self._presence_s(query)
         if query.source != _NOBODY:
-            self._router(network, watched, port, now + self._presence_s(query))
-        if not self._yields(network, watched, rank, now):
+            self._router(network, watched, port, until)
+        if not self._yields(network, rank):
             return
-        self._adopt(watched, query)
         if watched.querier is None or rank <= watched.querier.rank or now >= watched.querier.until:
             if watched.querier is None or watched.querier.source != query.source:
                 yield Notice(network, f"querier is {query.source}")
-            watched.querier = _Querier(rank, query.source, port, now + watched.presence_s)
-        watched.heard_until = now + watched.presence_s
+            self._adopt(watched, query)
+            watched.querier = _Querier(rank, query.source, port, until)
         if watched.querier.source == _NOBODY:
-            self._router(network, watched, port, watched.heard_until)
+            self._router(network, watched, port, until)
         if query.group is None:
             self._asked(watched, query.max_response_s, now)
         elif not query.of_sources and not query.suppress:
             self._doubt(watched, query.group, query.max_response_s * watched.robustness, now)
 
-    def _yields(self, network: Network, watched: _Watched, rank: tuple[bool, int, bytes], now: float) -> bool:
+    def _yields(self, network: Network, rank: tuple[bool, int, bytes]) -> bool:
         """Whether this bridge leaves it to another querier; a lower address is better, and none is worst."""
         own = self.settings.sources.get(network.version)
-        return own is None or now < watched.heard_until or rank < _rank(own, self.settings.station)
+        return own is None or rank < _rank(own, self.settings.station)
 
     def _adopt(self, watched: _Watched, query: Query) -> None:
         """RFC 3376 4.1.6, 4.1.7: all take the querier's values. Older versions do not tell them."""
@@ -265,23 +290,26 @@ class Snooping:
             watched.response_s = query.max_response_s
 
     def _presence_s(self, query: Query) -> float:
+        """RFC 3376 8.5: how long a querier that has fallen silent counts as there."""
         interval_s = query.interval_s or self.settings.query_interval_s
         return (query.robustness or DEFAULT_ROBUSTNESS) * interval_s + query.max_response_s / 2
 
     def _router(self, network: Network, watched: _Watched, port: int, until: float) -> None:
+        """There may be others behind the port that stay longer: nobody's goodbye, or shorter time, is theirs."""
         if port in self.settings.no_routers or port in self.settings.routers:
             return
         if port not in watched.routers:
             self.changed.add(network)
-        watched.routers[port] = until
+        watched.routers[port] = max(until, watched.routers.get(port, until))
 
     def _asked(self, watched: _Watched, response_s: float, now: float) -> None:
         """Everybody is asked: what is known is all, once all have had time to answer."""
-        if watched.settled_at is None:
-            watched.settled_at = now + response_s + LATE_S
-        for port, until in watched.fresh.items():
-            if until is None:
-                watched.fresh[port] = now + response_s + LATE_S
+        answered_at = now + response_s + LATE_S
+        if watched.settled_at is None and now >= self.counts_from:
+            watched.settled_at = answered_at
+        for fresh in watched.fresh.values():
+            if fresh.until is None and now >= fresh.counts_from:
+                fresh.until = answered_at
 
     def _doubt(self, watched: _Watched, group: Address, seconds: float, now: float) -> None:
         """RFC 3376 6.6.1: whoever does not answer a question about one group is a member no longer."""
@@ -336,7 +364,7 @@ class Snooping:
         for port in [port for port, until in watched.routers.items() if until <= now]:
             del watched.routers[port]
             self.changed.add(network)
-        for port in [port for port, until in watched.fresh.items() if until is not None and until <= now]:
+        for port in [port for port, fresh in watched.fresh.items() if fresh.until is not None and fresh.until <= now]:
             del watched.fresh[port]
             self.changed.add(network)
         ended = [(group, p) for group, ports in watched.members.items() for p, until in ports.items() if until <= now]
@@ -348,11 +376,11 @@ class Snooping:
 
     def _judge(self, network: Network, watched: _Watched, now: float) -> Iterator[Effect]:
         """Whether what is known is in force now."""
-        if watched.querier and now >= watched.heard_until:
+        if watched.querier and now >= watched.querier.until:
             yield Notice(network, f"querier {watched.querier.source} is silent", warns=True)
             watched.querier = None
             self._ask_anew([watched], now)
-        if now >= watched.heard_until and not self._is_querier(network, watched):
+        if watched.querier is None and not self._is_querier(network, watched):
             watched.settled_at = None
         in_force = watched.settled_at is not None and now >= watched.settled_at
         if in_force != watched.in_force:
@@ -380,11 +408,30 @@ class Snooping:
             yield self._specific(network, group, port)
         if now >= watched.asks_at:
             watched.startup = max(0, watched.startup - 1)
-            watched.asks_at = now + self.settings.query_interval_s / (_STARTUP if watched.startup else 1)
+            watched.asks_at = now + (self.settings.startup_s if watched.startup else self.settings.query_interval_s)
             query = self._general(network)
             self._adopt(watched, query)
             self._asked(watched, query.max_response_s, now)
             yield Ask(network, query)
+
+    def _ask_fresh(self, now: float) -> list[Effect]:
+        """Ports by themselves, so many in each second."""
+        asks: list[Effect] = []
+        room = _ASKED_AT_ONCE
+        for network, watched in self.networks.items():
+            if room <= 0:
+                break
+            if not watched.fresh or not self._is_querier(network, watched):
+                continue
+            due = {port: fresh for port, fresh in watched.fresh.items() if fresh.until is None and fresh.asks_at <= now}
+            for fresh in due.values():
+                fresh.asks_at = now + self.settings.startup_s
+                if now >= fresh.counts_from:
+                    fresh.until = now + self.settings.max_response_s + LATE_S
+            if due:
+                asks.append(Ask(network, self._general(network), frozenset(due)))
+            room -= len(due)
+        return asks
 
     def _general(self, network: Network) -> Query:
         return Query(

@@ -127,7 +127,7 @@ def on_link(context: Context, port: Port) -> None:
         watch.snooping.port_down(port.index)
     if now is not None:
         watch.links[port.name] = now
-        _carry_out(context, watch.snooping.port_up(port.index, time.monotonic()))
+        watch.snooping.port_up(port.index, time.monotonic())
     _carry_out(context, ())
 
 
@@ -137,7 +137,7 @@ def tree_changed(context: Context, *, moved: bool) -> None:
     now, opened = time.monotonic(), _open(watch)
     effects = watch.snooping.moved(now) if moved else []
     for port in opened - watch.open:
-        effects += watch.snooping.port_up(port, now)
+        watch.snooping.port_up(port, now)
     watch.open = opened
     _carry_out(context, effects)
 

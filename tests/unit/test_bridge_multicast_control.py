@@ -115,7 +115,7 @@ def report(*groups: str) -> bytes:
 def in_force(*networks: Network, ports: Sequence[Port], groups: int = 8) -> Desk:
     """Everybody has been asked and has answered, in every network."""
     found = desk(*ports, groups=groups)
-    ago = time.monotonic() - 60
+    ago = found.snooping.counts_from = time.monotonic() - 60
     for network in networks:
         found.snooping.receive(network, UP.index, b"", [Query(IPv4Address("10.0.0.9"), None, 1.0)], ago)
     for effect in found.snooping.tick(ago + 30):
