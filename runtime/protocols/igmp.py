@@ -44,14 +44,14 @@ def read(packet: bytes) -> tuple[Message, ...]:
     ip = read_ipv4(packet)
     if ip.is_fragment:
         raise ValueError("a fragment")
-    if ip.protocol == PIM:
-        return read_hello(ip.payload)
-    if ip.protocol != IGMP:
+    if ip.protocol not in (IGMP, PIM):
         return ()
-    if len(ip.payload) < _LEAST:
-        raise ValueError("cut short")
     if checksum(ip.payload) != 0:
         raise ValueError("checksum")
+    if ip.protocol == PIM:
+        return read_hello(ip.payload)
+    if len(ip.payload) < _LEAST:
+        raise ValueError("cut short")
     return tuple(_messages(ip))
 
 

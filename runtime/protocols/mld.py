@@ -40,16 +40,16 @@ def read(packet: bytes) -> tuple[Message, ...]:
     """What a packet tells. Raises ValueError where it is broken, has a wrong checksum, or was not sent on this link."""
     ip = read_ipv6(packet)
     protocol, message, later = ip.transport()
-    if protocol == PIM:
-        return read_hello(message)
-    if protocol != ICMPV6:
+    if protocol not in (ICMPV6, PIM):
         return ()
     if later or len(message) < 4:
         raise ValueError("cut short, or a fragment")
     if ip.hop_limit != 1 or not (ip.source.is_link_local or ip.source == UNSPECIFIED):
         raise ValueError("not of this link")
-    if transport_checksum(ip.source, ip.destination, ICMPV6, message) != 0:
+    if transport_checksum(ip.source, ip.destination, protocol, message) != 0:
         raise ValueError("checksum")
+    if protocol == PIM:
+        return read_hello(message)
     return tuple(_messages(ip.source, message))
 
 

@@ -15,7 +15,7 @@ _OPTION = struct.Struct("!HH")
 
 
 def read_hello(message: bytes) -> tuple[RouterHello, ...]:
-    """The hello that a PIM message is; nothing of other messages."""
+    """The hello that a PIM message is, whose checksum is right; nothing of other messages."""
     if len(message) < 4 or message[0] != _VERSION_AND_HELLO:
         return ()
     at = 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from pathlib import Path
 
 from msgspec import Struct
@@ -11,7 +10,7 @@ from msgspec import Struct
 from schemas.diagnostic import Diagnostic, LoadFailed
 
 from ..steps import explained
-from .bridge_mdb import Entry, unpacked
+from .bridge_mdb import Entry, is_kept, unpacked
 from .bridge_running import RunningBridge, running_bridge
 
 _ONLY = bytes(4)
@@ -64,10 +63,8 @@ def groups(chain: str, bridge: str, *, bpffs: str | Path | None = None) -> Group
 
 
 def _is_kept(running: RunningBridge) -> bool:
-    """mdb_is_kept() of multicast.h."""
     with contextlib.closing(running.open_map("mdb_kept_until")) as kept:
-        until_ns = int.from_bytes(kept[_ONLY], "little")
-    return time.clock_gettime_ns(time.CLOCK_MONOTONIC) < until_ns
+        return is_kept(kept[_ONLY])
 
 
 def _place(entry: Entry) -> tuple[int, int, int]:

@@ -7,6 +7,7 @@ EtherTypes. The entry for group 0 is for all groups that have none, and its seco
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 
@@ -32,6 +33,11 @@ class Entry(Struct, frozen=True):
     group: Address | None
     data: frozenset[int] | None
     reports: frozenset[int]
+
+
+def is_kept(kept_until: bytes) -> bool:
+    """mdb_is_kept() of multicast.h, by what the map `mdb_kept_until` has: whether programs believe the database."""
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC) < int.from_bytes(kept_until, "little")
 
 
 def rest_key(network: Network) -> bytes:

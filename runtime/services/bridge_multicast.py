@@ -21,7 +21,7 @@ from ..protocols.ethernet import ETH_P_IP, ETH_P_IPV6, Frame, read_frame
 from ..protocols.icmp6 import link_local
 from ..protocols.membership import Address, Message
 from ..protocols.snooping import Ask, Effect, Network, Notice, Settings, Snooping
-from .bridge_mdb import packed, rest_key, unpacked
+from .bridge_mdb import is_kept, packed, rest_key, unpacked
 from .bridge_stp import bridge_address
 
 KEPT_SECONDS = 5
@@ -149,7 +149,9 @@ def stop(context: Context) -> None:
 
 
 def describe(config: Mapping[str, Any], ports: Sequence[str], open_map: OpenMap) -> dict[str, str]:
-    """`multicast router`, where one is known."""
+    """`multicast router`, where programs know of one."""
+    if not is_kept(open_map("mdb_kept_until")[_ONLY]):
+        return {}
     routers = {port for key, value in open_map("mdb").items() for port in _routers(key, value)}
     return {ports[index]: "multicast router" for index in routers}
 

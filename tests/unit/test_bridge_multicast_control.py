@@ -17,7 +17,7 @@ from scapy.layers.igmp import IGMPv3_MR, IGMPv3_MR_Group
 from scapy.layers.inet import IP
 from scapy.layers.l2 import Ether
 
-from runtime.control import Context, Packet, Port
+from runtime.control import Context, OpenMap, Packet, Port
 from runtime.log import Log
 from runtime.protocols.membership import Join, Query
 from runtime.protocols.snooping import Network, Snooping
@@ -136,6 +136,19 @@ def test_every_group_of_a_message_counts() -> None:
     assert "too many IGMP or MLD messages" in found.text.getvalue()
     found.hear(report("239.3.3.3"))
     assert IPv4Address("239.3.3.3") in found.snooping.networks[IPV4].members, "a second has passed"
+
+
+def test_what_nobody_keeps_is_not_told() -> None:
+    found = in_force(IPV4, ports=(A, B, UP))
+    found.snooping.changed.add(IPV4)
+    bridge_multicast.tick(found.context)
+
+    def described() -> Mapping[str, str]:
+        return bridge_multicast.describe(found.config, tuple(found.ports), cast("OpenMap", found.map))
+
+    assert described() == {"up": "multicast router"}
+    bridge_multicast.stop(found.context)
+    assert described() == {}
 
 
 VLAN = Port("v", 1, "vlan10.port", device="eth1", ifindex=9, mac=bytes([2, 0, 0, 0, 0, 9]))
