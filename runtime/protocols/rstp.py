@@ -38,7 +38,8 @@ class Bridge(Struct):
     """The spanning tree as one bridge sees it: call `enable`, `disable`, `receive`, and `tick` once a second.
 
     Ports start disabled. `root_priority` is the best priority vector known, `root_port` the number of the port that it
-    came by, 0 where this bridge is the root.
+    came by, 0 where this bridge is the root. While `doubt_while` runs (seconds; not the standard's), somebody
+    has fallen silent, and what others say of the root may be out of date: another root port opens by its timers alone.
     """
 
     settings: BridgeSettings
@@ -46,6 +47,7 @@ class Bridge(Struct):
     root_priority: PriorityVector = NO_PRIORITY
     root_times: Times = NO_TIMES
     root_port: int = 0
+    doubt_while: int = 0
     _effects: list[Effect] = field(default_factory=list)
 
     @classmethod
@@ -92,6 +94,7 @@ class Bridge(Struct):
         if port.settings.bpdu_guard:
             return self.shut(number)
         self._note_version(port, bpdu)
+        _note_speaker(port, bpdu)
         port.oper_edge = False
         port.message = bpdu
         port.edge_delay_while = MIGRATE_TIME
@@ -99,6 +102,7 @@ class Bridge(Struct):
 
     def tick(self) -> tuple[Effect, ...]:
         """A second has passed (port timers machine, 17.22)."""
+        self.doubt_while = max(0, self.doubt_while - 1)
         for port in self.ports.values():
             for timer in _TIMERS:
                 setattr(port, timer, max(0, getattr(port, timer) - 1))
@@ -176,7 +180,7 @@ class Bridge(Struct):
 
     @staticmethod
     def _may_be_edge(port: Port) -> bool:
-        return port.settings.auto_edge and port.send_rstp and not port.old_neighbour
+        return port.settings.auto_edge and port.send_rstp and not port.old_neighbour and not port.others_while
 
     # --- port information (17.27) -----------------------------------------------------------------------------------
 
@@ -184,6 +188,8 @@ class Bridge(Struct):
         if not port.enabled:
             return self._disable_information(port)
         if port.info_is is Info.DISABLED or self._has_aged(port):
+            if port.info_is is Info.RECEIVED:
+                self.doubt_while = round(self.root_times.max_age)
             port.info_is = Info.AGED
             port.reselect, port.selected = True, False
             return True
@@ -202,6 +208,7 @@ class Bridge(Struct):
             return False
         port.proposing = port.proposed = port.agree = port.agreed = False
         port.rcvd_info_while = 0
+        port.speaker, port.others_while = None, 0
         port.info_is = Info.DISABLED
         port.reselect, port.selected = True, False
         return True
@@ -257,7 +264,7 @@ class Bridge(Struct):
 
     def _take_root_or_alternate(self, port: Port, bpdu: Bpdu) -> None:
         """recordAgreement (17.21.9)."""
-        port.agreed = self.settings.rapid and port.point_to_point and bpdu.agreement
+        port.agreed = self.settings.rapid and not port.is_shared and bpdu.agreement
         if port.agreed:
             port.proposing = False
         self._note_topology_change(port, bpdu)
@@ -394,9 +401,10 @@ class Bridge(Struct):
         return True
 
     def _may_open(self, port: Port) -> bool:
-        """A new root port need not wait when all recent root ports have been retired (17.29.2)."""
+        """A new root port need not wait when all recent root ports have been retired (17.29.2), unless in doubt."""
         retired = all(other.rr_while == 0 for other in self.ports.values() if other is not port)
-        return port.fd_while == 0 or (retired and port.rb_while == 0 and self.settings.rapid)
+        at_once = retired and port.rb_while == 0 and self.settings.rapid and self.doubt_while == 0
+        return port.fd_while == 0 or at_once
 
     def _run_designated(self, port: Port) -> bool:
         must_close = (port.sync and not port.synced) or (port.re_root and port.rr_while) or port.disputed
@@ -594,6 +602,7 @@ _TIMERS = (
     "fd_while",
     "hello_when",
     "mdelay_while",
+    "others_while",
     "rb_while",
     "rcvd_info_while",
     "rr_while",
@@ -614,6 +623,19 @@ def _is_superior(message: PriorityVector, known: PriorityVector) -> bool:
     same_bridge = (message.bridge_id ^ known.bridge_id) & _ADDRESS_MASK == 0
     same_port = (message.port_id ^ known.port_id) & _PORT_NUMBER_MASK == 0
     return message < known or (same_bridge and same_port)
+
+
+def _note_speaker(port: Port, bpdu: Bpdu) -> None:
+    """Who sent a BPDU; a TCN does not say. Another than before: something passes BPDUs on here, as a dead bridge does.
+
+    Then one that agrees does not agree for all, and who else there is cannot be known: time has to pass.
+    """
+    if bpdu.type is Type.TCN:
+        return
+    speaker = bpdu.priority.bridge_id & _ADDRESS_MASK, bpdu.priority.port_id & _PORT_NUMBER_MASK
+    if port.speaker not in (None, speaker):
+        port.others_while = round(port.designated_times.max_age)
+    port.speaker = speaker
 
 
 def _restart_information(port: Port) -> None:

@@ -124,6 +124,8 @@ class Port(Struct):
 
     `old_neighbour` is not the standard's: what was heard last on the link was STP. An old bridge that has lost its root
     is silent for Max Age, longer than a rapid one, and for three seconds `send_rstp` does not know yet (17.24).
+    Nor is `speaker`, the address and port number of the bridge heard last since the link came up. While `others_while`
+    runs, others have been heard too: the link has more than two ends, whatever its duplex says.
     """
 
     settings: PortSettings
@@ -162,6 +164,7 @@ class Port(Struct):
     selected: bool = False
     send_rstp: bool = True
     sensing: bool = False
+    speaker: tuple[int, int] | None = None
     sync: bool = True
     synced: bool = False
     tc_ack: bool = False
@@ -172,6 +175,7 @@ class Port(Struct):
     fd_while: int = 0
     hello_when: int = 0
     mdelay_while: int = MIGRATE_TIME
+    others_while: int = 0
     rb_while: int = 0
     rcvd_info_while: int = 0
     rr_while: int = 0
@@ -193,6 +197,11 @@ class Port(Struct):
         return State.LEARNING if self.learning else State.DISCARDING
 
     @property
+    def is_shared(self) -> bool:
+        """Whether one neighbour cannot agree for all (not operPointToPointMAC, 6.4.3)."""
+        return not self.point_to_point or self.others_while > 0
+
+    @property
     def settled(self) -> bool:
         """Whether the port's role is that of its newest information (`selected && !updtInfo`)."""
         return self.selected and not self.updt_info
@@ -203,10 +212,11 @@ class Port(Struct):
 
     @property
     def forward_delay(self) -> int:
-        """17.20.5: towards a rapid neighbour a hello time will do."""
-        return int(self.designated_times.hello_time) if self.send_rstp and not self.old_neighbour else self.fwd_delay
+        """17.20.5: towards a rapid neighbour a hello time will do, but not towards many."""
+        rapid = self.send_rstp and not self.old_neighbour and not self.others_while
+        return int(self.designated_times.hello_time) if rapid else self.fwd_delay
 
     @property
     def edge_delay(self) -> int:
         """17.20.4."""
-        return MIGRATE_TIME if self.point_to_point else int(self.designated_times.max_age)
+        return int(self.designated_times.max_age) if self.is_shared else MIGRATE_TIME

@@ -116,6 +116,7 @@ KILLED: Sequence[Plan] = (
     Plan(kinds("ooo"), ring(3), NATIVE, victims=(0,)),
     Plan(kinds("ooto"), ring(4), TC, victims=(1,)),
     Plan(kinds("otoo"), mesh(4), GENERIC, victims=(2,)),
+    Plan(kinds("ooooo"), mesh(5), NATIVE, victims=(0,)),
     Plan(kinds("tooot"), ring(5), NATIVE, victims=(2, 3)),
 )
 EVERY_KILLED = [KILLED]
@@ -125,7 +126,10 @@ if EVERY:
         for links in (ring, mesh)
         for victim in (2, 3)
     ]
-    EVERY_KILLED += [[Plan(kinds("o" * count), ring(count), victims=(0,)) for count in (3, 4, 5)]]
+    EVERY_KILLED += [
+        [Plan(kinds("o" * count), links(count), mode, victims=(0,)) for links in (ring, mesh) for count in (4, 5)]
+        for mode in (NATIVE, GENERIC, TC)
+    ]
 
 
 @pytest.mark.parametrize("plans", EVERY_KILLED, ids=lambda plans: plans[0].name)
@@ -135,7 +139,7 @@ def test_a_bridge_whose_daemon_is_killed_makes_no_loop(plans: Sequence[Plan], tm
         wait_until_found(networks, STP_SECONDS)
         before = [own_states(network) for network in networks]
         victims.kill()
-        until = time.monotonic() + QUICK["max-age"] + 2 * QUICK["forward-delay"]
+        until = time.monotonic() + 2 * QUICK["max-age"] + 2 * QUICK["forward-delay"]
         while time.monotonic() < until:
             heard(networks)
         wait_until_whole(networks, RSTP_SECONDS)  # a broadcast may be late on a loaded machine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -32,13 +33,17 @@ Place = tuple[int, int]  # index of a bridge, number of its port
 
 @dataclass
 class Network:
-    """Bridges joined by point-to-point links; a BPDU arrives at once, seconds pass only by `wait`."""
+    """Bridges joined by point-to-point links; a BPDU arrives at once, seconds pass only by `wait`.
+
+    Those that are `dead` keep the states of their ports, and pass BPDUs on between those that forward.
+    """
 
     bridges: list[Bridge]
     links: dict[Place, Place] = field(default_factory=dict)
     sent: list[tuple[Place, Bpdu]] = field(default_factory=list)
     flushed: list[Place] = field(default_factory=list)
     states: dict[Place, State] = field(default_factory=dict)
+    dead: set[int] = field(default_factory=set)
     _pending: deque[tuple[Place, Bpdu]] = field(default_factory=deque)
 
     def connect(self, one: Place, other: Place, path_cost: int | None = None) -> None:
@@ -61,9 +66,21 @@ class Network:
                 return
             (bridge, port), bpdu = self._pending.popleft()
             if (bridge, port) in self.links:
-                to, number = self.links[bridge, port]
-                self._note(to, self.bridges[to].receive(number, bpdu))
+                self._arrive(*self.links[bridge, port], bpdu)
         raise AssertionError("BPDUs never come to an end")
+
+    def _arrive(self, bridge: int, number: int, bpdu: Bpdu) -> None:
+        if bridge not in self.dead:
+            self._note(bridge, self.bridges[bridge].receive(number, bpdu))
+        elif self._forwards((bridge, number)):
+            others = [port for port in self.bridges[bridge].ports if port != number]
+            self._pending.extend(((bridge, port), bpdu) for port in others if self._forwards((bridge, port)))
+
+    def pass_second(self, bridge: int) -> None:
+        """At this bridge alone: clocks are not in step."""
+        if bridge not in self.dead:
+            self._note(bridge, self.bridges[bridge].tick())
+            self.deliver()
 
     def wait(self, seconds: int) -> None:
         for _ in range(seconds):
@@ -370,6 +387,72 @@ def test_random_networks_become_trees_and_stay_free_of_loops_while_links_fail(da
             assert not has_loop(found)
     seconds(found, 70)
     assert_trees(found)
+
+
+QUICK = {"hello_time": 1, "max_age": 6, "forward_delay": 4}
+
+
+@pytest.mark.parametrize("timers", [{}, QUICK], ids=["default", "quick"])
+@pytest.mark.parametrize("count", range(3, 7))
+def test_a_mesh_whose_root_only_passes_bpdus_on_has_no_loop(count: int, timers: dict[str, int]) -> None:
+    """What was a link to the root joins all of them, and each learns at another time that the root is gone."""
+    orders = list(itertools.permutations(range(1, count)))
+    for order in random.Random(count).sample(orders, min(len(orders), 6)):
+        found = mesh(count, timers)
+        found.wait(10)
+        found.dead = {0}
+        settings = found.bridges[0].settings
+        for _ in range(2 * settings.max_age + 4 * settings.forward_delay):
+            for bridge in order:
+                found.pass_second(bridge)
+                assert not has_loop(found), order
+        assert len(list(found.open_links())) == count - 1, order
+
+
+def mesh(count: int, timers: dict[str, int]) -> Network:
+    """Every bridge joined to every other one."""
+    ports = [PortSettings(number) for number in range(1, count)]
+    settings = [replace(BridgeSettings(address), **timers) for address in range(1, count + 1)]
+    made = Network([Bridge.of(each, ports) for each in settings])
+    for one, other in itertools.combinations(range(count), 2):
+        made.connect((one, other), (other, one + 1))
+    return made
+
+
+def test_one_that_agrees_does_not_agree_for_others_on_its_link() -> None:
+    """Who they are is not known; but not for longer than somebody else was heard there."""
+    bridge = network(1, 1).bridges[0]
+    bridge.enable(1)
+    agreement = Bpdu(Type.RST, PriorityVector(9 << 48, 0, 9 << 48, 1), Times(0, 20, 2, 15), role=WireRole.ROOT)
+    agreement = replace(agreement, agreement=True, learning=True, forwarding=True)
+    bridge.receive(1, replace(agreement, agreement=False, priority=PriorityVector(9 << 48, 0, 9 << 48 | 8, 1)))
+    bridge.receive(1, agreement)
+    opened = 0
+    while not bridge.ports[1].forwarding:
+        bridge.tick()
+        opened += 1
+    assert opened > bridge.settings.forward_delay
+    for _ in range(bridge.settings.max_age):
+        bridge.tick()
+    assert not bridge.ports[1].is_shared
+
+
+def test_another_way_to_a_root_that_has_fallen_silent_is_not_opened_at_once() -> None:
+    """Who says that there is one may not know yet."""
+    bridge = network(1, 2).bridges[0]
+    root, neighbour = (PriorityVector(1 << 32, cost, 1 << 32 | cost, 1) for cost in (0, 1))
+    hello = Bpdu(Type.RST, root, Times(0, 20, 2, 15), role=WireRole.DESIGNATED, learning=True, forwarding=True)
+    for number, bpdu in ((1, hello), (2, replace(hello, priority=neighbour))):
+        bridge.enable(number)
+        bridge.receive(number, bpdu)
+    while bridge.root_port == 1:
+        bridge.receive(2, replace(hello, priority=neighbour))
+        bridge.tick()
+    assert (bridge.ports[2].role, bridge.ports[2].state) == (Role.ROOT, State.DISCARDING)
+    for _ in range(2 * bridge.settings.hello_time):
+        bridge.receive(2, replace(hello, priority=neighbour))
+        bridge.tick()
+    assert bridge.ports[2].state is State.FORWARDING
 
 
 def seconds(found: Network, count: int) -> None:
