@@ -160,11 +160,14 @@ def try_(
     return attempt(Order(_compiled(chain), limit, require, replace=tuple(replace), accept_state_loss=accept_state_loss))
 
 
-def confirm(chain: str | None = None) -> None:
-    """Keep what is being tried under a chain's name, or the only thing that is. Raises LoadFailed where nothing is."""
+def confirm(chain: str | None = None) -> tuple[Diagnostic, ...]:
+    """Keep what is being tried under a chain's name, or the only thing that is. Raises LoadFailed where nothing is.
+
+    Returns warnings of what could not be tidied up.
+    """
     from runtime.trying import confirm as keep
 
-    keep(chain)
+    return keep(chain).warnings
 
 
 def abort(chain: str | None = None) -> None:

@@ -9,11 +9,12 @@ from types import TracebackType
 from msgspec import Struct, field
 
 from schemas.diagnostic import LoadFailed
+from schemas.render import render
 
 from .attend import in_its_place
 from .guard import End, Order, Outcome
 from .guard_process import Guard, its_end, set_guard
-from .trying import abort, confirm
+from .trying import Decided, abort, confirm
 
 _POLL_SECONDS = 0.2
 
@@ -59,10 +60,11 @@ class Attempt(Struct):
     def _chain(self) -> str:
         return self.order.chain.manifest.chain
 
-    def _decide(self, decision: Callable[..., str]) -> None:
+    def _decide(self, decision: Callable[..., Decided]) -> None:
         if self.outcome and self.outcome.end is End.NOTHING:
             return
-        decision(self._chain, bpffs=self.order.bpffs)
+        decided = decision(self._chain, bpffs=self.order.bpffs)
+        self.said += [render([warning], {}).rstrip() for warning in decided.warnings]
         self.wait()
 
     def begin(self) -> None:

@@ -15,7 +15,7 @@ from schemas.render import render
 from .guard import End, Outcome, Tell
 from .guard_process import Guard, its_end
 from .lock import OnWait
-from .trying import abort, confirm
+from .trying import Decided, abort, confirm
 
 _POLL_SECONDS = 0.2
 _YES = {"", "y", "yes"}
@@ -72,10 +72,11 @@ class Attendant(Struct):
             if answer:  # an empty one is the end of the terminal
                 self._decide(confirm if answer.strip().lower() in _YES else abort)
 
-    def _decide(self, decision: Callable[..., str]) -> None:
+    def _decide(self, decision: Callable[..., Decided]) -> None:
         """Too late is no error: how it ended is what the guard says."""
         try:
-            decision(self.chain, bpffs=self.bpffs, on_wait=self.on_wait)
+            for warning in decision(self.chain, bpffs=self.bpffs, on_wait=self.on_wait).warnings:
+                self.tell(render([warning], {}).rstrip())
         except LoadFailed as refusal:
             if not _is_nothing_tried(refusal):
                 self.tell(render(refusal.diagnostics, {}).rstrip())

@@ -222,8 +222,9 @@ def confirm(chain: str | None, bpffs: Path | None) -> None:
     from .trying import confirm as keep
 
     with _waiting() as on_wait:
-        name = keep(chain, bpffs=bpffs, on_wait=on_wait)
-    click.echo(f"chain {name}: confirmed", err=True)
+        decided = keep(chain, bpffs=bpffs, on_wait=on_wait)
+    _show(decided.warnings)
+    click.echo(f"chain {decided.chain}: confirmed", err=True)
 
 
 @click.command()
@@ -234,8 +235,8 @@ def abort(chain: str | None, bpffs: Path | None) -> None:
     from .trying import abort as take_back
 
     with _waiting() as on_wait:
-        name = take_back(chain, bpffs=bpffs, on_wait=on_wait)
-    click.echo(f"chain {name}: rolled back", err=True)
+        decided = take_back(chain, bpffs=bpffs, on_wait=on_wait)
+    click.echo(f"chain {decided.chain}: rolled back", err=True)
 
 
 @click.command()

@@ -155,7 +155,8 @@ def _decided(
                     _end(live, chain_pins(root, chain), trial)
                     break
                 if why is None:
-                    keep(root, live, on_step)
+                    for warning in keep(root, live, on_step):
+                        tell(render([warning], {}).rstrip())
                     return Outcome(End.KEPT)
                 go_back(root, live, on_step)
                 return Outcome(End.TAKEN_BACK, why)

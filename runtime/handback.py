@@ -50,15 +50,23 @@ class HandBack(Struct, frozen=True):
                     put_back()
 
     def _undo(self) -> None:
-        """The chain's program is on the hook again, if theirs got there."""
-        if not self.ours or self.found.prog_id not in self._occupants():
+        """The chain's program is on the hook again, if theirs got there, or ours has left for it."""
+        ours = self.ours
+        if ours is None:
             return
-        if self._same_mode:
-            with self.open_theirs() as theirs, self.ours.open_program() as ours:
-                self._replace(self.ours, ours, theirs)
-        else:
+        if not self._same_mode:
+            take_back = functools.partial(self._take_back, ours)
+            with stood_in(lambda: hooks.is_attached(ours), take_back):
+                take_back()
+        elif self.found.prog_id in self._occupants():
+            with self.open_theirs() as theirs, ours.open_program() as old:
+                self._replace(ours, old, theirs)
+
+    def _take_back(self, ours: LiveAttachment) -> None:
+        if self.found.prog_id in self._occupants():
             attach.evict(self.point, self._ifindex, Occupant(self.found.prog_id, Holder.XDP_NETLINK, self.found.mode))
-            hooks.attach_again(self.ours, self.chain)
+        if not hooks.is_attached(ours):
+            hooks.attach_again(ours, self.chain)
 
     def _replace(self, here: LiveAttachment, new: sys.Fd, old: sys.Fd) -> None:
         owner = Owner(self.chain, self.point.name, here.prog_id)
@@ -101,12 +109,12 @@ def without(live: LiveChain, hands: tuple[HandBack, ...]) -> LiveChain:
 
 
 def evictions(live: LiveChain) -> Iterator[Step]:
-    """Takes the programs of others off that a try stands before at TC."""
+    """Takes the programs of others off that a try stands before at TC, once it is kept."""
     return (hooks.eviction(point, found) for point, found in _replaced(live) if point.mode is Mode.TC)
 
 
 def _replaced(live: LiveChain) -> Iterator[tuple[AttachPoint, Occupant]]:
-    trial = live.trial
+    trial = live.recorded
     tried = next((each for each in live.generations if trial and each.number == trial.number), None)
     if trial is None or tried is None or tried.record is None:
         return

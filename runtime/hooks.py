@@ -18,6 +18,7 @@ from .devices import find_device, require_device
 from .info import link_info, prog_info
 from .pin import GenerationPins
 from .plan import excludes
+from .standby import stood_in
 from .state import LiveAttachment, LiveChain, attach_points
 from .steps import Step
 from .takeover import Takeover
@@ -164,11 +165,18 @@ class Hooks(Struct):
                     self.opened.enter_context(link)
                     sys.obj_pin(link, pin)
 
-        def undo() -> None:
-            if point.name in self.made:
-                attach.detach(point, _ifindex(point), self.made.pop(point.name), generation.programs[program])
+        def leave_again() -> None:
+            new, ifindex = generation.programs[program], _ifindex(point)
+            if point.name in self.made and prog_info(new).id in _programs(point, ifindex):
+                attach.detach(point, ifindex, self.made[point.name], new)
+            self.made.pop(point.name, None)
             for found in [found for found in self.evicted if excludes(found.point, point)]:
                 self._restore(found)
+
+        def undo() -> None:
+            before = next((found for found in self.evicted if excludes(found.point, point)), None)
+            with stood_in(lambda: is_attached(before), leave_again) if before else contextlib.nullcontext():
+                leave_again()
 
         return Step(f"attach to {point}", do, undo)
 
@@ -201,8 +209,8 @@ class Hooks(Struct):
         self.evicted.append(excluded)
 
     def _restore(self, excluded: LiveAttachment) -> None:
-        self.evicted.remove(excluded)
         attach_again(excluded, self.chain)
+        self.evicted.remove(excluded)
 
 
 def hooks_of(
@@ -239,7 +247,21 @@ def is_on(point: AttachPoint, running: LiveAttachment, prog_id: int) -> bool:
     if running.link:
         with sys.obj_get(running.link) as link:
             return link_info(link).prog_id == prog_id
-    return any(found.prog_id == prog_id for found in attach.occupants(point, running.ifindex))
+    return prog_id in _programs(point, running.ifindex)
+
+
+def is_attached(attachment: LiveAttachment) -> bool:
+    """Whether what was found attached is so now, by its link if it has one: a detached link is on no device."""
+    if attachment.link is None:
+        return attachment.prog_id in _programs(attachment.point, attachment.ifindex)
+    if not attachment.link.exists():
+        return False
+    with sys.obj_get(attachment.link) as link:
+        return link_info(link).ifindex == attachment.ifindex
+
+
+def _programs(point: AttachPoint, ifindex: int) -> set[int]:
+    return {found.prog_id for found in attach.occupants(point, ifindex)}
 
 
 def remove(attachment: LiveAttachment) -> None:

@@ -88,13 +88,15 @@ class LiveGeneration(Struct, frozen=True):
 class LiveChain(Struct, frozen=True):
     """Everything that there is of a chain: `current` is the newest finished generation, the rest are leftovers.
 
-    `recorded` is a try whose record is there, `trial` the same as long as it is not over.
+    `recorded` is a try whose record is there, `trial` the same as long as it is not over; `unreadable` says why one
+    cannot be read.
     """
 
     chain: str
     generations: tuple[LiveGeneration, ...]
     attachments: tuple[LiveAttachment, ...]
     recorded: Trial | None = None
+    unreadable: str = ""
 
     @property
     def current(self) -> LiveGeneration | None:
@@ -106,11 +108,11 @@ class LiveChain(Struct, frozen=True):
 
     @property
     def trial(self) -> Trial | None:
-        """What is being tried. It is over when a later generation runs, whoever was killed before he could say so."""
-        over = self.recorded is None or any(
-            g.pins.finished and g.number > self.recorded.number for g in self.generations
-        )
-        return None if over else self.recorded
+        """What is being tried: over when it is kept, or a later generation runs, whoever is killed before the end."""
+        tried = self.recorded
+        if tried is None or tried.kept or any(g.pins.finished and g.number > tried.number for g in self.generations):
+            return None
+        return tried
 
     @property
     def abandoned(self) -> tuple[LiveGeneration, ...]:
@@ -157,7 +159,16 @@ def read(root: Path, chain: str, find: DeviceFinder = find_device) -> LiveChain 
         for found in _attachments(generation, pinned.keys(), find):
             found = replace(found, program=pinned[found.prog_id])
             attachments.setdefault((found.point.name, found.point.place, found.prog_id), found)
-    return LiveChain(chain, generations, tuple(attachments.values()), read_trial(chain_pins(root, chain)))
+    recorded, unreadable = _recorded_trial(chain_pins(root, chain))
+    return LiveChain(chain, generations, tuple(attachments.values()), recorded, unreadable)
+
+
+def _recorded_trial(pins: ChainPins) -> tuple[Trial | None, str]:
+    """The record of a try, and why it cannot be read: whoever takes the chain down need not know what it says."""
+    try:
+        return read_trial(pins), ""
+    except LoadFailed as error:
+        return None, error.diagnostics[0].message
 
 
 def read_steadily(root: Path, chain: str) -> LiveChain | None:

@@ -158,6 +158,9 @@ def _served(root: Path, live: LiveChain) -> Mapping[str, str]:
 def _chain(live: LiveChain, pins: ChainPins, served: Mapping[str, str]) -> ChainStatus:
     current = live.current
     problems = [f"{old.pins.path.name} is left over from an interrupted apply or detach" for old in live.abandoned]
+    problems += [live.unreadable] if live.unreadable else []
+    if live.recorded and live.recorded.kept and any(found.mode is Mode.TC for _, found in live.recorded.replaced):
+        problems.append("what a try replaced that is confirmed may still be there: apply again")
     trial = _trial(live, pins)
     if trial and not trial.guarded:
         problems.append(_unguarded(live.chain, trial))

@@ -69,11 +69,13 @@ def carry_out(steps: Sequence[Step], on_step: OnStep | None = None) -> None:
         raise
 
 
-_NEXT_TIME = "the next apply or detach goes on with it"
+NEXT_TIME = "the next apply or detach goes on with it"
+BY_HAND = "take it off by hand: the chain's program comes before it"
+"""What to do about programs of others that could not be taken off."""
 
 
 def tidy_up(
-    steps: Iterable[Step], on_step: OnStep | None = None, *, ways_on: str = _NEXT_TIME
+    steps: Iterable[Step], on_step: OnStep | None = None, *, ways_on: str = NEXT_TIME
 ) -> tuple[Diagnostic, ...]:
     """Does what is left to do once the change is live: what fails ends it, and is a warning (A114)."""
     title = "look what is left over"

@@ -25,7 +25,7 @@ from .pin import ChainPins, GenerationPins
 from .plan import Plan
 from .record import new_record
 from .state import LiveChain, LiveGeneration, read_generation
-from .steps import OnStep, Step, carry_out, staged, tidy_up
+from .steps import BY_HAND, OnStep, Step, carry_out, staged, tidy_up
 from .takedown import drop_rest
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def swap_generations(
 def _evict(taken: hooks.Hooks, on_step: OnStep | None) -> Iterator[Diagnostic]:
     """Each whether or not the others can be."""
     for step in staged("clean up", taken.evictions()):
-        yield from tidy_up([step], on_step, ways_on="take it off by hand: the chain's program comes before it")
+        yield from tidy_up([step], on_step, ways_on=BY_HAND)
 
 
 def _catch_up(generation: Generation, before: Predecessor | None) -> None:

@@ -18,6 +18,7 @@ from schemas.diagnostic import Diagnostic
 from . import attach, sys
 from .attach import AttachPoint, Holder, Occupant, Owner
 from .info import link_by_id, prog_by_id, prog_info
+from .standby import stood_in
 
 
 class Takeover(Struct):
@@ -50,21 +51,33 @@ class Takeover(Struct):
 
     def undo(self) -> Diagnostic | None:
         """What to tell (A108) where the program is back, but not by the link that it had."""
-        here = [found.prog_id for found in attach.occupants(self.point, self.ifindex)]
-        ours = prog_info(self.new).id in here
         if self.evicted is None:
-            if ours:
+            if self._is_ours():
                 with prog_by_id(self.found.prog_id) as old:
                     self._replace(old, self.new, pin=False)
             return None
-        if ours:
-            attach.detach(self.point, self.ifindex, self.made, self.new)
-        attach.put_back(self.point, self.ifindex, self.found, self.evicted)
+        with stood_in(self._is_theirs, self._give_back):
+            self._give_back()
         if self.found.holder is not Holder.XDP_LINK:
             return None
         device = self.point.device
         message = f"program {self.found.prog_id} is on `{device}` again, by netlink: its link cannot be restored"
         return Diagnostic("A108", message)
+
+    def _give_back(self) -> None:
+        assert self.evicted
+        if self._is_ours():
+            attach.detach(self.point, self.ifindex, self.made, self.new)
+        attach.put_back(self.point, self.ifindex, self.found, self.evicted)
+
+    def _is_ours(self) -> bool:
+        return prog_info(self.new).id in self._programs()
+
+    def _is_theirs(self) -> bool:
+        return self.found.prog_id in self._programs()
+
+    def _programs(self) -> set[int]:
+        return {found.prog_id for found in attach.occupants(self.point, self.ifindex)}
 
     def _replace(self, new: sys.Fd, old: sys.Fd, *, pin: bool) -> None:
         if self.found.holder is not Holder.XDP_LINK:

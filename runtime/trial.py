@@ -28,19 +28,21 @@ from .info import prog_by_id
 from .pin import ChainPins
 
 _TRIAL, _REPLACED = "trial", "trial-replaced"
-_FORMAT = 2
+_FORMAT = 3
 
 
 class Trial(Struct, frozen=True):
     """Generation `number` is tried instead of `back` (None: nothing ran). `deadline` is `now()` when it is over.
 
     `replaced` are programs of others, by the attach point of the tried generation that they have to leave to it.
+    `kept` is a try that was confirmed, and whose end is not tidied up yet.
     """
 
     number: int
     back: int | None
     deadline: float
     replaced: tuple[tuple[str, Occupant], ...] = ()
+    kept: bool = False
 
     @property
     def seconds_left(self) -> float:
@@ -53,13 +55,14 @@ def now() -> float:
 
 
 def write_trial(pins: ChainPins, trial: Trial) -> None:
-    """Makes it known that a try begins."""
+    """Makes it known that a try begins, or that it is kept: in one step."""
     content = {
         "format": _FORMAT,
         "number": trial.number,
         "back": trial.back,
         "deadline": trial.deadline,
         "replaced": [[name, to_builtins(found)] for name, found in trial.replaced],
+        "kept": trial.kept,
     }
     write_frozen(_path(pins), json.dumps(content).encode())
 
@@ -70,14 +73,20 @@ def read_trial(pins: ChainPins) -> Trial | None:
     if content is None:
         return None
     try:
-        data = json.loads(content)
+        data = _of_today(json.loads(content))
         if data["format"] != _FORMAT:
             raise unreadable(_path(pins), f"it has format {data['format']}, this version knows {_FORMAT}")
-        back = data["back"]
+        back = None if data["back"] is None else int(data["back"])
         replaced = tuple((str(name), _occupant(found)) for name, found in data["replaced"])
-        return Trial(int(data["number"]), None if back is None else int(back), float(data["deadline"]), replaced)
+        return Trial(int(data["number"]), back, float(data["deadline"]), replaced, bool(data["kept"]))
     except (KeyError, TypeError, ValueError) as error:
         raise unreadable(_path(pins), str(error)) from error
+
+
+def _of_today(data: dict[str, Any]) -> dict[str, Any]:
+    """The record of a try that an earlier version began: format 1 knew no `replaced`, and neither it nor 2 `kept`."""
+    earlier = data["format"] in (1, 2)
+    return {"replaced": [], "kept": False, **data, "format": _FORMAT} if earlier else data
 
 
 def _occupant(data: dict[str, Any]) -> Occupant:

@@ -14,11 +14,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from schemas.compiled import CompiledChain
 from schemas.diagnostic import ChainError, Diagnostic, LoadFailed, Severity
-from schemas.manifest import Mode
+from schemas.manifest import Manifest, Mode
 from schemas.stopwatch import Stopwatch
 
 from . import features, link
@@ -32,8 +32,8 @@ from .host import look, require_interfaces
 from .lock import OnWait
 from .pin import ChainPins, chain_pins, chains
 from .plan import Effect, Fate, Plan, Way, make_plan
-from .state import LiveChain, not_running, read
-from .steps import OnStep, Step, carry_out, explained, timed
+from .state import LiveChain, LiveGeneration, not_running, read
+from .steps import BY_HAND, NEXT_TIME, OnStep, Step, carry_out, explained, tidy_up, timed
 from .takedown import drop_veths, take_down
 from .trial import (
     Trial,
@@ -158,6 +158,13 @@ def _take_back(root: Path, chain: str, trial: Trial, error: BaseException) -> No
         raise NotTakenBack(trial, error, another) from error
 
 
+class Decided(Struct, frozen=True):
+    """The chain whose try is over, and warnings (A114) of what could not be tidied up."""
+
+    chain: str
+    warnings: tuple[Diagnostic, ...] = ()
+
+
 @explained("keep what is being tried")
 def confirm(
     chain: str | None = None,
@@ -165,8 +172,8 @@ def confirm(
     bpffs: str | Path | None = None,
     on_step: OnStep | None = None,
     on_wait: OnWait | None = None,
-) -> str:
-    """Keeps what is being tried, drops what ran before: the chain's name. Raises `LoadFailed` (A109, A141, A142)."""
+) -> Decided:
+    """Keeps what is being tried, drops what ran before. Raises `LoadFailed` (A109, A141, A142)."""
     return _decide(keep, chain, bpffs, on_step, on_wait)
 
 
@@ -177,26 +184,26 @@ def abort(
     bpffs: str | Path | None = None,
     on_step: OnStep | None = None,
     on_wait: OnWait | None = None,
-) -> str:
-    """Takes back what is being tried: the chain's name. Raises `LoadFailed` (A109, A141, A143)."""
+) -> Decided:
+    """Takes back what is being tried. Raises `LoadFailed` (A109, A141, A143)."""
     return _decide(go_back, chain, bpffs, on_step, on_wait)
 
 
 def _decide(
-    decision: Callable[[Path, LiveChain, OnStep | None], None],
+    decision: Callable[[Path, LiveChain, OnStep | None], tuple[Diagnostic, ...]],
     chain: str | None,
     bpffs: str | Path | None,
     on_step: OnStep | None,
     on_wait: OnWait | None,
-) -> str:
+) -> Decided:
     features.require_privilege()
     root = bpffs_root(bpffs)
     name = _tried(root, chain)
     with locked(root, on_wait):
-        decision(root, _require_trial(root, name), on_step)
+        warnings = decision(root, _require_trial(root, name), on_step)
     tell_daemon(root)
     _let_the_guard_go(root, name)
-    return name
+    return Decided(name, warnings)
 
 
 def _let_the_guard_go(root: Path, chain: str) -> None:
@@ -206,22 +213,42 @@ def _let_the_guard_go(root: Path, chain: str) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def keep(root: Path, live: LiveChain, on_step: OnStep | None = None) -> None:
-    """What is tried stays, and what ran before it goes. For whoever has the lock. Raises `LoadFailed` (A142)."""
+def keep(root: Path, live: LiveChain, on_step: OnStep | None = None) -> tuple[Diagnostic, ...]:
+    """What is tried stays, and what ran before it goes: warnings (A114) of what is left. For whoever has the lock.
+
+    Raises `LoadFailed` (A142), and what keeps the first step from being done; after that there is no way back.
+    """
     current = live.current
     if not current or not current.record or not live.trial or current.number != live.trial.number:
         message = f"the try of chain `{live.chain}` was interrupted before all of it ran, so it cannot be kept"
         raise LoadFailed(Diagnostic("A142", message, help=f"`bpfchain abort {live.chain}` goes back"))
-    steps = [Step("keep what is tried", functools.partial(forget_trial, chain_pins(root, live.chain)))]
-    steps.append(Step("wait for packets on their way", link.settle))
-    steps.append(Step("keep what was counted", functools.partial(carry_counts, current.pins, live.leftovers)))
-    steps += drop_veths(live, current.record.manifest, current.home)
-    steps += (Step(f"drop {old.pins.path.name}", old.pins.remove) for old in live.leftovers)
-    carry_out((*steps, *evictions(live)), on_step)
+    pins, kept = chain_pins(root, live.chain), structs.replace(live.trial, kept=True)
+    carry_out([Step("keep what is tried", functools.partial(write_trial, pins, kept))], on_step)
+    return (*_end_kept(live, pins, on_step), *tidy_up(_drop_back(live, current, current.record.manifest), on_step))
 
 
-def go_back(root: Path, live: LiveChain, on_step: OnStep | None = None) -> None:
-    """What ran before the try runs again, or nothing. For whoever has the lock. Raises `LoadFailed` (A143)."""
+def _end_kept(
+    live: LiveChain, pins: ChainPins, on_step: OnStep | None, ways_on: str = NEXT_TIME
+) -> tuple[Diagnostic, ...]:
+    """Takes off what a try has replaced that is kept, each whether or not the others can be; then it is forgotten."""
+    told = [warning for step in evictions(live) for warning in tidy_up([step], on_step, ways_on=ways_on)]
+    return tuple(told) or tidy_up([Step("forget the try", functools.partial(forget_trial, pins))], on_step)
+
+
+def _drop_back(live: LiveChain, current: LiveGeneration, manifest: Manifest) -> Iterator[Step]:
+    """What there was to go back to."""
+    yield Step("wait for packets on their way", link.settle)
+    yield Step("keep what was counted", functools.partial(carry_counts, current.pins, live.leftovers))
+    yield from drop_veths(live, manifest, current.home)
+    for old in live.leftovers:
+        yield Step(f"drop {old.pins.path.name}", old.pins.remove)
+
+
+def go_back(root: Path, live: LiveChain, on_step: OnStep | None = None) -> tuple[Diagnostic, ...]:
+    """What ran before the try runs again, or nothing; nothing to warn of. For whoever has the lock.
+
+    Raises `LoadFailed` (A143).
+    """
     assert live.trial
     pins = chain_pins(root, live.chain)
     hands = hand_backs(live, pins)
@@ -233,7 +260,7 @@ def go_back(root: Path, live: LiveChain, on_step: OnStep | None = None) -> None:
         carry_out([hand.step() for hand in hands], on_step)
         carry_out((*take_down(ours), *end), on_step)
         pins.remove_if_empty()
-        return
+        return ()
     back = next((g for g in live.generations if g.pins.finished and g.number == live.trial.back), None)
     if back is None or back.record is None:
         reason = back.problem if back else "it is not there any more"
@@ -244,14 +271,17 @@ def go_back(root: Path, live: LiveChain, on_step: OnStep | None = None) -> None:
 
     return_to(back, ours, pins, hands, on_step)
     carry_out(end, on_step)
+    return ()
 
 
 def settle(root: Path, chain: str, on_step: OnStep | None = None) -> tuple[LiveChain | None, tuple[Diagnostic, ...]]:
     """What runs of a chain, once no try is under way; and what to tell about that. For whoever has the lock.
 
-    Raises `LoadFailed` (A140) while somebody guards a try. One whose guard was killed is taken back.
+    Raises `LoadFailed` (A140) while somebody guards a try. One whose guard was killed is taken back; one that was kept
+    by somebody who was killed over it, or failed, is ended.
     """
     pins = chain_pins(root, chain)
+    read_trial(pins)  # what cannot be read is refused
     live = read(root, chain)
     told: tuple[Diagnostic, ...] = ()
     if live and live.trial:
@@ -260,6 +290,8 @@ def settle(root: Path, chain: str, on_step: OnStep | None = None) -> tuple[LiveC
         go_back(root, live, on_step)
         told = (_went_back(live, live.trial),)
         live = read(root, chain)
+    elif live and live.recorded and live.recorded.kept:
+        return live, _end_kept(live, pins, on_step, BY_HAND)  # the next one may not know the tried generation any more
     forget_trial(pins)
     return live, told
 
@@ -285,7 +317,7 @@ def _tried(root: Path, chain: str | None) -> str:
     """The chain that is meant: the only one that is being tried, where none is named."""
     if chain is not None:
         return chain
-    names = [name for name in chains(root) if read_trial(chain_pins(root, name))]
+    names = [name for name in chains(root) if (trial := read_trial(chain_pins(root, name))) and not trial.kept]
     if len(names) == 1:
         return names[0]
     message = "several chains are being tried" if names else "nothing is being tried here"
@@ -297,6 +329,7 @@ def _require_trial(root: Path, chain: str) -> LiveChain:
     live = read(root, chain)
     if live is None:
         raise not_running(chain, root)
+    read_trial(chain_pins(root, chain))  # what cannot be read is no answer
     if live.trial is None:
         raise LoadFailed(Diagnostic("A141", f"chain `{chain}` is not being tried"))
     return live

@@ -27,7 +27,8 @@ from runtime.guard import guard as try_
 from runtime.netns import entered
 from runtime.pin import chain_pins, chains
 from runtime.plan import Kind, Way
-from runtime.steps import Step
+from runtime.steps import OnStep, Step
+from runtime.trying import begin, confirm
 from runtime.uapi import AttachType, MapType
 from runtime.veth import veth_pairs
 from schemas.compiled import CompiledChain
@@ -551,7 +552,7 @@ def test_whoever_dies_while_a_hook_is_lent_leaves_it_to_one_of_both_and_the_next
 def test_any_call_that_fails_while_a_hook_is_lent_gives_it_back_in_the_end(
     name: str, machine: Host, net: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A try that fails, or a way back that does: its guard goes on until the hook is whose it was."""
+    """A try that fails, or a way back that does: its guard goes on until the hook, never empty, is whose it was."""
     monkeypatch.setattr("runtime.guard._PAUSES", (0.01,))
     monkeypatch.setattr("runtime.guard.POLL_SECONDS", 0.001)
     chain = machine.compiled(bridge(CASES[name].mode))
@@ -560,10 +561,13 @@ def test_any_call_that_fails_while_a_hook_is_lent_gives_it_back_in_the_end(
         hand = Hand(CASES[name], foreign, machine)
         theirs = hand.replaced  # looked up through no doors
 
-        def lend(*replaced: tuple[str, int]) -> End:
+        def never_empty(_: Step) -> None:
+            assert hand.occupants()
+
+        def lend(*replaced: tuple[str, int], on_step: OnStep | None = None) -> End:
             order = Order(chain, timedelta(seconds=0.001), replace=replaced)
             with entered(net.dut.name):
-                return try_(order, log_directory=machine.folder).end
+                return try_(order, on_step=on_step, log_directory=machine.folder).end
 
         known = {call for call, _ in calls_of(lend)}
         with hand.put_there():
@@ -572,7 +576,110 @@ def test_any_call_that_fails_while_a_hook_is_lent_gives_it_back_in_the_end(
             with hand.put_there() as there:
                 before = descriptors()
                 with contextlib.suppress(ChainError), Doors(point).watched():
-                    assert lend(theirs) is End.TAKEN_BACK
+                    assert lend(theirs, on_step=never_empty) is End.TAKEN_BACK
                 assert hand.occupants() == there, point
                 assert machine.name not in chains(bpffs_root()), point
                 assert descriptors() == before
+
+
+@pytest.mark.parametrize("name", ["another mode", "another mode, by netlink"])
+def test_whoever_dies_while_a_change_of_mode_is_taken_back_leaves_no_hook_empty(name: str, machine: Host) -> None:
+    """What puts the new program on the hook fails, and what takes that back is the last that somebody does."""
+    with staged(SCENARIOS[name], machine) as stage:
+
+        def fails(doors: Doors) -> None:
+            with contextlib.suppress(ChainError), doors.watched():
+                stage.bring(stage.after)
+
+        points = [point for point in stage.clean_run() if _puts_on_a_hook(point[0])]
+        failing = points[-1]
+        stage.bring(stage.before)
+        doors = Doors(failing)
+        fails(doors)
+        stage.settled(stage.before)
+        for point in to_die_at(doors.points[doors.points.index(failing) + 1 :]):
+            stage.bring(stage.before)
+            dies(Doors(failing, die=point), lambda: stage.bring(stage.after))
+            eventually(lambda: len(stage.empty_hooks()), 0)
+            stage.bring(stage.after)
+            stage.settled(stage.after)
+
+
+def _puts_on_a_hook(call: Call) -> bool:
+    return call.name in ("BPF_LINK_CREATE", "link set") and any(file.endswith("/hooks.py") for file, _ in call.place)
+
+
+def _kept(machine: Host) -> tuple[Diagnostic, ...]:
+    with entered(machine.namespace.name):
+        return confirm(machine.name).warnings
+
+
+@contextlib.contextmanager
+def _tried_beside(hand: Hand, running: CompiledChain, chain: CompiledChain) -> Iterator[None]:
+    """A try that took a hook over and that nobody guards any more."""
+    with hand.put_there():
+        hand.machine.apply(running)
+        with entered(hand.machine.namespace.name), contextlib.ExitStack() as lock:
+            begin(chain, timedelta(seconds=60), lock, replace=[hand.replaced])
+        yield
+
+
+def _ours_alone(hand: Hand, point: Point) -> None:
+    """Fails unless what was confirmed runs, whole, and nobody else is on the hook."""
+    (there,) = hand.occupants()
+    assert there.prog_id in hand.machine.footprint().progs, point
+    assert hand.machine.status().problems == (), point
+    assert len(hand.machine.generations()) == 1, point
+    assert not list(chain_pins(bpffs_root(), hand.machine.name).path.glob("trial*")), point
+
+
+@pytest.mark.parametrize("name", ["link", "TCX link"])
+def test_whoever_dies_while_a_try_is_kept_has_kept_it_or_not(name: str, machine: Host, net: Network) -> None:
+    """Then it can still be confirmed; else the next apply ends it, and whom it replaced has gone."""
+    mode = CASES[name].mode
+    running, chain = machine.compiled(bridge(mode, ports=("p1", "p3"))), machine.compiled(bridge(mode))
+    _probe(chain)
+    with strangers(net) as foreign:
+        hand = Hand(CASES[name], foreign, machine)
+        with _tried_beside(hand, running, chain):
+            points = calls_of(lambda: _kept(machine))
+        for point in to_die_at(points):
+            with _tried_beside(hand, running, chain):
+                dies(Doors(die=point), lambda: _kept(machine))
+                if machine.status().trial:
+                    assert _kept(machine) == ()
+                else:
+                    assert machine.apply(chain).warnings == ()
+                _ours_alone(hand, point)
+
+
+@pytest.mark.parametrize("name", ["link", "TCX link"])
+def test_any_call_that_fails_while_a_try_is_kept_is_mended_by_the_next(name: str, machine: Host, net: Network) -> None:
+    """It is still tried, and told why; or it is kept, and a warning says what is left."""
+    mode = CASES[name].mode
+    running, chain = machine.compiled(bridge(mode, ports=("p1", "p3"))), machine.compiled(bridge(mode))
+    _probe(chain)
+    with strangers(net) as foreign:
+        hand = Hand(CASES[name], foreign, machine)
+        with _tried_beside(hand, running, chain):
+            points = calls_of(lambda: _kept(machine))
+        warned = 0
+        for point in to_fail(points):
+            with _tried_beside(hand, running, chain):
+                before = descriptors()
+                try:
+                    with Doors(point).watched():
+                        told = _kept(machine)
+                except ChainError as error:
+                    _is_told(error.diagnostics, point)
+                    assert machine.status().trial, point
+                    assert _kept(machine) == ()
+                else:
+                    warned += bool(told)
+                    assert {found.code for found in told} <= {"A114"}
+                    if told:
+                        _is_told(told, point)
+                    assert machine.apply(chain).warnings == (), point
+                assert descriptors() == before
+                _ours_alone(hand, point)
+        assert warned

@@ -26,6 +26,7 @@ from msgspec.structs import replace
 
 from runtime import attach, trying
 from runtime.bpffs import bpffs_root, locked
+from runtime.frozen import write_frozen
 from runtime.guard import WAITING, End, Order, Outcome, guard
 from runtime.netns import entered
 from runtime.pin import chain_pins, chains
@@ -33,7 +34,7 @@ from runtime.plan import Action, Change, Effect, Fate, Kind, Way
 from runtime.state import read
 from runtime.steps import Step
 from runtime.trial import guarding, is_guarded, read_trial
-from runtime.trying import abort, begin, cannot_be_undone, confirm
+from runtime.trying import Decided, abort, begin, cannot_be_undone, confirm
 from schemas.compiled import CompiledChain, save
 from schemas.diagnostic import ChainError, LoadFailed
 from schemas.render import render
@@ -495,6 +496,45 @@ def test_half_a_record_of_a_try_is_dropped_by_the_next_apply_and_by_detach(machi
     assert machine.name not in chains(bpffs_root())
 
 
+def as_written_by_another_version(machine: Host, **record: Any) -> None:
+    """A try that nobody guards any more, on record in another format."""
+    with contextlib.ExitStack() as lock:
+        tried(machine, bridge(aging="9s"), lock)
+    write_frozen(chain_pins(bpffs_root(), machine.name).path / "trial", json.dumps(record).encode())
+
+
+@pytest.mark.parametrize("more", [{"format": 1}, {"format": 2, "replaced": []}], ids=["format-1", "format-2"])
+def test_a_try_that_an_earlier_version_began_is_decided_or_taken_back(machine: Host, more: dict[str, Any]) -> None:
+    running = machine.compiled(bridge())
+    machine.apply(running)
+    as_written_by_another_version(machine, number=2, back=1, deadline=0.0, **more)
+    assert machine.status().trial
+    assert [found.code for found in machine.apply(running).warnings] == ["A145"]
+    as_written_by_another_version(machine, number=4, back=3, deadline=0.0, **more)
+    with entered(machine.namespace.name):
+        assert confirm(machine.name) == Decided(machine.name)
+    assert machine.generations() == ["generation-4"]
+
+
+def test_a_try_that_cannot_be_read_is_told_and_can_be_detached(machine: Host) -> None:
+    machine.apply(bridge())
+    as_written_by_another_version(machine, format=99)
+    folder = chain_pins(bpffs_root(), machine.name).path
+    reason = "it has format 99, this version knows 3"
+    why = f"cannot read the record of the running generation at `{folder / 'trial'}`: {reason}"
+    assert why in machine.status().problems
+    assert [found.message for found in machine.refused(bridge())] == [why]
+    for decide in (confirm, abort):
+        with entered(machine.namespace.name), pytest.raises(LoadFailed) as caught:
+            decide(machine.name)
+        assert (
+            refusal(caught.value)
+            == f"error[A112]: {why}\n  = help: `bpfchain detach {machine.name}` removes the chain\n"
+        )
+    machine.detach()
+    assert machine.name not in chains(bpffs_root())
+
+
 class Stopped(Exception):
     """Raised by a test in the place of a step."""
 
@@ -566,7 +606,8 @@ def test_a_guard_tries_again_what_fails(
     assert guarded(machine, machine.compiled(strict_guard()), require, on_step).end is (
         End.KEPT if require else End.TAKEN_BACK
     )
-    assert failed[-2:] == ["keep what is tried" if require else "finish the way back", "wait for packets on their way"]
+    last = ["keep what is tried", "forget the try"] if require else ["finish the way back"]
+    assert failed[-1 - len(last) :] == [*last, "wait for packets on their way"]
     assert machine.status().trial is None
     assert blocks(net) == bool(require)
     machine.apply(strict_guard() if require else open_guard())
@@ -912,7 +953,7 @@ def test_what_cannot_be_gone_back_to(machine: Host) -> None:
         f"  = help: `bpfchain confirm {name}` keeps what is tried, `bpfchain detach {name}` removes all\n"
     )
     with entered(machine.namespace.name):
-        assert confirm(name) == name
+        assert confirm(name).chain == name
     assert machine.generations() == ["generation-2"]
 
 
@@ -989,7 +1030,7 @@ def test_without_a_name_the_only_one_is_meant(machine: Host, monkeypatch: pytest
         with contextlib.ExitStack() as lock:
             tried(machine, bridge(aging=f"{generation[-1]}s"), lock)
         with entered(machine.namespace.name):
-            assert decide() == machine.name
+            assert decide().chain == machine.name
         assert machine.generations() == [generation]
 
 
