@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from io import FileIO
 
 from schemas.diagnostic import LoadFailed
 
@@ -24,34 +25,43 @@ def stood_in(is_done: Callable[[], bool], finish: Callable[[], object]) -> Itera
 
     It has every descriptor of this one, the host's lock too: nobody else begins before it has ended.
     """
-    hears, says = os.pipe()
-    is_there, comes = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(says)
-        _stand_in(hears, comes, is_done, finish)
-    os.close(hears)
-    os.close(comes)
-    os.read(is_there, 1)
-    os.close(is_there)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(BrokenPipeError):  # it has been killed: then it was not needed
-            os.write(says, _DONE)
-        os.close(says)
-        with contextlib.suppress(ChildProcessError):  # a program that waits for all of its children was faster
-            os.waitpid(child, 0)
+    child = 0
+    with contextlib.ExitStack() as opened:
+        hears, says = _pipe(opened)
+        is_there, comes = _pipe(opened)
+        try:
+            child = os.fork()
+            if child == 0:
+                _stand_in(hears, says, comes, is_done, finish)
+            hears.close()
+            comes.close()
+            is_there.read(1)
+            yield
+        finally:  # whatever came between: as long as nothing is said, it waits, with the lock that it has of this one
+            with contextlib.suppress(BrokenPipeError):  # it has been killed: then it was not needed
+                says.write(_DONE)
+            if child:
+                says.close()
+                with contextlib.suppress(ChildProcessError):  # a program that waits for all of its children was faster
+                    os.waitpid(child, 0)
 
 
-def _stand_in(hears: int, comes: int, is_done: Callable[[], bool], finish: Callable[[], object]) -> None:
+def _pipe(opened: contextlib.ExitStack) -> tuple[FileIO, FileIO]:
+    reading, writing = os.pipe()
+    return opened.enter_context(FileIO(reading, "r")), opened.enter_context(FileIO(writing, "w"))
+
+
+def _stand_in(
+    hears: FileIO, says: FileIO, comes: FileIO, is_done: Callable[[], bool], finish: Callable[[], object]
+) -> None:
     """Waits for the word, or for the end of whoever would have said it."""
     try:
+        says.close()
         os.setsid()  # what is sent to a terminal's processes, or to a group of them, is not for this one
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        os.close(comes)
-        if os.read(hears, len(_DONE)) != _DONE:
+        comes.close()
+        if hears.read(len(_DONE)) != _DONE:
             _finish(is_done, finish)
     finally:
         os._exit(0)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +46,53 @@ def test_nothing_is_done_where_nobody_dies(tmp_path: Path) -> None:
     assert set(os.listdir("/proc/self/fd")) == before
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
+
+
+def test_without_a_second_process_nothing_is_begun_and_nothing_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fork() -> int:
+        raise BlockingIOError
+
+    monkeypatch.setattr(os, "fork", fork)
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(BlockingIOError), stood_in(lambda: False, lambda: None):
+        raise AssertionError("the block was entered")
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("where", ["fork", "close"])
+def test_whoever_is_interrupted_before_the_block_leaves_nobody_waiting(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Ctrl-C: right after the fork, or where the second process is waited for."""
+    fork, children = os.fork, list[int]()
+
+    def interrupted() -> int:
+        child = fork()
+        if child:
+            children.append(child)
+            if where == "fork":
+                raise KeyboardInterrupt
+            threading.Timer(0.05, signal.raise_signal, [signal.SIGINT]).start()
+        else:
+            time.sleep(0.5)
+        return child
+
+    monkeypatch.setattr(os, "fork", interrupted)
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(KeyboardInterrupt), stood_in(lambda: False, (tmp_path / "done").touch):
+        raise AssertionError("the block was entered")
+    assert set(os.listdir("/proc/self/fd")) == before
+    eventually_gone(children[0])
+    assert not (tmp_path / "done").exists()
+
+
+def eventually_gone(child: int) -> None:
+    """Fails where a child process does not end."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    with contextlib.suppress(ChildProcessError):  # it was waited for
+        while os.waitpid(child, os.WNOHANG) == (0, 0):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 def test_whoever_stands_by_may_be_killed(tmp_path: Path) -> None:
