@@ -80,6 +80,12 @@ def test_moves_have_defaults() -> None:
     assert maps(port)["movers"].max_entries == 257
 
 
+def test_stations_stay_for_fractions_of_a_second_too() -> None:
+    port = lowered(fdb="{moves: {hold: 1.5s}}")
+    (hold,) = (constant for constant in port.constants if constant.path == "br0.fdb.moves.hold")
+    assert (hold.value, hold.home) == ("1500ms", LoadTime("moves.hold", 1_500_000_000 << 4))
+
+
 @pytest.mark.parametrize(("inline", "code"), [("", 2), (", inline: 0", 0), (", inline: 1", 1), (", inline: 256", 2)])
 def test_the_first_static_stations_are_code_and_the_others_in_a_map(inline: str, code: int) -> None:
     port = lowered(fdb=f"{{{STATIC}{inline}}}")

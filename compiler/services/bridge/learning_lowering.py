@@ -10,7 +10,7 @@ from schemas.diagnostic import Span
 from schemas.manifest import Role, Scope
 
 from ...addresses import show_duration
-from ...bucket import NS_PER_SECOND, TIME_SHIFT, Bucket
+from ...bucket import TIME_SHIFT, Bucket
 from ...ir import Constant, GeneratedFunction, Inlined, InMap, LoadTime, MapDef
 from ...lower import c_name, port_name
 from ...model import Port, ServiceInstance
@@ -22,6 +22,7 @@ from .model import BridgeModel, StaticEntry
 MOVERS = 256  # and one element for the whole bridge (moves.h)
 MOVER_SIZE = 48  # struct mover
 QUOTA_SIZE = 24  # struct quota
+NS_PER_MICROSECOND = 1000
 
 
 def learning_constants(instance: ServiceInstance, port: Port, model: BridgeModel) -> Iterator[Constant]:
@@ -82,7 +83,7 @@ def _moves(path: str, moves: Moves) -> Iterator[Constant]:
     if moves.bridge:
         of_all = Bucket(bridge, moves.bridge, f"{bridge}.burst", moves.bridge, moves.span)
         yield from of_all.constants("moves.bridge", coarse=True)
-    hold = LoadTime("moves.hold", moves.hold // timedelta(seconds=1) * NS_PER_SECOND << TIME_SHIFT)
+    hold = LoadTime("moves.hold", moves.hold // timedelta(microseconds=1) * NS_PER_MICROSECOND << TIME_SHIFT)
     yield Constant(f"{path}.hold", show_duration(moves.hold), "1/16 ns that a station stays", hold, moves.span)
 
 
