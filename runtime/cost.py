@@ -13,9 +13,11 @@ from typing import Any
 from msgspec import Struct, to_builtins
 
 from schemas.compiled import CompiledChain
+from schemas.diagnostic import LoadFailed
 from schemas.manifest import HostFact, Manifest, MapRecord
 
 from . import features, sys
+from .devices import Device, find_device
 from .generation import Generation, load_programs, make_maps
 from .host import host_facts, look
 from .info import prog_info
@@ -221,7 +223,15 @@ def _load(chain: CompiledChain) -> tuple[dict[str, Loaded], dict[str, int]]:
 def _facts(manifest: Manifest) -> dict[str, bytes]:
     """The host's. Devices need not be there yet: another number makes an instruction some bytes shorter or longer."""
     unknown = {symbol.symbol: b"\1" * (6 if symbol.fact is HostFact.MAC else 4) for symbol in manifest.host_symbols}
-    return {**unknown, **host_facts(manifest, look(manifest))}
+    return {**unknown, **host_facts(manifest, look(manifest, _device))}
+
+
+def _device(device: str, netns: str | None) -> Device | None:
+    """One that is out of reach (to enter a network namespace takes CAP_SYS_ADMIN) is as good as not there yet."""
+    try:
+        return find_device(device, netns)
+    except LoadFailed:
+        return None
 
 
 def _loaded(program: sys.Fd, log: str) -> Loaded:

@@ -277,6 +277,15 @@ def test_with_one_more_the_daemon_can_run_too(user: User, net: Network) -> None:
     assert user.run("detach", user.machine.name).returncode == 0
 
 
+def test_costs_are_told_where_another_network_namespace_cannot_be_entered(user: User) -> None:
+    chain = guarded_bridge()
+    for interface in chain["interfaces"].values():
+        interface["netns"] = user.machine.namespace.name
+    found = user.run("cost", user.built("chain", chain))
+    assert found.returncode == 0, found.stderr
+    assert "bytes of stack" in found.stdout
+
+
 def test_costs_are_told_without_privileges_as_far_as_they_can_be(user: User) -> None:
     directory = user.built("chain", guarded_bridge())
     enough, nothing = user.run("cost", directory), user.run("cost", directory, caps=())
