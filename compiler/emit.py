@@ -136,6 +136,7 @@ def _names(ir: ChainIR, program: Program) -> dict[str, object]:
         "devmap": devmap(program.service),
         "flood_map": flood_map(port) if flood_map(port) in program.maps else None,
         "calls": _leading_to(program, ToProgram),
+        "injection": host_symbol(HostFact.RECEIVER, program.injection) if program.injection else None,
         "hosts": _leading_to(program, ToHost),
         "interfaces": _leading_to(program, ToInterface),
         "clones": [copy for copy in program.flood if copy.device is not None],

@@ -13,7 +13,7 @@ from msgspec import Struct
 from schemas.manifest import Hook, Role, Scope
 from schemas.slow_path import INJECT_LINK
 
-from .ir import Injector, InternalLink, MapDef, Program, TailSlot
+from .ir import Injector, InternalLink, MapDef, Program, ProgramName, TailSlot
 from .model import Chain, Port, ServiceInstance
 
 
@@ -24,6 +24,7 @@ class Injection(Struct, frozen=True):
     maps: tuple[MapDef, ...] = ()
     slots: tuple[TailSlot, ...] = ()
     links: tuple[InternalLink, ...] = ()
+    ways: Mapping[ProgramName, str] = {}  # by program: the link that its frames come by
 
 
 def inject(chain: Chain, programs: Iterable[Program], origins: Mapping[tuple[Port, Hook], str]) -> Injection:
@@ -37,6 +38,7 @@ def inject(chain: Chain, programs: Iterable[Program], origins: Mapping[tuple[Por
         origin = interfaces[origins[program.instance.port(program.port), program.hook]]
         groups.setdefault((program.hook, origin.netns if program.hook is Hook.TC else None), []).append(program)
     injectors, maps, slots, links = [], [], [], []
+    ways: dict[ProgramName, str] = {}
     for name, (hook, _), members in _named(groups):
         first = members[0]
         array = f"inject_{name.replace('.', '_')}_ports"
@@ -46,7 +48,8 @@ def inject(chain: Chain, programs: Iterable[Program], origins: Mapping[tuple[Por
         slots += [TailSlot(array, index, member.name, member.span) for index, member in enumerate(members)]
         beside = origins[first.instance.port(first.port), hook]
         links.append(InternalLink(f"{INJECT_LINK}{name}", hook, injector.name, beside))
-    return Injection(tuple(injectors), tuple(maps), tuple(slots), tuple(links))
+        ways |= dict.fromkeys((member.name for member in members), links[-1].name)
+    return Injection(tuple(injectors), tuple(maps), tuple(slots), tuple(links), ways)
 
 
 def _needs_injection(chain: Chain, service: ServiceInstance) -> bool:

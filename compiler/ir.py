@@ -165,7 +165,8 @@ class FloodCopy(Struct, frozen=True):
 class Program(Struct, frozen=True):
     """What runs for packets that arrive on `port` of `instance` at `hook`. `flood` is empty where it cannot flood.
 
-    An `egress` program runs for copies of floods that are about to leave by `port` out of a devmap (XDP).
+    An `egress` program runs for copies of floods that are about to leave by `port` out of a devmap (XDP). `injection`
+    is the internal link by which the control plane's frames come to it, where the service has such.
     """
 
     name: ProgramName
@@ -179,6 +180,7 @@ class Program(Struct, frozen=True):
     maps: tuple[MapName, ...]
     span: Span
     egress: bool = False
+    injection: str | None = None
 
     @property
     def service(self) -> str:

@@ -53,8 +53,12 @@ def lower(chain: Chain) -> ChainIR:
     arrivals = tuple(origins)
     slots = _tail_slots(chain, arrivals)
     receiving = tuple(_program(chain, port, hook, slots) for port, hook in arrivals)
-    programs = (*receiving, *_egress_programs(chain, receiving))
     injection = inject(chain, receiving, origins)
+    receiving = tuple(
+        replace(program, injection=injection.ways.get(program.name)) if program.instance.service.injects else program
+        for program in receiving
+    )
+    programs = (*receiving, *_egress_programs(chain, receiving))
     links = _internal_links(chain, receiving, origins)
     return ChainIR(
         name=chain.name,
@@ -382,12 +386,16 @@ def _host_symbols(programs: tuple[Program, ...]) -> Iterator[HostSymbol]:
 
 
 def program_facts(program: Program) -> Iterator[tuple[HostFact, str | None]]:
-    """The host-bound facts that one program reads: its configuration's, and at TC the ifindexes that it sends to."""
+    """The host-bound facts that one program reads: its configuration's, where frames of its control plane come from,
+    and at TC the ifindexes that it sends to.
+    """
     for constant in program.lowered.constants:
         if isinstance(constant.home, HostBound):
             yield constant.home.fact, constant.home.device
     if program.instance.slow_path_reasons:
         yield HostFact.HZ, None
+    if program.injection:
+        yield HostFact.RECEIVER, program.injection
     if program.hook is not Hook.TC:
         return
     for edge in program.edges:

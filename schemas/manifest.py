@@ -59,6 +59,7 @@ class HostFact(StrEnum):
     MAC = "mac"  # 6 bytes, of `device`
     MTU = "mtu"  # u32, of `device`
     HZ = "hz"  # u32, jiffies a second
+    RECEIVER = "receiver"  # u32, ifindex of the `b` end of internal link `device`
 
 
 class SourceRecord(Struct, frozen=True):

@@ -33,7 +33,7 @@ SPAN = re.compile(r".{0,4096}", re.DOTALL)
 _DEVICE_BYTES = 15  # IFNAMSIZ less the terminating zero
 _U32_MAX = 0xFFFFFFFF
 _U64_MAX = 0xFFFFFFFFFFFFFFFF
-_FACTS_OF_A_DEVICE = frozenset({HostFact.IFINDEX, HostFact.MAC, HostFact.MTU})
+_FACTS_OF_A_DEVICE = frozenset({HostFact.IFINDEX, HostFact.MAC, HostFact.MTU, HostFact.RECEIVER})
 _DEVMAPS = frozenset({"BPF_MAP_TYPE_DEVMAP", "BPF_MAP_TYPE_DEVMAP_HASH"})
 
 

@@ -15,14 +15,18 @@ struct packet {
 	void *end;          /* first byte after the last that may be read */
 	__u32 bytes;        /* length of the frame as it came, with a tag that the hook holds outside of it */
 	__u32 note;         /* for the control plane, beside the packet: whatever the service writes here */
-	bool in_skb;        /* TC: the outermost tag is in the skb's metadata, not in the frame */
-	bool tagged;        /* whether the tag `tci` is on the frame now; both are set by vlan_parse() (vlan.h) */
-	__u16 tci;          /* PCP, DEI and VID, in host order */
-	__u64 receivers[2]; /* the service's own: which ports may get a copy of a flood, for its KIND_transmit() at TC
-			     */
+	__u32 injection; /* ifindex that the control plane's frames come by; 0 if the service does not say `injects` */
+	bool in_skb;     /* TC: the outermost tag is in the skb's metadata, not in the frame */
+	bool tagged;     /* whether the tag `tci` is on the frame now; both are set by vlan_parse() (vlan.h) */
+	__u16 tci;       /* PCP, DEI and VID, in host order */
+	__u64 receivers[2]; /* the service's own, for its KIND_transmit() at TC: which ports get a copy of a flood */
 };
 
-/* Whether a control plane has sent the frame in: inject.h has left a mark beside it then. */
+/*
+ * Whether a control plane has sent the frame in: it came by the injection link, and inject.h has left a mark beside it.
+ * A mark alone proves nothing, as what is beside a frame survives a veth (veth_xdp_xmit(), drivers/net/veth.c); nor
+ * does the ifindex where the chain has devices in several namespaces, of which another can have the same.
+ */
 static __always_inline bool is_injected(const struct packet *pkt)
 {
 	const struct xdp_md *xdp = pkt->ctx;
@@ -30,9 +34,10 @@ static __always_inline bool is_injected(const struct packet *pkt)
 	const __u32 *mark;
 
 	if (pkt->in_skb)
-		return skb->tc_index == INJECTED_MARK;
+		return skb->ingress_ifindex == pkt->injection && skb->tc_index == INJECTED_MARK;
 	mark = (void *)(long)xdp->data_meta;
-	return (void *)(mark + 1) <= (void *)(long)xdp->data && *mark == INJECTED_MARK;
+	return xdp->ingress_ifindex == pkt->injection && (void *)(mark + 1) <= (void *)(long)xdp->data &&
+	       *mark == INJECTED_MARK;
 }
 
 /* A place in a packet up to which everything has been parsed. */

@@ -41,6 +41,7 @@ static __always_inline bool packet_open(struct packet *pkt, struct __sk_buff *sk
 	pkt->end = (void *)(long)skb->data_end;
 	pkt->bytes = packet_length(pkt);
 	pkt->note = 0;
+	pkt->injection = 0;
 	pkt->in_skb = true;
 	return (void *)(pkt->eth + 1) <= pkt->end;
 }
@@ -84,8 +85,8 @@ static __always_inline bool label_take(struct __sk_buff *skb, void *to, const __
 }
 
 /*
- * Marks a frame as one that a control plane has sent in. No frame comes with a tc_index: nothing but programs sets it
- * since the kernel has no dsmark any more (commit bbe77c14ee61, 6.3).
+ * Marks a frame as one that a control plane has sent in; see is_injected(). Nothing but programs sets a tc_index since
+ * the kernel has no dsmark any more (commit bbe77c14ee61, 6.3).
  */
 static __always_inline void mark_injected(struct __sk_buff *skb)
 {

@@ -22,6 +22,7 @@ static __always_inline bool packet_open(struct packet *pkt, struct xdp_md *ctx)
 	pkt->end = (void *)(long)ctx->data_end;
 	pkt->bytes = pkt->end - (void *)pkt->eth;
 	pkt->note = 0;
+	pkt->injection = 0;
 	pkt->in_skb = false;
 	return (void *)(pkt->eth + 1) <= pkt->end;
 }
@@ -67,7 +68,7 @@ static __always_inline bool label_take(struct xdp_md *ctx, void *to, const __u32
 	return !bpf_xdp_load_bytes(ctx, 0, to, bytes) && !bpf_xdp_adjust_head(ctx, sizeof(struct ethhdr));
 }
 
-/* Marks a frame as one that a control plane has sent in, in its metadata, which nothing on a wire can write. */
+/* Marks a frame as one that a control plane has sent in, in its metadata; see is_injected(). */
 static __always_inline void mark_injected(struct xdp_md *ctx)
 {
 	__u32 *mark;

@@ -54,6 +54,23 @@ def test_another_namespace_of_the_same_name_is_listened_to_and_what_came_meanwhi
         asyncio.run(test(lab.namespace("space").name))
 
 
+def test_where_no_port_has_a_device_what_the_chains_own_namespace_said_is_lost() -> None:
+    async def test(space: str) -> None:
+        told: list[tuple[str | None, Sequence[Change]]] = []
+        place = FakePlace()
+        place.netns = space
+        place.ports = {"left": Port("left", 0, "other.port")}
+        plane = control_plane("toy", SimpleNamespace(on_netlink=lambda _, *what: told.append(what)))
+        instance = Instance("toy", lambda _: plane, place, Log(to=io.StringIO()))
+        instance.start()
+        instance.namespaces_changed()
+        instance.stop()
+        assert told == [(space, [Lost()])]
+
+    with Lab("netlink") as lab:
+        asyncio.run(test(lab.namespace("space").name))
+
+
 def test_changes_that_came_too_fast_are_told_of_as_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(space: str) -> None:
         told: list[Change] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,13 @@ import yaml
 
 import bpfchain
 from compiler.build import Compiled, build
+from runtime import sys
+from runtime.load import load_object
 from runtime.netns import entered
+from runtime.object import read_object
+from runtime.uapi import AttachType
 from schemas.manifest import Mode
+from tests.clang.c import compile_c
 from tests.rig.daemon import DaemonProcess, daemon, own_bpffs
 from tests.rig.network import Network, network, running
 from tests.services import router_frames as frames
@@ -110,6 +116,56 @@ def test_the_first_ipv6_packet_is_delivered_once(mode: Mode, tmp_path: Path) -> 
         answer = icmp6(THERE6, "fd00:2::1", frames.advertisement(THERE6, option(2, SERVER), 0x60))
         router.net.send("right", ethernet(SERVER, RIGHT, IPV6, answer))
         assert router.heard(right=1) == {"right": [ethernet(RIGHT, SERVER, IPV6, ipv6(HERE6, THERE6, hop_limit=63))]}
+
+
+FORGER = """
+struct __sk_buff { u32 before[11], tc_index; };
+static long (*const bpf_xdp_adjust_meta)(struct xdp_md *ctx, int delta) = (void *)54;
+
+SEC("xdp") int forge_xdp(struct xdp_md *ctx)
+{
+	if (bpf_xdp_adjust_meta(ctx, -4))
+		return 1;
+	u32 *mark = (void *)(long)ctx->data_meta;
+	if ((void *)(mark + 1) > (void *)(long)ctx->data)
+		return 1;
+	*mark = 0x6266;
+	return 3;
+}
+
+SEC("tc") int forge_tc(struct __sk_buff *skb)
+{
+	skb->tc_index = 0x6266;
+	return -1;
+}
+"""
+"""Marks of injection beside frames that the far end of a cable sends: at XDP those that it has just received."""
+
+
+@pytest.mark.parametrize("mode", [Mode.NATIVE, Mode.TC], ids=str)
+def test_a_mark_that_a_peer_has_made_is_none(mode: Mode, tmp_path: Path) -> None:
+    """In generic mode there is no metadata from before (bpf_prog_run_generic_xdp(), net/core/dev.c)."""
+    forged = ethernet(LEFT, LEFT, IPV4, ipv4("10.7.1.1", THERE, ports(1, 9)))
+    with served(chain(mode), tmp_path) as router, load_object(read_object(compile_c(FORGER)), maps={}) as forger:
+        router.introduce()
+        cable = router.net.cables["left"]
+        tc = mode is Mode.TC
+        program, at = ("forge_tc", AttachType.BPF_TCX_EGRESS) if tc else ("forge_xdp", AttachType.BPF_XDP)
+        with entered(cable.station.namespace.name):
+            link = sys.link_create(forger.programs[program], cable.station.ifindex, at)
+        with entered(router.net.dut.name), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as back:
+            back.bind(("left", 0))
+            for _ in range(20):  # the far end may miss the first ones
+                if tc:
+                    router.net.send("left", forged)
+                else:
+                    back.send(forged)
+                assert router.heard() == {}
+                if "invalid-source" in bpfchain.status(router.name).service("gw").drops:
+                    break
+            else:
+                pytest.fail("none has arrived")
+        link.close()
 
 
 def echo(number: int) -> bytes:

@@ -22,11 +22,13 @@ from msgspec.structs import replace
 
 from compiler.build import build
 from runtime import sys as kernel
+from runtime import veth
 from runtime.control_maps import ControlMap, service_map
 from runtime.generation import prepare
 from runtime.netns import entered
 from runtime.ringbuf import RingBuffer
 from runtime.upcalls import Upcall, read_upcalls
+from runtime.veth import veth_pairs
 from schemas.counters import CounterLayout
 from schemas.manifest import Hook, ServiceRecord
 from schemas.slow_path import LABEL, LABEL_ETHERTYPE, LABEL_HEADER, LABEL_MAGIC
@@ -132,6 +134,8 @@ class Bench:
             file.write_text(yaml.safe_dump(_chain(config, ports, hook), sort_keys=False))
             compiled = build(file).chain
             with entered(self._namespace.name):
+                for pair in veth_pairs(compiled.manifest):  # they go with the namespace
+                    veth.create(pair, mtu=1500)
                 self._generation = stack.enter_context(prepare(compiled))
             self._manifest = compiled.manifest
             self._record = next(service for service in compiled.manifest.services if service.name == SERVICE)
