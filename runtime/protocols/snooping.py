@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from math import inf
+from typing import NamedTuple
 
 from .membership import Address, Join, Leave, Message, Query, RouterHello
 
@@ -85,16 +86,21 @@ class Notice:
 Effect = Ask | Notice
 
 
+class Places(NamedTuple):
+    """Where packets to a group go: to its members, and to whoever gets everything."""
+
+    data: Ports
+    members: Ports
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """Where packets of one network go.
 
-    `rest` is for groups without an entry, None: everywhere. `reports`: where routers are. `groups` has these as well,
-    `members` has not.
+    `rest` is for groups without an entry, None: everywhere. `reports`: where routers are.
     """
 
-    groups: Mapping[Address, Ports]
-    members: Mapping[Address, Ports]
+    groups: Mapping[Address, Places]
     rest: Ports | None
     reports: Ports
 
@@ -155,13 +161,15 @@ class _Watched:
 class Snooping:
     """One bridge. `changed` collects the networks whose table is another one, for its caller to take.
 
-    `learned`: how many groups have members, in all networks. `counts_from`: from then on a question reaches everybody.
-    `ticked_at`: when `tick` was last called.
+    `regrouped` are the groups that alone are others in the tables of networks that are not there. `learned`: how many
+    groups have members, in all networks. `counts_from`: from then on a question reaches everybody. `ticked_at`: when
+    `tick` was last called.
     """
 
     settings: Settings
     networks: dict[Network, _Watched] = field(default_factory=dict)
     changed: set[Network] = field(default_factory=set)
+    regrouped: set[tuple[Network, Address]] = field(default_factory=set)
     learned: int = 0
     counts_from: float = 0.0
     ticked_at: float = inf
@@ -242,18 +250,22 @@ class Snooping:
         watched = self.networks[network]
         if not watched.in_force:
             return None
-        routers, static = self._routers(watched), self.settings.static.get(network, {})
-        everything = routers | watched.fresh.keys()
+        everything = self._everything(watched)
         members = {group: frozenset(ports) for group, ports in watched.members.items()}
-        for group, ports in static.items():
+        for group, ports in self._static(network).items():
             members[group] = members.get(group, frozenset()) | ports
         floods = self.settings.flood_unregistered or now < watched.refused_until
         return Table(
-            groups={group: ports | everything for group, ports in members.items()},
-            members=members,
+            groups={group: Places(ports | everything, ports) for group, ports in members.items()},
             rest=None if floods else everything,
-            reports=routers,
+            reports=self._routers(watched),
         )
+
+    def places(self, network: Network, group: Address) -> Places | None:
+        """What the table of a network has of one group."""
+        watched = self.networks[network]
+        members = frozenset(watched.members.get(group, ())) | self._static(network).get(group, frozenset())
+        return Places(members | self._everything(watched), members) if watched.in_force and members else None
 
     # --- what is heard ------------------------------------------------------------------------------------------------
 
@@ -328,7 +340,7 @@ class Snooping:
             self.learned += 1
         ports = watched.members[group]
         if port not in ports:
-            self.changed.add(network)
+            self.regrouped.add((network, group))
         ports[port] = now + watched.membership_s
 
     def _refuse(self, network: Network, watched: _Watched, now: float) -> Iterator[Effect]:
@@ -356,7 +368,7 @@ class Snooping:
         if not ports:
             del watched.members[group]
             self.learned -= 1
-        self.changed.add(network)
+        self.regrouped.add((network, group))
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
@@ -462,6 +474,13 @@ class Snooping:
 
     def _routers(self, watched: _Watched) -> Ports:
         return self.settings.routers | watched.routers.keys()
+
+    def _everything(self, watched: _Watched) -> Ports:
+        """The ports that get all groups."""
+        return self._routers(watched) | watched.fresh.keys()
+
+    def _static(self, network: Network) -> Mapping[Address, Ports]:
+        return self.settings.static.get(network, {})
 
 
 def is_held_back(group: Address) -> bool:

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from ..protocols.ethernet import ETH_P_IP, ETH_P_IPV6
 from ..protocols.membership import Address
-from ..protocols.snooping import Network, Table
+from ..protocols.snooping import Network, Places, Table
 
 _KEY = struct.Struct("<HH16s")
 _ETHERTYPES = {4: ETH_P_IP, 6: ETH_P_IPV6}
@@ -45,11 +45,20 @@ def rest_key(network: Network) -> bytes:
     return _KEY.pack(network.vlan, _ETHERTYPES[network.version], _REST)
 
 
+def group_key(network: Network, group: Address) -> bytes:
+    """The key of what is to a group."""
+    return _KEY.pack(network.vlan, _ETHERTYPES[network.version], group.packed)
+
+
+def packed_places(places: Places) -> bytes:
+    """The value of a group."""
+    return _set(places.data) + _set(places.members)
+
+
 def packed(network: Network, table: Table) -> Iterator[tuple[bytes, bytes]]:
     """Every entry of a network; the last one makes all others count."""
-    for group, ports in table.groups.items():
-        key = _KEY.pack(network.vlan, _ETHERTYPES[network.version], group.packed)
-        yield key, _set(ports) + _set(table.members[group])
+    for group, places in table.groups.items():
+        yield group_key(network, group), packed_places(places)
     rest = _EVERYWHERE if table.rest is None else _set(table.rest)
     yield rest_key(network), rest + _set(table.reports)
 

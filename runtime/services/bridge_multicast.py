@@ -21,7 +21,7 @@ from ..protocols.ethernet import ETH_P_IP, ETH_P_IPV6, Frame, read_frame
 from ..protocols.icmp6 import link_local
 from ..protocols.membership import Address, Message
 from ..protocols.snooping import Ask, Effect, Network, Notice, Settings, Snooping
-from .bridge_mdb import is_kept, packed, rest_key, unpacked
+from .bridge_mdb import group_key, is_kept, packed, packed_places, rest_key, unpacked
 from .bridge_stp import bridge_address
 
 KEPT_SECONDS = 5
@@ -236,8 +236,7 @@ def _open(watch: _Watch) -> frozenset[int]:
 
 def _carry_out(context: Context, effects: Iterable[Effect]) -> None:
     watch: _Watch = context.state
-    changed, watch.snooping.changed = watch.snooping.changed, set()
-    _write(watch, changed)
+    _write(watch)
     for effect in effects:
         match effect:
             case Notice(network, text, warns):
@@ -247,26 +246,44 @@ def _carry_out(context: Context, effects: Iterable[Effect]) -> None:
                 _send(context, effect)
 
 
-def _write(watch: _Watch, networks: Iterable[Network]) -> None:
+def _write(watch: _Watch) -> None:
     """At no moment do programs find less than what is known: without the last entry they flood.
 
     What has gone goes first, in all networks: they share the room that the map has.
     """
-    now = time.monotonic()
     floods: list[bytes] = []
     gone: list[bytes] = []
     new: list[tuple[bytes, bytes]] = []
-    for network in networks:
-        table, written = watch.snooping.table(network, now), watch.written.get(network, {})
-        wanted = dict(packed(network, table)) if table else {}
-        for key in written.keys() - wanted.keys():
-            (floods if key == rest_key(network) else gone).append(key)
-        new += [(key, value) for key, value in wanted.items() if written.get(key) != value]
-        watch.written[network] = wanted
+    for network, wanted in _wanted(watch):
+        written = watch.written.setdefault(network, {})
+        for key, value in wanted.items():
+            if value == written.get(key):
+                continue
+            if value is None:
+                del written[key]
+                (floods if key == rest_key(network) else gone).append(key)
+            else:
+                written[key] = value
+                new.append((key, value))
     if floods or gone:
         watch.mdb.delete_many(floods + gone)
     if new:
         watch.mdb.set_many(new)
+
+
+def _wanted(watch: _Watch) -> Iterator[tuple[Network, dict[bytes, bytes | None]]]:
+    """Entries that may be others than those that were written, None: there is to be none. Takes what has changed."""
+    snooping, now = watch.snooping, time.monotonic()
+    changed, regrouped = snooping.changed, snooping.regrouped
+    snooping.changed, snooping.regrouped = set(), set()
+    for network in changed:
+        table = snooping.table(network, now)
+        wanted = dict(packed(network, table)) if table else {}
+        yield network, dict.fromkeys(watch.written.get(network, {}).keys() - wanted.keys()) | wanted
+    for network, group in regrouped:
+        if network not in changed:
+            places = snooping.places(network, group)
+            yield network, {group_key(network, group): places and packed_places(places)}
 
 
 # --- frames -----------------------------------------------------------------------------------------------------------

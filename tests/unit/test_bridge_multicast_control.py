@@ -20,8 +20,9 @@ from scapy.layers.l2 import Ether
 from runtime.control import Context, OpenMap, Packet, Port
 from runtime.log import Log
 from runtime.protocols.membership import Join, Query
-from runtime.protocols.snooping import Network, Snooping
+from runtime.protocols.snooping import Network, Snooping, Table
 from runtime.services import bridge_multicast
+from runtime.services.bridge_mdb import packed
 from schemas.manifest import Hook
 
 A, B, UP = (Port(name, index, f"interface {name}", device=name, ifindex=index + 1, mac=bytes([2, 0, 0, 0, 0, index]),
@@ -34,8 +35,10 @@ class Map(dict[bytes, bytes]):
     """A hash of the kernel's: it refuses what it has no room for."""
 
     room = 16
+    writes = 0
 
     def __setitem__(self, key: bytes, value: bytes) -> None:
+        self.writes += 1
         super().__setitem__(key, value)
         assert len(self) <= self.room, "E2BIG"
 
@@ -136,6 +139,22 @@ def test_every_group_of_a_message_counts() -> None:
     assert "too many IGMP or MLD messages" in found.text.getvalue()
     found.hear(report("239.3.3.3"))
     assert IPv4Address("239.3.3.3") in found.snooping.networks[IPV4].members, "a second has passed"
+
+
+def test_one_group_more_or_less_costs_as_much_as_that_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: else every message of a host could cost as much as all groups together."""
+    found = in_force(IPV4, ports=(A, B, UP))
+    bridge_multicast.tick(found.context)
+    whole, mdb = found.snooping.table, found.map("mdb")
+    monkeypatch.setattr(Snooping, "table", None)
+    for number, port in [(1, A), (2, A), (1, B), (3, B)]:
+        before = mdb.writes
+        found.hear(report(f"239.1.1.{number}"), port=port)
+        assert mdb.writes == before + 1
+        assert mdb == dict(packed(IPV4, cast("Table", whole(IPV4, time.monotonic()))))
+    bridge_multicast.on_link(found.context, Port("b", 1, "interface b", device="b", ifindex=2))
+    assert mdb == dict(packed(IPV4, cast("Table", whole(IPV4, time.monotonic()))))
+    assert len(mdb) == 3
 
 
 def test_what_nobody_keeps_is_not_told() -> None:
