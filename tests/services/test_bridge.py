@@ -331,6 +331,42 @@ def test_a_scan_does_not_drive_stations_out(tmp_path: Path) -> None:
             assert bench.receive("p3", ethernet(C, source)).verdict == "out p2", "a full table must take new stations"
 
 
+def scan(bench: Bench, port: str) -> None:
+    """Several times more addresses than a small table has entries, each once."""
+    for number in range(200):
+        bench.receive(port, ethernet(f"02:dd:00:00:00:{number:02x}", BROADCAST))
+
+
+def sticky(aging: str) -> dict[str, Any]:
+    """A small table, and a first port whose stations stay."""
+    config = bridge({"aging": aging, "size": 8})
+    return {**config, "ports": {**config["ports"], "p1": {"stations": {"sticky": True}}}}
+
+
+@pytest.mark.kernel
+@every_hook
+def test_a_sticky_station_is_driven_out_by_nobody(hook: Hook, tmp_path: Path) -> None:
+    """Not even one that has spoken only once: its address stays its own."""
+    with Bench(sticky(aging="300s"), PORTS, hook, tmp_path) as bench:
+        bench.receive("p1", ethernet(A, BROADCAST))
+        scan(bench, "p2")
+        bench.receive("p2", ethernet(A, BROADCAST))
+        assert bench.receive("p3", ethernet(C, A)).verdict == "out p1"
+        scan(bench, "p1")
+        bench.receive("p2", ethernet(D, BROADCAST))
+        assert bench.receive("p3", ethernet(C, D)).verdict == FLOOD, "sticky ones are everywhere"
+
+
+@pytest.mark.kernel
+@every_hook
+def test_sticky_stations_that_have_aged_give_way(hook: Hook, tmp_path: Path) -> None:
+    with Bench(sticky(aging="1s"), PORTS, hook, tmp_path) as bench:
+        scan(bench, "p1")
+        time.sleep(1.5)
+        bench.receive("p2", ethernet(D, BROADCAST))
+        assert bench.receive("p3", ethernet(C, D)).verdict == "out p2"
+
+
 GOLDEN_RATIO = 0x9E3779B97F4A7C15
 
 

@@ -203,10 +203,16 @@ static __always_inline __u64 fdb_dispensable(const struct bridge_config *cfg, __
 	return entry & fdb_confirmed(cfg) ? silent : silent + fdb_scaled(cfg, fdb_aging(cfg));
 }
 
+/* A station of a sticky port stays there until it has aged, so nobody takes its entry. */
+static __always_inline bool fdb_is_kept(const struct bridge_config *cfg, __u64 entry, __u64 now)
+{
+	return cfg->sticky && cfg->sticky(fdb_port(cfg, entry)) && !fdb_expired(cfg, entry, now);
+}
+
 /*
  * Which entry a new station may take, and what is in it: a free one, else the one that is missed least. Expired ones
  * come first, then addresses seen only once, then stations that have been silent for half the ageing time; a set full
- * of active stations keeps them, and the new one's frames are flooded until one ages.
+ * of active or sticky stations keeps them, and the new one's frames are flooded until one ages.
  */
 static __always_inline __u64 *fdb_victim(const struct bridge_config *cfg, struct fdb_set *set, __u64 now, __u64 *found)
 {
@@ -220,7 +226,7 @@ static __always_inline __u64 *fdb_victim(const struct bridge_config *cfg, struct
 			*found = 0;
 			return &set->entry[way];
 		}
-		if (dispensable >= least) {
+		if (dispensable >= least && !fdb_is_kept(cfg, entry, now)) {
 			least = dispensable;
 			victim = &set->entry[way];
 			*found = entry;
