@@ -361,7 +361,7 @@ def _control(manifest: Manifest, running: Manifest) -> Iterator[Change]:
     for service in manifest.services:
         if service.control is not None and before.get(service.name, service.control) != service.control:
             reason = f"its configuration is another one, {brief(service.span)}"
-            yield Change(Action.CHANGE, Kind.CONTROL, service.name, (reason,), Effect.NONE)
+            yield Change(Action.CHANGE, Kind.CONTROL, service.name, (reason,), Effect.IN_PLACE)
 
 
 def _same_map(record: MapRecord, manifests: Sequence[Manifest]) -> Iterator[MapRecord]:

@@ -117,6 +117,11 @@ class Followed(Struct):
     unplaced: dict[Prefix, Ways] = field(default_factory=dict)
     _held: dict[Prefix, Held] = field(default_factory=dict)
 
+    @property
+    def without_room(self) -> int:
+        """Routes that are not in the tables, or not in their newest state, because there is no room for them."""
+        return len(self.unplaced) + sum(len(table.behind) for table in self.tables.values())
+
     def load(self, routes: Iterable[tuple[Prefix, Path]]) -> Iterator[None]:
         """Makes the tables exactly these routes and the fixed ones, whatever was there before.
 

@@ -71,7 +71,7 @@ class Following:
 
     def _report(self) -> None:
         """Says once when routes begin to be without a place, and when all have one again."""
-        unplaced = len(self.followed.unplaced) + sum(len(table.behind) for table in self.followed.tables.values())
+        unplaced = self.followed.without_room
         if bool(unplaced) != bool(self._unplaced):
             event = "kernel-routes-do-not-fit" if unplaced else "kernel-routes-fit-again"
             self.context.log.warning(event, behind=unplaced)

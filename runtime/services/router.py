@@ -78,7 +78,7 @@ class KnownNeighbours(Struct, frozen=True):
             self.maps[key.address.version].set(_packed(key), NEIGHBOUR.pack(mac, 0))
         except SyscallFailed:  # E2BIG: the map is full
             return False
-        self._changed()
+        self.changed()
         return True
 
     def take(self, key: Key) -> Entry | None:
@@ -86,10 +86,10 @@ class KnownNeighbours(Struct, frozen=True):
         value = self.maps[key.address.version].take(_packed(key))
         if value is None:
             return None
-        self._changed()
+        self.changed()
         return _entry(value)
 
-    def _changed(self) -> None:
+    def changed(self) -> None:
         """Only now that the map says it: what a CPU looks up in between is forgotten as well."""
         self.version[0] = self.version[0] + 1 & _VERSION_MASK
 
@@ -283,6 +283,7 @@ def _router(context: Context, now: float) -> Router:
         {version: context.map(f"neighbours{version}") for version in sorted(versions)},
         context.map("neighbours_version").memory().cast("Q"),
     )
+    known.changed()  # whoever has brought the maps over from another generation does not say so
 
     def gone(held: Held) -> None:
         answers.unanswered(held.port, held.frame, time.monotonic())
@@ -336,6 +337,8 @@ def _following(context: Context, followed: Followed | None) -> Following | None:
     if table is None:
         for _ in followed.load(()):
             pass
+        if followed.without_room:
+            context.log.warning("routes-do-not-fit", behind=followed.without_room)
         return None
     return Following(context, followed, _routes_netns(context), table["table"])
 

@@ -176,6 +176,7 @@ def test_where_next_hops_do_not_fit_the_covering_prefix_holds_until_they_do() ->
     followed.update(route("10.65.0.0/16", kind=RTN_PROHIBIT))
     followed.update(route("10.66.0.0/16", via(OTHER)))
     assert set(followed.unplaced) == {prefix("10.66.0.0/16")}
+    assert followed.without_room == 1
     assert memory.ways("10.66.0.1") == (record(Kind.VIA, 0, GATEWAY),)
     followed.update({prefix("10.65.0.0/16"): None})
     assert not followed.unplaced

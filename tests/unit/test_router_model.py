@@ -162,3 +162,12 @@ def test_routes_that_are_too_many_for_code_go_into_tables(count: int, in_code: b
     assert len(found.routes) == found.connected + count
     assert found.in_code == (found.routes if in_code else found.routes[: found.connected])
     assert found.table_size == size
+
+
+def test_tables_of_kernel_routes_stay_when_static_routes_become_many() -> None:
+    """Another size would be another layout, and all routes were lost."""
+    few = model("[]\n    kernel-routes: {table: main, size: 1000}")
+    listed = [f"{{to: 10.{64 + (n >> 8)}.{n & 255}.0/24, via: 10.0.0.2}}" for n in range(MOST_IN_CODE + 1)]
+    many = model(f"[{', '.join(listed)}]\n    kernel-routes: {{table: main, size: 1000}}")
+    assert len(many.in_code) < len(many.routes)
+    assert few.table_size == many.table_size == MOST_STATIC + 1000

@@ -123,8 +123,9 @@ class RouterModel(Struct, frozen=True):
     @property
     def table_size(self) -> int:
         """For how many routes of each IP version there are tables, which the control plane fills; 0: there are none."""
-        static = MOST_STATIC if len(self.in_code) < len(self.routes) else 0
-        return static + (self.kernel_routes.size if self.kernel_routes else 0)
+        if self.kernel_routes:
+            return MOST_STATIC + self.kernel_routes.size  # always: the tables stay when static routes become many
+        return MOST_STATIC if len(self.in_code) < len(self.routes) else 0
 
     def port(self, port: Port) -> RouterPort:
         return next(each for each in self.ports if each.port == port)

@@ -74,8 +74,9 @@ static __always_inline volatile struct recent4 *recent4_place(const struct route
 }
 
 /*
- * The MAC of a neighbour; false if it is not known. Who is interrupted by the same program on the same CPU (at TC, or
- * on PREEMPT_RT) finds the key changed when it has read the MAC.
+ * The MAC of a neighbour; false if it is not known. Who is interrupted by the same program on the same CPU while it
+ * reads finds the key changed when it has read the MAC. Nobody is interrupted while it writes, as softirqs do not nest;
+ * on PREEMPT_RT that could leave the MAC of another neighbour in the place, for a second at most.
  */
 static __always_inline bool neighbour4_mac(const struct router_config *cfg, const struct neighbour4_key *key,
 					   __u64 *mac)
