@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 from msgspec import Struct, to_builtins
 
-from schemas.diagnostic import ChainError, Diagnostic, LoadFailed, Severity, Span
+from schemas.diagnostic import ChainError, Diagnostic, LoadFailed, NotSupported, Severity, Span, VerifierRejected
 
 from .guard import TERMINATED, End, Order, Outcome, guard, terminate
 
@@ -106,7 +106,7 @@ def main() -> None:
         )
         say(end=outcome.end, why=outcome.why)
     except ChainError as error:
-        say(error=[to_builtins(found) for found in error.diagnostics])
+        say(error=as_told(error))
     except BaseException:
         import traceback
 
@@ -127,12 +127,34 @@ def _order() -> Order:
 
 
 def its_end(message: dict[str, Any]) -> Outcome | None:
-    """The outcome, if that is what a guard says. Raises `LoadFailed` for what it could not do."""
+    """The outcome, if that is what a guard says. Raises the `ChainError` that kept it from its work."""
     if "error" in message:
-        raise LoadFailed(*map(_diagnostic, message["error"]))
+        raise _error(message["error"])
     if "defect" in message:
         raise RuntimeError(message["defect"])
     return Outcome(End(message["end"]), message["why"]) if "end" in message else None
+
+
+def as_told(error: ChainError) -> dict[str, Any]:
+    """An error as plain data, with what its class carries beside diagnostics."""
+    return {
+        "class": type(error).__name__,
+        "diagnostics": to_builtins(error.diagnostics),
+        "feature": error.feature if isinstance(error, NotSupported) else "",
+        "log_path": error.log_path if isinstance(error, VerifierRejected) else "",
+    }
+
+
+def _error(data: dict[str, Any]) -> ChainError:
+    """The error that `as_told` told, of the class that it had where a caller may tell it from others."""
+    diagnostics = map(_diagnostic, data["diagnostics"])
+    match data["class"]:
+        case "NotSupported":
+            return NotSupported(data["feature"], *diagnostics)
+        case "VerifierRejected":
+            return VerifierRejected(*diagnostics, log_path=data["log_path"])
+        case _:
+            return LoadFailed(*diagnostics)
 
 
 def _diagnostic(data: dict[str, Any]) -> Diagnostic:

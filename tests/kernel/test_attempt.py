@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 import bpfchain
 from runtime.bpffs import bpffs_root
@@ -18,7 +19,7 @@ from runtime.guard import End, Outcome
 from runtime.netns import entered
 from runtime.pin import chains
 from schemas.compiled import save
-from schemas.diagnostic import LoadFailed
+from schemas.diagnostic import LoadFailed, NotSupported
 from tests.kernel.live import Host, bridge, descriptors, eventually, host
 from tests.rig.network import network
 
@@ -68,6 +69,15 @@ def test_an_error_in_the_block_goes_back_and_is_raised(machine: Host) -> None:
 
     with pytest.raises(ZeroDivisionError):
         fails()
+    assert runs(machine, "300s")
+
+
+def test_what_the_kernel_cannot_do_is_the_error_that_apply_raises(machine: Host) -> None:
+    chain = machine.compiled(bridge(aging="9s"))
+    wanting = replace(chain, manifest=replace(chain.manifest, features=("prog:none",)))
+    with pytest.raises(NotSupported, match="L140: this version does not know the kernel feature `prog:none`") as caught:
+        bpfchain.try_(wanting)
+    assert caught.value.feature == "prog:none"
     assert runs(machine, "300s")
 
 
