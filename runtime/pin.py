@@ -28,6 +28,11 @@ _GENERATION = re.compile(rf"generation-([0-9]{{1,9}})({_UNFINISHED})?")
 _RECORD, _PENDING, _COUNTED = "record", "record-pending", "counted"
 
 
+def pin_name(point: str) -> str:
+    """A file for an attach point: names of internal links have dots, which bpffs does not take."""
+    return point.replace(".", "__")
+
+
 class GenerationPins(Struct, frozen=True):
     """The directory of one generation."""
 
@@ -42,8 +47,7 @@ class GenerationPins(Struct, frozen=True):
         return self.path / "maps" / f"{name}-{layout}"
 
     def link(self, name: str) -> Path:
-        """Names of internal links have dots, which bpffs does not take."""
-        return self.path / "links" / name.replace(".", "__")
+        return self.path / "links" / pin_name(name)
 
     def pinned(self, folder: str) -> tuple[Path, ...]:
         try:

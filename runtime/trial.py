@@ -25,7 +25,7 @@ from . import sys
 from .attach import Filter, Holder, Occupant
 from .frozen import forget_frozen, read_frozen, unreadable, write_frozen
 from .info import prog_by_id
-from .pin import ChainPins
+from .pin import ChainPins, pin_name
 
 _TRIAL, _REPLACED = "trial", "trial-replaced"
 _FORMAT = 3
@@ -120,7 +120,7 @@ def pin_replaced(pins: ChainPins, name: str, found: Occupant) -> None:
 
 def replaced_pin(pins: ChainPins, name: str) -> Path:
     """Where the program is pinned that was on the hook of this name."""
-    return pins.path / _REPLACED / name
+    return pins.path / _REPLACED / pin_name(name)
 
 
 @contextlib.contextmanager
