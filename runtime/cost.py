@@ -18,10 +18,9 @@ from schemas.manifest import HostFact, Manifest, MapRecord
 
 from . import features, sys
 from .devices import Device, find_device
-from .generation import Generation, load_programs, make_maps
+from .generation import Generation, load_programs, make_maps, object_spec
 from .host import host_facts, look
 from .info import prog_info
-from .object import read_object
 from .uapi import MapType
 
 VERIFIED_INSTRUCTIONS_LIMIT = 1_000_000  # BPF_COMPLEXITY_LIMIT_INSNS
@@ -188,7 +187,8 @@ def _lengths(chain: CompiledChain) -> dict[str, int]:
     """Instructions of each program with all functions that it calls, as compiled."""
     lengths = {}
     for record in chain.manifest.objects:
-        functions = {program.name: program for program in read_object(chain.objects[record.file], record.file).programs}
+        spec = object_spec(chain.manifest, record, chain.objects[record.file])
+        functions = {program.name: program for program in spec.programs}
         for program in chain.manifest.programs:
             if program.object == record.file and program.function in functions:
                 lengths[program.name] = len(functions[program.function].insns) // 8

@@ -169,6 +169,12 @@ def _require_places(spec: ObjectSpec, programs: Sequence[ProgramRecord]) -> None
                 raise LoadFailed(Diagnostic("M110", message, help="compile the chain again"))
 
 
+def object_spec(manifest: Manifest, record: ObjectRecord, content: bytes) -> ObjectSpec:
+    """What an object is, under the name of its first program. Raises `LoadFailed` (L101 to L106)."""
+    programs = [program.name for program in manifest.programs if program.object == record.file]
+    return read_object(content, programs[0] if programs else record.file)
+
+
 def _load(
     generation: Generation,
     record: ObjectRecord,
@@ -178,7 +184,7 @@ def _load(
 ) -> Mapping[str, sys.Fd]:
     """The programs of one object, by the manifest's names."""
     programs = [program for program in generation.manifest.programs if program.object == record.file]
-    spec = read_object(content, programs[0].name if programs else record.file)
+    spec = object_spec(generation.manifest, record, content)
     _require_places(spec, programs)
     loaded = load_object(
         spec,

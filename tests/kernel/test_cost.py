@@ -12,6 +12,7 @@ import bpfchain
 from runtime.bpffs import bpffs_root
 from runtime.cli import cost as command
 from runtime.info import map_info, prog_info, progs
+from runtime.object import read_object
 from runtime.pin import chain_pins
 from runtime.sys import obj_get
 from schemas.compiled import save
@@ -26,7 +27,9 @@ def test_costs_are_those_of_the_running_chain(mode: str, tmp_path: Path) -> None
     with network("p1", "p2", "p3") as net, host(net.dut, tmp_path) as machine:
         chain = machine.compiled(guarded_bridge(mode))
         found = bpfchain.cost(chain)  # here, where none of its devices is
+        read = read_object.cache_info().misses
         machine.apply(chain)
+        assert read_object.cache_info().misses == read, "an object is read once, whoever asks"
         (generation,) = chain_pins(bpffs_root(), machine.name).generations()
         running = {path.name: prog_info(obj_get(path)) for path in generation.pinned("programs")}
         sizes = {info.name: info.max_entries for info in (map_info(obj_get(p)) for p in generation.pinned("maps"))}
