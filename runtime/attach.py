@@ -10,7 +10,6 @@ import contextlib
 import errno
 from collections.abc import Iterator
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 from msgspec import Struct, structs
@@ -21,7 +20,6 @@ from schemas.manifest import Mode
 from . import features, sys
 from .info import link_by_id, link_info, links, prog_by_id
 from .netns import entered
-from .standby import stood_in
 from .uapi import AttachFlag, AttachType, LinkType, XdpFlag
 
 CLSACT_INGRESS = 0xFFFFFFF2
@@ -231,23 +229,6 @@ def evict(point: AttachPoint, ifindex: int, found: Occupant) -> None:
 def put_back(point: AttachPoint, ifindex: int, found: Occupant, prog_fd: sys.Fd) -> None:
     """Puts an evicted XDP program on its hook again, by netlink: a link that was detached stays so."""
     _set_xdp(structs.replace(point, mode=found.mode), ifindex, prog_fd.fileno(), XdpFlag.XDP_FLAGS_UPDATE_IF_NOEXIST)
-
-
-@contextlib.contextmanager
-def emptied(point: AttachPoint, ifindex: int, before: int, new: sys.Fd, owner: Owner, pin: Path) -> Iterator[None]:
-    """While an XDP hook goes from program `before` to `new`, in another mode: it is not left empty by a kill."""
-
-    def is_done() -> bool:
-        here = {found.prog_id for found in occupants(point, ifindex)}
-        return before in here or (pin.exists() if has_link(point.mode) else bool(here))
-
-    def fill() -> None:
-        link = attach(point, ifindex, new, owner)
-        if link:
-            sys.obj_pin(link, pin)
-
-    with stood_in(is_done, fill):
-        yield
 
 
 @contextlib.contextmanager

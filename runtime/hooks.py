@@ -21,7 +21,7 @@ from .plan import excludes
 from .standby import stood_in
 from .state import LiveAttachment, LiveChain, attach_points
 from .steps import Step
-from .takeover import Takeover
+from .takeover import Takeover, mode_change
 
 if TYPE_CHECKING:
     from .foreign import Replace, Stranger
@@ -157,7 +157,8 @@ class Hooks(Struct):
             owner, pin = Owner(self.chain, point.name, prog_info(new).id), pins.link(point.name)
             with contextlib.ExitStack() as meanwhile:
                 if excluded:
-                    meanwhile.enter_context(attach.emptied(point, ifindex, excluded.prog_id, new, owner, pin))
+                    before = excluded.prog_id
+                    meanwhile.enter_context(mode_change(point, ifindex, before=before, new=new, owner=owner, pin=pin))
                     self._evict(excluded)  # from here to the next line the hook is empty
                 link = attach.attach(point, ifindex, new, owner)
                 self.made[point.name] = link

@@ -9,6 +9,7 @@ device takes one mode at a time: the hook is empty for a moment.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from msgspec import Struct
@@ -19,6 +20,25 @@ from . import attach, sys
 from .attach import AttachPoint, Holder, Occupant, Owner
 from .info import link_by_id, prog_by_id, prog_info
 from .standby import stood_in
+
+
+@contextlib.contextmanager
+def mode_change(
+    point: AttachPoint, ifindex: int, *, before: int, new: sys.Fd, owner: Owner, pin: Path
+) -> Iterator[None]:
+    """While an XDP hook goes from program `before` to `new` in another mode: a kill does not leave it empty."""
+
+    def is_done() -> bool:
+        here = {found.prog_id for found in attach.occupants(point, ifindex)}
+        return before in here or (pin.exists() if attach.has_link(point.mode) else bool(here))
+
+    def fill() -> None:
+        link = attach.attach(point, ifindex, new, owner)
+        if link:
+            sys.obj_pin(link, pin)
+
+    with stood_in(is_done, fill):
+        yield
 
 
 class Takeover(Struct):
@@ -41,7 +61,8 @@ class Takeover(Struct):
         if self.found.mode is self.point.mode:
             self._replace(self.new, kept, pin=True)
             return
-        with attach.emptied(self.point, self.ifindex, self.found.prog_id, self.new, self.owner, self.pin):
+        theirs = self.found.prog_id
+        with mode_change(self.point, self.ifindex, before=theirs, new=self.new, owner=self.owner, pin=self.pin):
             attach.evict(self.point, self.ifindex, self.found)
             self.evicted = kept
             self.made = attach.attach(self.point, self.ifindex, self.new, self.owner)

@@ -85,17 +85,13 @@ def begin(
         wanted = make_plan(chain.manifest, live, look(chain.manifest))
         if not wanted and live and live.current:
             return Applied(wanted, live.current.number, watch.stop(), warnings), None
-        if wanted.lost and not accept_state_loss:
-            raise would_lose(wanted, "try")
-        if live and live.current and live.current.pending:
-            message = f"an update in place of chain `{live.chain}` was interrupted"
-            raise LoadFailed(Diagnostic("A144", message, help="`bpfchain apply` finishes it; then try again"))
+        _require_way_back(live, wanted, accept_state_loss=accept_state_loss)
         from .swap import swap_generations
 
         pins = chain_pins(root, chain.manifest.chain)
 
         swapped = structs.replace(wanted, way=Way.GENERATION)  # there has to be an old one beside it
-        recorded: list[Trial] = []
+        announced = _Announcement(wanted, timeout, guard, pins)
         try:
             swap_generations(
                 chain,
@@ -106,36 +102,46 @@ def begin(
                 log_directory,
                 replace,
                 accept_state_loss=accept_state_loss,
-                begun=functools.partial(_say_so, wanted, timeout, guard, pins, recorded),
+                begun=announced.step,
             )
         except BaseException as error:
-            for tried in recorded:
-                _take_back(root, pins.chain, tried, error)
+            if announced.trial:
+                _take_back(root, pins.chain, announced.trial, error)
             raise
     tell_daemon(root)
-    return Applied(swapped, wanted.following, watch.stop(), warnings), recorded[0]
+    return Applied(swapped, wanted.following, watch.stop(), warnings), announced.trial
 
 
-def _say_so(
-    plan: Plan,
-    timeout: timedelta,
-    guard: contextlib.ExitStack,
-    pins: ChainPins,
-    recorded: list[Trial],
-    taken: Hooks,
-) -> Step:
-    """Puts on record what will be on the hooks from the next step on, and who was there."""
+def _require_way_back(live: LiveChain | None, wanted: Plan, *, accept_state_loss: bool) -> None:
+    """Raises `LoadFailed` where going back would not be to what runs now (A144), or what was learned is lost (A150)."""
+    if wanted.lost and not accept_state_loss:
+        raise would_lose(wanted, "try")
+    if live and live.current and live.current.pending:
+        message = f"an update in place of chain `{live.chain}` was interrupted"
+        raise LoadFailed(Diagnostic("A144", message, help="`bpfchain apply` finishes it; then try again"))
 
-    def say() -> None:
-        guard.enter_context(guarding(pins))
+
+class _Announcement(Struct):
+    """Puts on record what will be on the hooks from the next step on, and who was there: from then on a `trial`."""
+
+    plan: Plan
+    timeout: timedelta
+    guard: contextlib.ExitStack
+    pins: ChainPins
+    trial: Trial | None = None
+
+    def step(self, taken: Hooks) -> Step:
+        end = functools.partial(forget_trial, self.pins)
+        return Step("say what is being tried", functools.partial(self._say, taken), end, clears=True)
+
+    def _say(self, taken: Hooks) -> None:
+        self.guard.enter_context(guarding(self.pins))
         replaced = tuple((name, found) for name, others in taken.foreign.items() for found in others)
         for name, found in replaced:
             if found.mode is not Mode.TC:  # there it stays where it is until the try is confirmed
-                pin_replaced(pins, name, found)
-        recorded.append(Trial(plan.following, plan.running, now() + timeout.total_seconds(), replaced))
-        write_trial(pins, recorded[-1])
-
-    return Step("say what is being tried", say, functools.partial(forget_trial, pins), clears=True)
+                pin_replaced(self.pins, name, found)
+        self.trial = Trial(self.plan.following, self.plan.running, now() + self.timeout.total_seconds(), replaced)
+        write_trial(self.pins, self.trial)
 
 
 class NotTakenBack(LoadFailed):
