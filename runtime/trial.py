@@ -1,9 +1,9 @@
 """What is being tried of a chain: a record in bpffs that outlives everybody who waits, and the lock of who goes back.
 
-The record is there from before the first hook is swapped until the try is confirmed or taken back. So are pins of the
-programs of others that are replaced: whoever put them there may be gone by then. For as long as the guard lives, it
-holds a lock on the chain's directory, which the kernel takes from it whatever it dies of: a record without the lock is
-a try that nobody will take back by himself.
+The record is there from before the first hook is swapped until the try is taken back; or it is confirmed, and what it
+replaced has gone. So are pins of the programs of others that are replaced: whoever put them there may be gone by then.
+For as long as the guard lives, it holds a lock on the chain's directory, which the kernel takes from it whatever it
+dies of: a record without the lock is a try that nobody will take back by himself.
 """
 
 from __future__ import annotations
