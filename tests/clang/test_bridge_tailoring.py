@@ -15,13 +15,14 @@ from tests.clang.test_bridge_folding import MIXED, PLAIN, compiled, program
 
 HEADER = "bridge.bpf.h"
 
-SWITCHES = {"cfg->vlan_aware": "false", "cfg->states": "NULL", "cfg->bpdu_filter": "false", "cfg->bpdu_guard": "false"}
+SWITCHES = {"cfg->vlan_aware": "false", "cfg->states": "NULL", "cfg->bpdu_guard": "false", "cfg->root_guard": "false"}
 """Where the rest of the bridge asks for the features."""
 
 BODIES = {
     "bridge_classify": "return PARSED;",
     "bridge_leave": "return PARSED;",
     "bridge_bpdu": "return PARSED;",
+    "bridge_filters_bpdus": "return false;",
     "bridge_states": "return NULL;",
     "bridge_state": "return PORT_FORWARDING;",
 }

@@ -157,10 +157,26 @@ def test_bpdus_pass_while_there_is_no_control_plane(mode: str, vlans: str, tmp_p
 
 
 @every_mode
-@pytest.mark.parametrize("kept", [{"bpdu-guard": True}, {"bpdu-filter": True}], ids=str)
+@pytest.mark.parametrize("kept", [{"bpdu-guard": True}, {"root-guard": True}, {"bpdu-filter": True}], ids=str)
 def test_but_not_those_that_nobody_is_to_hear(mode: str, kept: dict[str, bool], tmp_path: Path) -> None:
     ports = {**VLANS["without VLANs"], "a": {"stp": kept}}
     with network(*PORTS) as net, running(net.dut, chain(mode, ports), tmp_path) as compiled:
         write_states(compiled, forwarding(), UNSERVED)
         net.send("a", frame(station("a"), BPDU_ADDRESS, itertools.count()))
         assert net.arrivals() == {}
+
+
+@every_mode
+@pytest.mark.parametrize("vlans", VLANS)
+@pytest.mark.parametrize("features", [{}, {"multicast": {}}], ids=str)
+def test_nor_do_they_leave_by_a_port_that_filters_them(
+    mode: str, vlans: str, features: dict[str, Any], tmp_path: Path
+) -> None:
+    serial, ports = itertools.count(), VLANS[vlans]
+    filtering = chain(mode, {**ports, "b": {**ports["b"], "stp": {"bpdu-filter": True}}})
+    filtering["services"]["br0"] |= features
+    with network(*PORTS) as net, running(net.dut, filtering, tmp_path) as compiled:
+        write_states(compiled, forwarding(), UNSERVED)
+        bpdu, others = frame(station("a"), BPDU_ADDRESS, serial), frame(station("a"), BROADCAST, serial)
+        net.send("a", bpdu, others)
+        assert net.arrivals(b=1, c=2) == {"b": [others], "c": [bpdu, others]}

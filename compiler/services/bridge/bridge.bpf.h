@@ -73,10 +73,11 @@ struct bridge_config {
 	bool admit_tagged; /* frames that are tagged with a VLAN that the port is a member of */
 	__u32 pvid;        /* VLAN of all other frames; 0: they are dropped */
 	enum vlan_form (*vlan_egress)(__u32 port, __u32 vid);
-	void *states;     /* NULL: no spanning tree, every port forwards */
-	bool bpdu_filter; /* BPDUs end here unheard */
-	bool bpdu_guard;  /* they shut the port: nobody else ever hears them */
-	void *storm;      /* buckets: STORM_SORTS for each port */
+	void *states;                 /* NULL: no spanning tree, every port forwards */
+	bool bpdu_guard;              /* BPDUs shut the port: nobody else ever hears them */
+	bool root_guard;              /* a better root may not be heard through here */
+	struct port_set bpdu_filters; /* ports that BPDUs neither come in nor leave by */
+	void *storm;                  /* buckets: STORM_SORTS for each port */
 	struct bucket_rate storm_broadcast;
 	struct bucket_rate storm_multicast;
 	struct bucket_rate storm_unknown;
@@ -408,29 +409,51 @@ static __always_inline bool is_link_local(__u64 mac)
 	return (mac & 0xffffffffffULL) == 0xc28001ULL && last >= 0x01 && last <= 0x0f;
 }
 
-/* No port is held back from getting a copy (bridge_is_for()). */
+static __always_inline bool bridge_filters_bpdus(const struct bridge_config *cfg)
+{
+	return cfg->bpdu_filters.word[0] | cfg->bpdu_filters.word[1];
+}
+
+/* Whether not every port gets a copy of every flood (bridge_is_for()). */
+static __always_inline bool bridge_selects(const struct bridge_config *cfg)
+{
+	return cfg->mdb || bridge_filters_bpdus(cfg);
+}
+
+/* No port is held back from getting a copy. */
 static __always_inline void bridge_to_all(struct packet *pkt, const struct bridge_config *cfg)
 {
-	if (cfg->mdb && pkt->in_skb)
+	if (bridge_selects(cfg) && pkt->in_skb)
 		pkt->receivers[0] = pkt->receivers[1] = ~0ULL;
+}
+
+/* But for those that no BPDU leaves by; at XDP each copy is looked at. */
+static __always_inline void bridge_bpdu_to_all(struct packet *pkt, const struct bridge_config *cfg)
+{
+	bridge_to_all(pkt, cfg);
+	if (bridge_filters_bpdus(cfg) && pkt->in_skb) {
+		pkt->receivers[0] &= ~cfg->bpdu_filters.word[0];
+		pkt->receivers[1] &= ~cfg->bpdu_filters.word[1];
+	}
 }
 
 /*
  * A BPDU is for the control plane. While that gives no sign of life, ports that forward pass it on as well, as a bridge
  * does that knows no spanning tree: so the others hear each other through this one, and find the loops that it is in.
+ * Those that a guard is there for are not passed on: nobody would keep a better root behind it from being taken.
  */
 static __always_inline __u32 bridge_bpdu(struct packet *pkt, const struct bridge_config *cfg,
 					 const struct port_states *states, enum port_state state)
 {
-	if (cfg->bpdu_filter)
+	if (port_set_has(cfg->bpdu_filters.word, cfg->port))
 		return drop(DROP_LINK_LOCAL);
-	if (!states || state != PORT_FORWARDING || cfg->bpdu_guard)
+	if (!states || state != PORT_FORWARDING || cfg->bpdu_guard || cfg->root_guard)
 		return slow_path(BRIDGE_BPDU);
 	if (bpf_ktime_get_coarse_ns() < states->served_until_ns)
 		return slow_path(BRIDGE_BPDU);
 	slow_path_copy(pkt, BRIDGE_BPDU); /* it may be late only */
 	pkt->tci = 0;
-	bridge_to_all(pkt, cfg);
+	bridge_bpdu_to_all(pkt, cfg);
 	return VERDICT_FLOOD;
 }
 
@@ -499,7 +522,9 @@ static __always_inline bool bridge_is_for(struct packet *pkt, const struct bridg
 	if (pkt->in_skb)
 		return port_set_has(pkt->receivers, port);
 	destination = mac_u64(pkt->eth->h_dest);
-	if (!is_group_mac(destination) || destination == BROADCAST_MAC)
+	if (port_set_has(cfg->bpdu_filters.word, port) && is_bpdu(destination))
+		return false;
+	if (!cfg->mdb || !is_group_mac(destination) || destination == BROADCAST_MAC)
 		return true;
 	ports = mdb_lookup(cfg->mdb, cfg->mdb_kept_until, snoop(pkt, cfg->vlan_aware, &key), &key);
 	return !ports || port_set_has(ports->word, port);
@@ -515,7 +540,7 @@ static __always_inline bool bridge_transmit(struct packet *pkt, const struct bri
 		return false;
 	if (cfg->vlan_aware && !pkt->in_skb && vlan_parse(pkt) != PARSED)
 		return false;
-	if (cfg->mdb && !bridge_is_for(pkt, cfg, port))
+	if (bridge_selects(cfg) && !bridge_is_for(pkt, cfg, port))
 		return false;
 	if (!cfg->vlan_aware || (cfg->states && !(pkt->tci & VLAN_VID_MASK)))
 		return true;

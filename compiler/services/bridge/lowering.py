@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from schemas.manifest import Hook, HostFact, Role, Scope
@@ -17,7 +17,6 @@ from .fdb import BPF_F_MMAPABLE, MAC_BITS, SET_SIZE, Fdb
 from .learning_lowering import learning_constants, learning_functions, learning_maps, static_constant
 from .model import BridgeModel
 from .storm import SORTS
-from .stp import PortStp
 
 PORT_STATES_SIZE = 264  # struct port_states
 _HZ = HostBound("hz", HostFact.HZ, None)
@@ -31,7 +30,7 @@ def lower(instance: ServiceInstance, port: Port, hook: Hook) -> LoweredPort:
         constants=(
             *_constants(instance, port, model),
             *_vlan_constants(port, model),
-            *_stp_constants(port, model),
+            *_stp_constants(instance, port, model),
             *_storm_constants(port, model),
             *learning_constants(instance, port, model),
             *(static_constant(instance, entry, Inlined("", entry.text)) for entry in model.inlined),
@@ -112,12 +111,28 @@ def _vlan_constants(port: Port, model: BridgeModel) -> Iterator[Constant]:
             yield Constant(path, vlans.text, "VLANs of another port", Inlined("", vlans.text), vlans.span)
 
 
-def _stp_constants(port: Port, model: BridgeModel) -> Iterator[Constant]:
-    given = model.stp.ports[port.name] if model.stp else PortStp()
-    if given.bpdu_filter:
-        yield Constant(f"{port}.stp.bpdu-filter", "true", "BPDUs are not heard", Inlined("bpdu_filter", "1"), port.span)
+def _stp_constants(instance: ServiceInstance, port: Port, model: BridgeModel) -> Iterator[Constant]:
+    """Of the port itself, but that no BPDU leaves by another one that filters them."""
+    if not model.stp:
+        return
+    ports = model.stp.ports
+    given = ports[port.name]
+    filters = [each for each in instance.ports if ports[each.name].bpdu_filter]
+    if filters:
+        path, names = f"{instance.name}.stp.bpdu-filter", " ".join(each.name for each in filters)
+        home = Inlined("bpdu_filters", _port_set(filters))
+        yield Constant(path, names, "ports that no BPDU comes in or leaves by", home, filters[0].span)
     if given.bpdu_guard:
         yield Constant(f"{port}.stp.bpdu-guard", "true", "BPDUs shut the port", Inlined("bpdu_guard", "1"), port.span)
+    if given.root_guard:
+        home = Inlined("root_guard", "1")
+        yield Constant(f"{port}.stp.root-guard", "true", "BPDUs are never passed on", home, port.span)
+
+
+def _port_set(ports: Iterable[Port]) -> str:
+    """struct port_set."""
+    bits = sum(1 << port.index for port in ports)
+    return f"{{{{{bits % (1 << 64):#x}ULL, {bits >> 64:#x}ULL}}}}"
 
 
 def _states(instance: ServiceInstance, model: BridgeModel) -> Iterator[MapDef]:
