@@ -15,9 +15,11 @@ import yaml
 import bpfchain
 from compiler.build import Compiled, build
 from runtime import sys
+from runtime.bpffs import bpffs_root
 from runtime.load import load_object
 from runtime.netns import entered
 from runtime.object import read_object
+from runtime.pin import chain_pins
 from runtime.uapi import AttachType
 from schemas.manifest import Mode
 from tests.clang.c import compile_c
@@ -209,6 +211,27 @@ def test_what_is_known_survives_the_daemon_and_a_reload(tmp_path: Path) -> None:
         router.net.send("left", beyond)
         expected = ethernet(RIGHT, SERVER, IPV4, ipv4(HERE, "192.0.2.1", ttl=63))
         assert router.heard(right=1) == {"right": [expected]}, "the neighbour is known under its new route as well"
+
+
+def neighbours_version(router: Served) -> int:
+    pins = chain_pins(bpffs_root(), router.name).generations()[-1]
+    record = pins.read_record()
+    assert record
+    (found,) = [each for each in record.manifest.maps if each.name == "gw__neighbours_version"]
+    with sys.obj_get(pins.map(found.name, found.layout)) as opened:
+        ((_, value),) = sys.map_entries(opened, found.key_size, found.value_size)
+    return int.from_bytes(value, "little")
+
+
+def test_a_control_plane_that_begins_lets_all_neighbours_be_looked_up_anew(tmp_path: Path) -> None:
+    """Who has brought them over from another generation may have written other MACs."""
+    with served(chain(Mode.NATIVE), tmp_path) as router:
+        router.introduce()
+        router.process.kill()
+        before = neighbours_version(router)
+        router.process.start()
+        router.process.wait_for(router.name, "gw", "running")
+        assert neighbours_version(router) != before
 
 
 def test_a_device_that_has_changed_changes_nothing_until_the_next_apply(tmp_path: Path) -> None:
