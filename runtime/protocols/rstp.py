@@ -255,12 +255,26 @@ class Bridge(Struct):
             port.proposed = port.proposed or bpdu.proposal
             self._note_topology_change(port, bpdu)
             port.agree = port.agree and port.info_is is Info.RECEIVED and bpdu.priority <= port.port_priority
+            self._forget_what_is_withdrawn(port, bpdu.priority)
             port.port_priority, port.port_times = bpdu.priority, bpdu.times
             _restart_information(port)
             port.info_is = Info.RECEIVED
             port.reselect, port.selected = True, False
         elif bpdu.learning:
             port.disputed, port.agreed = True, False  # recordDispute (17.21.10)
+
+    def _forget_what_is_withdrawn(self, port: Port, said: PriorityVector) -> None:
+        """What a bridge has said better before on other links to it is no more, though its word for them may be late.
+
+        Not the standard's: there an alternate port at such a link opens with the old root, the neighbour takes that for
+        a new way to it, and both count up to Max Age with a loop between them.
+        """
+        for other in self.ports.values():
+            known = other.port_priority
+            same_neighbour = other.info_is is Info.RECEIVED and known.bridge_id == said.bridge_id
+            if other is not port and same_neighbour and known[:2] < said[:2]:
+                other.info_is = Info.AGED
+                other.reselect, other.selected = True, False
 
     def _take_root_or_alternate(self, port: Port, bpdu: Bpdu) -> None:
         """recordAgreement (17.21.9)."""

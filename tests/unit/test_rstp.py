@@ -389,6 +389,25 @@ def test_random_networks_become_trees_and_stay_free_of_loops_while_links_fail(da
     assert_trees(found)
 
 
+def test_what_a_neighbour_withdraws_on_one_link_is_gone_on_a_parallel_one() -> None:
+    """Bridge 5 loses its way to the root, and 3 must not offer it back for what it heard by the other of two links."""
+    found = network(6, 4)
+    found.bridges[0] = Bridge.of(BridgeSettings(1, rapid=False), [PortSettings(number) for number in range(1, 5)])
+    for one, other in [
+        ((0, 1), (1, 1)),
+        ((3, 1), (5, 1)),
+        ((3, 2), (5, 2)),
+        ((1, 2), (4, 1)),
+        ((4, 2), (5, 3)),
+        ((2, 1), (5, 4)),
+    ]:
+        found.connect(one, other)
+    seconds(found, 70)
+    found.cut((5, 3))
+    seconds(found, 70)
+    assert_trees(found)
+
+
 QUICK = {"hello_time": 1, "max_age": 6, "forward_delay": 4}
 
 
