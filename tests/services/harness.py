@@ -9,6 +9,7 @@ a received packet has it in the skb's metadata.
 
 from __future__ import annotations
 
+import socket
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -27,11 +28,12 @@ from runtime.control_maps import ControlMap, service_map
 from runtime.generation import prepare
 from runtime.netns import entered
 from runtime.ringbuf import RingBuffer
+from runtime.uapi import AttachType, XdpFlag
 from runtime.upcalls import Upcall, read_upcalls
 from runtime.veth import veth_pairs
 from schemas.counters import CounterLayout
 from schemas.manifest import Hook, ServiceRecord
-from schemas.slow_path import LABEL, LABEL_ETHERTYPE, LABEL_HEADER, LABEL_MAGIC
+from schemas.slow_path import INJECT_LINK, LABEL, LABEL_ETHERTYPE, LABEL_HEADER, LABEL_MAGIC
 from tests.rig.lab import Lab
 
 RING = "chain_slow_path"
@@ -133,10 +135,12 @@ class Bench:
             file = folder / f"chain-{hook}.yaml"
             file.write_text(yaml.safe_dump(_chain(config, ports, hook), sort_keys=False))
             compiled = build(file).chain
+            pairs = veth_pairs(compiled.manifest)
             with entered(self._namespace.name):
-                for pair in veth_pairs(compiled.manifest):  # they go with the namespace
+                for pair in pairs:  # they go with the namespace
                     veth.create(pair, mtu=1500)
                 self._generation = stack.enter_context(prepare(compiled))
+                self._injected_by = self._open_injection(pairs, stack)
             self._manifest = compiled.manifest
             self._record = next(service for service in compiled.manifest.services if service.name == SERVICE)
             self._programs = {p.port: p.name for p in compiled.manifest.programs if not p.egress}
@@ -185,6 +189,23 @@ class Bench:
         with entered(self._namespace.name):  # a TC test run looks its devices up in the caller's namespace
             return kernel.prog_test_run(self._generation.programs[self._programs[port]], frame, repeat=repeat)
 
+    def _open_injection(self, pairs: Sequence[veth.VethPair], stack: ExitStack) -> int:
+        """The device that injected frames come by. One with an XDP program on it can be that of a test run."""
+        injector = self._generation.programs.get(f"inject_{self.hook}")
+        if injector is None:
+            return 0
+        (ifindex,) = (socket.if_nametoindex(pair.b) for pair in pairs if pair.link.startswith(INJECT_LINK))
+        if self.hook is Hook.XDP:
+            native = XdpFlag.XDP_FLAGS_DRV_MODE
+            stack.enter_context(kernel.link_create(injector, ifindex, AttachType.BPF_XDP, native))
+        return ifindex
+
+    def _arrival(self, length: int) -> bytes:
+        """The context of a test run whose frame comes by the injection link: a `struct xdp_md` or `__sk_buff`."""
+        if self.hook is Hook.XDP:
+            return struct.pack("=6I", 0, length, 0, self._injected_by, 0, 0)
+        return struct.pack("=36xI152x", self._injected_by)
+
     def _inject(self, port: str, frame: bytes) -> kernel.TestRun:
         """Runs the program that takes the label off, and goes to that of `port` (runtime/downcalls.py)."""
         slots = (slot for slot in self._manifest.tail_slots if slot.program == self._programs[port])
@@ -192,7 +213,9 @@ class Bench:
         label = LABEL.pack(LABEL_MAGIC, slot.index)
         labelled = LABEL_HEADER.pack(label, LABEL_ETHERTYPE) + frame if self.hook is Hook.XDP else frame + label
         with entered(self._namespace.name):
-            run = kernel.prog_test_run(self._generation.programs[f"inject_{self.hook}"], labelled)
+            run = kernel.prog_test_run(
+                self._generation.programs[f"inject_{self.hook}"], labelled, ctx=self._arrival(len(labelled))
+            )
         # A test run puts XDP's metadata, which is the mark, before the frame.
         return replace(run, data=run.data[4:]) if self.hook is Hook.XDP else run
 
