@@ -6,8 +6,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
-# Most tests wait, for timers and for packets: twice as many at a time as there are CPUs.
-WORKERS := $(shell echo $$(( $$(nproc) > 4 ? 8 : 2 * $$(nproc) )))
+# Most tests wait, for timers and for packets: half as many again at a time as there are CPUs.
+WORKERS := $(shell echo $$(( $$(nproc) > 5 ? 8 : ($$(nproc) * 3 + 1) / 2 )))
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS)
 
 # The ziglang wheel carries a whole clang (90 MB): left out where the machine has one that will do.

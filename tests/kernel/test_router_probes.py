@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from ipaddress import IPv4Address, IPv6Address, ip_interface
 from typing import cast
 
@@ -18,8 +19,9 @@ from runtime.routing.ports import Ports, RouterPort
 from runtime.services.router import Router
 from schemas.manifest import Hook
 from schemas.services.router import Address, Kind, NextHopRecord
+from tests.kernel.live import eventually
 from tests.rig.frames import Wire
-from tests.rig.lab import Lab
+from tests.rig.lab import Device, Lab
 from tests.unit.test_router_neighbours import Table
 
 pytestmark = pytest.mark.kernel
@@ -48,6 +50,7 @@ def test_a_stack_that_is_asked_alone_stays_known(address: Address) -> None:
         cable = lab.cable((lab.namespace("dut"), "left"), (lab.namespace("far"), "eth0"))
         lab.address(cable.station, "10.7.1.10/24")
         lab.address(cable.station, "fd00:1::10/64")
+        eventually(lambda: _is_up(cable.station), True)
         own = (ip_interface("10.7.1.1/24"), ip_interface("fd00:1::1/64"))
         port = RouterPort(0, "left", cable.port.mac_bytes, 1500, own)
         ports = Ports((port,), (), lambda _index: NextHopRecord(Kind.NONE))
@@ -69,6 +72,12 @@ def test_a_stack_that_is_asked_alone_stays_known(address: Address) -> None:
                 _hear(router, wire, now)
                 assert neighbours[key].state is State.REACHABLE, "its answer was not understood"
         assert table.content[key].mac == cable.station.mac_bytes
+
+
+def _is_up(station: Device) -> bool:
+    """Whether the kernel has noticed the carrier, without which it hears nothing that is sent to a group."""
+    shown = ["ip", "-n", station.namespace.name, "-oneline", "link", "show", "dev", station.name]
+    return " state UP " in subprocess.run(shown, capture_output=True, text=True, check=True).stdout
 
 
 def _hear(router: Router, wire: Wire, now: float) -> None:
