@@ -287,3 +287,23 @@ class Stream:
                     seen.add(frame)
             self._memory[1:] = _COUNTS.pack(False, sent, len(seen), repeated)[1:]
             time.sleep(_PAUSE_SECONDS)
+
+
+def killed_at_step(run: Callable[[Callable[[object], None]], object], number: int) -> None:
+    """Runs a guard in a child process, which dies in the place of step `number`; `run` is given who hears of them."""
+    count = 0
+
+    def on_step(_: object) -> None:
+        nonlocal count
+        if count == number:
+            os._exit(KILLED)
+        count += 1
+
+    child = os.fork()
+    if child == 0:
+        try:
+            run(on_step)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == KILLED

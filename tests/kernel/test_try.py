@@ -38,6 +38,7 @@ from runtime.trying import Decided, abort, begin, cannot_be_undone, confirm
 from schemas.compiled import CompiledChain, save
 from schemas.diagnostic import ChainError, LoadFailed
 from schemas.render import render
+from tests.kernel.faults import KILLED, killed_at_step
 from tests.kernel.live import (
     NOTHING,
     A,
@@ -60,7 +61,6 @@ from tests.rig.network import Network, network
 
 pytestmark = pytest.mark.kernel
 
-KILLED = 9
 LONG = timedelta(seconds=60)
 SHORT = timedelta(seconds=0.05)
 PATIENCE_SECONDS = 20.0
@@ -384,22 +384,7 @@ def test_both_are_killed_and_it_is_said(machine: Host, terminal: Terminal, net: 
 
 def killed_at(machine: Host, chain: CompiledChain, number: int, require: str | None) -> None:
     """A guard in a child process that dies in the place of step `number`."""
-    count = 0
-
-    def on_step(_: Step) -> None:
-        nonlocal count
-        if count == number:
-            os._exit(KILLED)
-        count += 1
-
-    child = os.fork()
-    if child == 0:
-        try:
-            guarded(machine, chain, require, on_step)
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == KILLED
+    killed_at_step(lambda on_step: guarded(machine, chain, require, on_step), number)
 
 
 def guarded(machine: Host, chain: CompiledChain, require: str | None, on_step: Any = None) -> Outcome:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys as python
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ from runtime.uapi import AttachType
 from schemas.compiled import CompiledChain, save
 from schemas.diagnostic import LoadFailed
 from schemas.manifest import Mode
-from tests.kernel.faults import KILLED
+from tests.kernel.faults import killed_at_step
 from tests.kernel.live import A, B, Host, bridge, descriptors, eventually, frame, host
 from tests.kernel.strangers import CASES, Case, Foreign, strangers
 from tests.rig.network import Network, network
@@ -208,22 +207,7 @@ def guarded(machine: Host, chain: CompiledChain, prog_id: int, require: str | No
 
 def killed_at(machine: Host, chain: CompiledChain, prog_id: int, number: int) -> None:
     """A guard in a child process that dies in the place of step `number`."""
-    count = 0
-
-    def on_step(_: Step) -> None:
-        nonlocal count
-        if count == number:
-            os._exit(KILLED)
-        count += 1
-
-    child = os.fork()
-    if child == 0:
-        try:
-            guarded(machine, chain, prog_id, None, on_step)
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == KILLED
+    killed_at_step(lambda on_step: guarded(machine, chain, prog_id, None, on_step), number)
 
 
 @pytest.mark.parametrize("name", ["link", "netlink in another mode"])

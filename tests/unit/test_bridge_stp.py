@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from msgspec.structs import replace
 
@@ -43,7 +45,7 @@ def lowered(stp: str = "stp: {}", p1: str = "{}") -> ChainIR:
     return verify(lower(resolve(read("edge.yaml", CHAIN.format(stp=stp, p1=p1)))), "lower")
 
 
-def control(stp: str = "stp: {}", p1: str = "{}") -> object:
+def control(stp: str = "stp: {}", p1: str = "{}") -> Any:
     return lowered(stp, p1).services[0].control
 
 
@@ -97,12 +99,12 @@ def test_everything_that_can_be_said() -> None:
 
 def test_an_edge_is_not_the_same_as_one_that_is_to_be_found_out() -> None:
     edges = [control(p1=f"{{stp: {{edge: {edge}}}}}") for edge in ("true", "false", "auto")]
-    assert [each["stp"]["ports"]["p1"]["edge"] for each in edges] == [True, False, None]  # type: ignore[index]
+    assert [each["stp"]["ports"]["p1"]["edge"] for each in edges] == [True, False, None]
 
 
 def test_a_link_is_point_to_point_or_not_or_that_is_to_be_found_out() -> None:
     given = [control(p1=f"{{stp: {{point-to-point: {each}}}}}") for each in ("true", "false", "auto")]
-    assert [each["stp"]["ports"]["p1"]["point_to_point"] for each in given] == [True, False, None]  # type: ignore[index]
+    assert [each["stp"]["ports"]["p1"]["point_to_point"] for each in given] == [True, False, None]
 
 
 def test_without_a_spanning_tree_nothing_is_there_for_it() -> None:
