@@ -187,6 +187,10 @@ class Neighbours:
         neighbour = self._table.get(key)
         return neighbour.mac or None if neighbour else None
 
+    def waiting(self) -> list[Held]:
+        """All packets that wait: first those to whoever was asked for first."""
+        return [held for key in self._asked for held in self._table[key].held]
+
     def tick(self, now: float) -> None:
         """Does all that is due."""
         if now < self._due:

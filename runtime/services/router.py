@@ -231,12 +231,20 @@ def start(context: Context) -> None:
 
 
 def reload(context: Context) -> None:
-    """A new generation: addresses, ports and maps may be others; what is known of neighbours is in the maps."""
-    before = {(port.name, port.mac, port.addresses) for port in context.state.ports.ports}
+    """A new generation: addresses, ports and maps may be others; what is known of neighbours is in the maps.
+
+    Packets that wait arrive anew where they have come in, so that this generation decides on their way.
+    """
+    old: Router = context.state
+    before = {(port.name, port.mac, port.addresses) for port in old.ports.ports}
     stop(context)
     context.state = _router(context, time.monotonic())
     ports = context.state.ports.ports
     context.state.announce([port for port in ports if (port.name, port.mac, port.addresses) not in before])
+    for held in old.neighbours.waiting():
+        name = old.ports[held.port].name
+        if name in context.ports:
+            context.inject(name, held.frame)
 
 
 def on_link(context: Context, port: Port) -> None:

@@ -65,6 +65,12 @@ class Served:
     def heard(self, **expected: int) -> dict[str, list[bytes]]:
         return self.net.arrivals(**expected)
 
+    def reload(self, described: dict[str, Any], folder: Path) -> None:
+        file = folder / "changed.yaml"
+        file.write_text(yaml.safe_dump({"chain": self.name, **described}, sort_keys=False))
+        with entered(self.net.dut.name):
+            bpfchain.apply(bpfchain.compile(file, folder / "changed"))
+
     def introduce(self) -> None:
         """Both hosts become known to the router: by a packet each way that has to be resolved."""
         self.net.send("left", ethernet(HOST, LEFT, IPV4, ipv4(HERE, THERE)))
@@ -200,17 +206,31 @@ def test_what_is_known_survives_the_daemon_and_a_reload(tmp_path: Path) -> None:
         router.process.kill()
         router.net.send("left", ethernet(HOST, LEFT, IPV4, packet))
         assert router.heard(right=1) == delivered
-        changed = {"chain": router.name, **chain(Mode.NATIVE, routes=[{"to": "192.0.2.0/24", "via": THERE}])}
-        file = tmp_path / "changed.yaml"
-        file.write_text(yaml.safe_dump(changed, sort_keys=False))
-        with entered(router.net.dut.name):
-            bpfchain.apply(bpfchain.compile(file, tmp_path / "changed"))
+        router.reload(chain(Mode.NATIVE, routes=[{"to": "192.0.2.0/24", "via": THERE}]), tmp_path)
         router.net.send("left", ethernet(HOST, LEFT, IPV4, packet))
         assert router.heard(right=1) == delivered
         beyond = ethernet(HOST, LEFT, IPV4, ipv4(HERE, "192.0.2.1"))
         router.net.send("left", beyond)
         expected = ethernet(RIGHT, SERVER, IPV4, ipv4(HERE, "192.0.2.1", ttl=63))
         assert router.heard(right=1) == {"right": [expected]}, "the neighbour is known under its new route as well"
+
+
+def test_packets_that_wait_outlive_a_reload(tmp_path: Path) -> None:
+    """They take the way of the new generation, and count as one hop all the same."""
+    packets = [ipv4(HERE, "192.0.2.1", ports(number, 80), identification=number) for number in range(3)]
+    after = [ipv4(HERE, "192.0.2.1", ports(number, 80), identification=number, ttl=63) for number in range(3)]
+    old, new = ("10.7.2.66", "10.7.2.77")
+    with served(chain(Mode.NATIVE, routes=[{"to": "192.0.2.0/24", "via": old}]), tmp_path) as router:
+        router.net.send("left", *[ethernet(HOST, LEFT, IPV4, packet) for packet in packets])
+        asked = ethernet(RIGHT, BROADCAST, ARP, arp(1, (RIGHT, "10.7.2.1"), ("00:00:00:00:00:00", old)))
+        assert router.heard(right=1) == {"right": [asked.ljust(60, b"\0")]}
+        router.reload(chain(Mode.NATIVE, routes=[{"to": "192.0.2.0/24", "via": new}]), tmp_path)
+        asked = ethernet(RIGHT, BROADCAST, ARP, arp(1, (RIGHT, "10.7.2.1"), ("00:00:00:00:00:00", new)))
+        heard: list[bytes] = []
+        while asked.ljust(60, b"\0") not in heard:  # until then the old next hop may be asked once more
+            heard += router.heard(right=1)["right"]
+        router.net.send("right", ethernet(SERVER, RIGHT, ARP, arp(2, (SERVER, new), (RIGHT, "10.7.2.1"))))
+        assert router.heard(right=3) == {"right": [ethernet(RIGHT, SERVER, IPV4, packet) for packet in after]}
 
 
 def neighbours_version(router: Served) -> int:
