@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
-from schemas.manifest import Hook, Role, Scope
+from schemas.manifest import Hook
 from schemas.slow_path import INJECT_LINK
 
 from .ir import Injector, InternalLink, MapDef, Program, ProgramName, TailSlot
+from .maps import links_map
 from .model import Chain, Port, ServiceInstance
 
 
@@ -44,7 +45,7 @@ def inject(chain: Chain, programs: Iterable[Program], origins: Mapping[tuple[Por
         array = f"inject_{name.replace('.', '_')}_ports"
         injector = Injector(f"inject_{name.replace('.', '_')}", users[0], hook, array, users[0].span)
         injectors.append(injector)
-        maps.append(_prog_array(injector, len(members)))
+        maps.append(links_map(array, "BPF_MAP_TYPE_PROG_ARRAY", "__u32", 4, len(members), injector.span))
         slots += [TailSlot(array, index, member.name, member.span) for index, member in enumerate(members)]
         beside = origins[first.instance.port(first.port), hook]
         links.append(InternalLink(f"{INJECT_LINK}{name}", hook, injector.name, beside))
@@ -67,19 +68,3 @@ def _named(
     for key, members in groups.items():
         seen[key[0]] += 1
         yield key[0] if seen[key[0]] == 1 else f"{key[0]}.{seen[key[0]]}", key, members
-
-
-def _prog_array(injector: Injector, slots: int) -> MapDef:
-    return MapDef(
-        name=injector.map,
-        type="BPF_MAP_TYPE_PROG_ARRAY",
-        key_type="__u32",
-        key_size=4,
-        value_type="__u32",
-        value_size=4,
-        max_entries=slots,
-        scope=Scope.CHAIN,
-        role=Role.LINKS,
-        layout="links/1",
-        span=injector.span,
-    )

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator
 from msgspec.structs import replace
 
 from schemas.counters import CounterLayout
-from schemas.diagnostic import Span
-from schemas.manifest import Hook, HostFact, Role, Scope
+from schemas.manifest import Hook, HostFact, Role
 
 from .inject import inject
 from .ir import (
@@ -32,6 +31,7 @@ from .ir import (
     ToProgram,
     VirtualPort,
 )
+from .maps import array, links_map, map_name, port_order
 from .model import Chain, Host, Interface, LinkEnd, Port, ServiceInstance
 from .names import c_name as c_name
 from .slow_path import (
@@ -44,6 +44,7 @@ from .slow_path import (
     upcalls_map,
 )
 
+_COUNTERS = "counters"
 DEVMAP_ENTRY_SIZE = 8  # struct bpf_devmap_val: ifindex, fd of an egress program
 
 
@@ -106,12 +107,12 @@ def prog_array(hook: Hook) -> str:
 
 def counters_map(service: str) -> str:
     """The per-CPU array of a service's counters."""
-    return f"{c_name(service)}__counters"
+    return map_name(service, _COUNTERS)
 
 
 def devmap(service: str) -> str:
     """The devmap that leads out of a service's ports; the slot is the port's index."""
-    return f"{c_name(service)}__tx"
+    return map_name(service, "tx")
 
 
 def flood_map(port: Port) -> str:
@@ -316,9 +317,7 @@ def _maps(chain: Chain, programs: tuple[Program, ...], slots: dict[tuple[Port, H
     for hook in Hook:
         taken = [slot for slot in slots.values() if slot.map == prog_array(hook)]
         if prog_array(hook) in used:
-            yield _links_map(
-                prog_array(hook), "BPF_MAP_TYPE_PROG_ARRAY", 4, len(taken), Scope.CHAIN, taken[0].span, None
-            )
+            yield links_map(prog_array(hook), "BPF_MAP_TYPE_PROG_ARRAY", "__u32", 4, len(taken), taken[0].span)
 
 
 def counts_copies(programs: Iterable[Program], service: ServiceInstance) -> bool:
@@ -328,37 +327,23 @@ def counts_copies(programs: Iterable[Program], service: ServiceInstance) -> bool
 
 def _counters(service: ServiceInstance, *, copies: bool) -> MapDef:
     layout = CounterLayout(len(service.ports))
-    names = [
-        *(port.name for port in service.ports),
-        *(f"{number}={name}" for number, name in service.service.drop_reasons),
-    ]
-    return MapDef(
-        name=counters_map(service.name),
-        type="BPF_MAP_TYPE_PERCPU_ARRAY",
-        key_type="__u32",
-        key_size=4,
-        value_type="struct counters",
-        value_size=layout.size,
-        max_entries=len(service.ports),
-        scope=Scope.SERVICE,
+    reasons = " ".join(f"{number}={name}" for number, name in service.service.drop_reasons)
+    return array(
+        service,
+        _COUNTERS,
+        "struct counters",
+        layout.size,
+        len(service.ports),
         role=Role.COUNTERS,
-        layout=f"counters/{2 if copies else 1} {' '.join(names)}",
+        layout=f"counters/{2 if copies else 1} {port_order(service)} {reasons}",
         span=service.span,
-        service=service.name,
+        per_cpu=True,
     )
 
 
 def _devmap(name: str, slots: int, service: ServiceInstance) -> MapDef:
-    return _links_map(name, "BPF_MAP_TYPE_DEVMAP", DEVMAP_ENTRY_SIZE, slots, Scope.SERVICE, service.span, service.name)
-
-
-def _links_map(
-    name: str, type: str, value_size: int, slots: int, scope: Scope, span: Span, service: str | None
-) -> MapDef:
-    value_type = "__u32" if value_size == 4 else "struct bpf_devmap_val"
-    return MapDef(
-        name, type, "__u32", 4, value_type, value_size, slots, scope, Role.LINKS, "links/1", span, service=service
-    )
+    value_type = "struct bpf_devmap_val"
+    return links_map(name, "BPF_MAP_TYPE_DEVMAP", value_type, DEVMAP_ENTRY_SIZE, slots, service.span, service.name)
 
 
 def _device_slots(chain: Chain, programs: tuple[Program, ...]) -> Iterator[DeviceSlot]:

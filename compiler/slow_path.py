@@ -10,8 +10,8 @@ from schemas.manifest import Role, Scope
 from schemas.slow_path import FATES, FRAME_BYTES, RECORD
 
 from .ir import Constant, InMap, LoadTime, MapDef
+from .maps import array, map_name
 from .model import ServiceInstance, SlowPath
-from .names import c_name
 
 RING = "chain_slow_path"
 SCRATCH = "chain_scratch"
@@ -19,17 +19,18 @@ RING_BYTES = 4 << 20
 """Room for 2,700 frames of 1500 bytes; a power of two, and whole pages."""
 
 SLOW_PATH_RATE, SLOW_PATH_BURST = "slow-path.rate", "slow-path.burst"
+_UPCALLS, _BUCKETS = "upcalls", "buckets"
 _BUCKET_BYTES = 24  # struct slow_path_bucket
 
 
 def upcalls_map(service: str) -> str:
     """The per-CPU array that counts what a service sent up: a counter for each reason and fate."""
-    return f"{c_name(service)}__upcalls"
+    return map_name(service, _UPCALLS)
 
 
 def buckets_map(service: str) -> str:
     """The per-CPU array of what each of a service's reasons may still send up, from each of its ports."""
-    return f"{c_name(service)}__buckets"
+    return map_name(service, _BUCKETS)
 
 
 def slow_path_constants(limit: SlowPath) -> tuple[Constant, ...]:
@@ -46,35 +47,29 @@ def slow_path_constants(limit: SlowPath) -> tuple[Constant, ...]:
 def slow_path_maps(service: ServiceInstance) -> Iterator[MapDef]:
     """The maps of one service with reasons to send packets up."""
     reasons = max(number for number, _ in service.slow_path_reasons) + 1
-    yield MapDef(
-        name=upcalls_map(service.name),
-        type="BPF_MAP_TYPE_PERCPU_ARRAY",
-        key_type="__u32",
-        key_size=4,
-        value_type="struct counter",
-        value_size=COUNTER_SIZE,
-        max_entries=reasons * len(FATES),
-        scope=Scope.SERVICE,
+    yield array(
+        service,
+        _UPCALLS,
+        "struct counter",
+        COUNTER_SIZE,
+        reasons * len(FATES),
         role=Role.COUNTERS,
         layout="upcalls/1",
         span=service.span,
-        service=service.name,
+        per_cpu=True,
         counts=True,
         entries=tuple(_labels(service)),
     )
-    yield MapDef(
-        name=buckets_map(service.name),
-        type="BPF_MAP_TYPE_PERCPU_ARRAY",
-        key_type="__u32",
-        key_size=4,
-        value_type="struct slow_path_bucket",
-        value_size=_BUCKET_BYTES,
-        max_entries=reasons * len(service.ports),
-        scope=Scope.SERVICE,
+    yield array(
+        service,
+        _BUCKETS,
+        "struct slow_path_bucket",
+        _BUCKET_BYTES,
+        reasons * len(service.ports),
         role=Role.SCRATCH,
         layout="buckets/2",
         span=service.span,
-        service=service.name,
+        per_cpu=True,
     )
 
 

@@ -9,7 +9,6 @@ from msgspec import Struct
 
 MAC_BITS = 48
 WORD_BITS = 64
-BPF_F_MMAPABLE = 1 << 10
 WAYS = 8  # FDB_WAYS in bridge.bpf.h
 SET_SIZE = WAYS * WORD_BITS // 8  # bytes: struct fdb_set
 

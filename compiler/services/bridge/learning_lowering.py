@@ -12,10 +12,10 @@ from schemas.manifest import Role, Scope
 from ...addresses import show_duration
 from ...bucket import TIME_SHIFT, Bucket
 from ...ir import Constant, GeneratedFunction, Inlined, InMap, LoadTime, MapDef
-from ...lower import c_name, port_name
+from ...lower import port_name
+from ...maps import BPF_F_MMAPABLE, array, map_name, port_order, with_headroom
 from ...model import Port, ServiceInstance
 from ...templates import environment
-from .fdb import BPF_F_MMAPABLE
 from .learning import Moves
 from .model import BridgeModel, StaticEntry
 
@@ -66,7 +66,7 @@ def learning_functions(instance: ServiceInstance, port: Port, model: BridgeModel
         text = jinja.get_template("sticky.c.j2").render(name=name, ports=ports)
         yield GeneratedFunction("sticky", name, text, next(iter(sticky.values())).sticky_span)
     if own:
-        name, table = f"{port_name(port)}__count_set", f"{c_name(instance.name)}__fdb"
+        name, table = f"{port_name(port)}__count_set", map_name(instance.name, "fdb")
         text = jinja.get_template("count_set.c.j2").render(name=name, map=table)
         yield GeneratedFunction("count_set", name, text, own.limit_span)
 
@@ -88,27 +88,14 @@ def _moves(path: str, moves: Moves) -> Iterator[Constant]:
 
 
 def _array(instance: ServiceInstance, name: str, struct: str, size: int, entries: int, span: Span) -> MapDef:
-    return MapDef(
-        name=f"{c_name(instance.name)}__{name}",
-        type="BPF_MAP_TYPE_ARRAY",
-        key_type="__u32",
-        key_size=4,
-        value_type=struct,
-        value_size=size,
-        max_entries=entries,
-        scope=Scope.SERVICE,
-        role=Role.SCRATCH,
-        layout=f"bridge {name}/1",
-        span=span,
-        flags=BPF_F_MMAPABLE,
-        field=name,
-        service=instance.name,
+    layout, flags = f"bridge {name}/1", BPF_F_MMAPABLE
+    return array(
+        instance, name, struct, size, entries, role=Role.SCRATCH, layout=layout, span=span, flags=flags, field=name
     )
 
 
 def _statics(instance: ServiceInstance, model: BridgeModel) -> MapDef:
-    """A power of two, at least twice as many as there are: entries come and go without a new map for a while."""
-    name = f"{c_name(instance.name)}__statics"
+    name = map_name(instance.name, "statics")
     return MapDef(
         name=name,
         type="BPF_MAP_TYPE_HASH",
@@ -116,10 +103,10 @@ def _statics(instance: ServiceInstance, model: BridgeModel) -> MapDef:
         key_size=8,
         value_type="__u32",
         value_size=4,
-        max_entries=1 << (2 * len(model.mapped) - 1).bit_length(),
+        max_entries=with_headroom(len(model.mapped)),
         scope=Scope.SERVICE,
         role=Role.CONFIG,
-        layout=f"bridge statics/1 {' '.join(port.name for port in instance.ports)}",
+        layout=f"bridge statics/1 {port_order(instance)}",
         span=model.mapped[0].span,
         field="statics",
         service=instance.name,

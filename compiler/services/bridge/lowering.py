@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from schemas.manifest import Hook, HostFact, Role, Scope
+from schemas.manifest import Hook, HostFact, Role
 
 from ...bucket import Bucket
 from ...ir import Constant, GeneratedFunction, HostBound, Inlined, LoadTime, LoweredPort, MapDef
-from ...lower import c_name, port_name
+from ...lower import port_name
+from ...maps import BPF_F_MMAPABLE, array, port_order
 from ...model import Port, ServiceInstance
 from ...templates import environment
 from . import multicast, stp
-from .fdb import BPF_F_MMAPABLE, MAC_BITS, SET_SIZE, Fdb
+from .fdb import MAC_BITS, SET_SIZE, Fdb
 from .learning_lowering import learning_constants, learning_functions, learning_maps, static_constant
 from .model import BridgeModel
 from .storm import SORTS
@@ -138,20 +139,15 @@ def _port_set(ports: Iterable[Port]) -> str:
 def _states(instance: ServiceInstance, model: BridgeModel) -> Iterator[MapDef]:
     """The states of all ports: written by the control plane, and kept when the chain is changed."""
     if model.stp:
-        yield MapDef(
-            name=f"{c_name(instance.name)}__states",
-            type="BPF_MAP_TYPE_ARRAY",
-            key_type="__u32",
-            key_size=4,
-            value_type="struct port_states",
-            value_size=PORT_STATES_SIZE,
-            max_entries=1,
-            scope=Scope.SERVICE,
+        yield array(
+            instance,
+            "states",
+            "struct port_states",
+            PORT_STATES_SIZE,
             role=Role.STATE,
-            layout=f"bridge states/2 {' '.join(port.name for port in instance.ports)}",
+            layout=f"bridge states/2 {port_order(instance)}",
             span=model.stp.span,
             field="states",
-            service=instance.name,
         )
 
 
@@ -167,20 +163,16 @@ def _storm_buckets(instance: ServiceInstance, port: Port, model: BridgeModel) ->
     if port.name not in model.storms:
         return
     first = next(limit for limits in model.storms.values() for limit in limits.values())
-    yield MapDef(
-        name=f"{c_name(instance.name)}__storm",
-        type="BPF_MAP_TYPE_ARRAY",
-        key_type="__u32",
-        key_size=4,
-        value_type="__u64",
-        value_size=8,
-        max_entries=len(instance.ports) * len(SORTS),
-        scope=Scope.SERVICE,
+    yield array(
+        instance,
+        "storm",
+        "__u64",
+        8,
+        len(instance.ports) * len(SORTS),
         role=Role.SCRATCH,
         layout="buckets/1",
         span=first.span,
         field="storm",
-        service=instance.name,
     )
 
 
@@ -195,27 +187,18 @@ def _geometry(instance: ServiceInstance, model: BridgeModel) -> Fdb:
 
 def _fdb(instance: ServiceInstance, model: BridgeModel) -> MapDef:
     geometry = _geometry(instance, model)
-    return MapDef(
-        name=f"{c_name(instance.name)}__fdb",
-        type="BPF_MAP_TYPE_ARRAY",
-        key_type="__u32",
-        key_size=4,
-        value_type="struct fdb_set",
-        value_size=SET_SIZE,
-        max_entries=1 << geometry.set_bits,
-        scope=Scope.SERVICE,
+    return array(
+        instance,
+        "fdb",
+        "struct fdb_set",
+        SET_SIZE,
+        1 << geometry.set_bits,
         role=Role.STATE,
-        layout=_layout(instance, geometry),
+        layout=f"bridge {geometry.layout} {port_order(instance)}",
         span=model.size_span,
         flags=BPF_F_MMAPABLE,
         field="fdb",
-        service=instance.name,
     )
-
-
-def _layout(instance: ServiceInstance, geometry: Fdb) -> str:
-    """Entries hold ports by their index."""
-    return f"bridge {geometry.layout} {' '.join(port.name for port in instance.ports)}"
 
 
 def _functions(instance: ServiceInstance, port: Port, model: BridgeModel) -> Iterator[GeneratedFunction]:

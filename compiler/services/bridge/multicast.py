@@ -15,8 +15,8 @@ from schemas.manifest import Role, Scope
 
 from ...addresses import Address, parse_address, parse_duration
 from ...ir import MapDef
+from ...maps import BPF_F_NO_PREALLOC, array, map_name, port_order
 from ...model import Port, ServiceInstance
-from ...names import c_name
 from ...source import Report, Value
 from ...words import show
 from .vlans import PortVlans, member_vlan
@@ -25,7 +25,6 @@ DEFAULT_GROUPS = 1024
 _KEY_SIZE, _ENTRY_SIZE = 20, 32  # struct mdb_key, struct mdb_entry
 _NEVER_HELD_BACK = IPv4Network("224.0.0.0/24")
 _ALL_NODES = IPv6Address("ff02::1")
-_BPF_F_NO_PREALLOC = 1
 _IP_VERSIONS = 2
 _SECOND = timedelta(seconds=1)
 
@@ -204,9 +203,8 @@ def multicast_maps(
     """Filled by the control plane, for each generation anew: until then all multicast is flooded."""
     if multicast is None:
         return
-    name, names = c_name(instance.name), " ".join(port.name for port in instance.ports)
     yield MapDef(
-        name=f"{name}__mdb",
+        name=map_name(instance.name, "mdb"),
         type="BPF_MAP_TYPE_HASH",
         key_type="struct mdb_key",
         key_size=_KEY_SIZE,
@@ -215,26 +213,21 @@ def multicast_maps(
         max_entries=multicast.groups + len(multicast.static) + _IP_VERSIONS * _count(vlans),
         scope=Scope.SERVICE,
         role=Role.SCRATCH,
-        layout=f"bridge mdb/1 {names}",
+        layout=f"bridge mdb/1 {port_order(instance)}",
         span=multicast.span,
-        flags=_BPF_F_NO_PREALLOC,
+        flags=BPF_F_NO_PREALLOC,
         field="mdb",
         service=instance.name,
     )
-    yield MapDef(
-        name=f"{name}__mdb_kept_until",
-        type="BPF_MAP_TYPE_ARRAY",
-        key_type="__u32",
-        key_size=4,
-        value_type="__u64",
-        value_size=8,
-        max_entries=1,
-        scope=Scope.SERVICE,
+    yield array(
+        instance,
+        "mdb_kept_until",
+        "__u64",
+        8,
         role=Role.SCRATCH,
         layout="ns/1",
         span=multicast.span,
         field="mdb_kept_until",
-        service=instance.name,
     )
 
 

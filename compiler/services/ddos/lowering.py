@@ -14,6 +14,8 @@ from schemas.manifest import Hook, Role, Scope
 
 from ...bucket import Bucket, coarse_clock
 from ...ir import Constant, GeneratedFunction, Inlined, InMap, LoweredPort, MapDef
+from ...lower import port_name
+from ...maps import BPF_F_NO_PREALLOC, array, map_name, with_headroom
 from ...model import Port, ServiceInstance
 from .lists import address_function, port_function, protocol_function
 from .model import BlockedPorts, BlockedPrefix, BlockedProtocol, DdosModel, Rate
@@ -29,7 +31,6 @@ for 256 entries, 2 s for 1,000, 88 s for 5,000, against 0.1 s for a trie, whose 
 
 WAYS = 4  # DDOS_WAYS
 SET_SIZE = 64  # sizeof(struct ddos_set)
-BPF_F_NO_PREALLOC = 1  # an LPM trie cannot be made without it (trie_alloc(), kernel/bpf/lpm_trie.c)
 
 _Entry = BlockedPrefix | BlockedProtocol | BlockedPorts
 
@@ -100,16 +101,13 @@ class _Lowering:
     def _inlined(self) -> Iterator[_List]:
         return (each for each in self.lists if each.inlined)
 
-    def _prefix(self) -> str:
-        return self.instance.name.replace("-", "_")
-
     def _path(self, each: _List, entry: _Entry) -> str:
         return f"{self.instance.name}.block.{each.key} {entry.text}"
 
     def functions(self) -> Iterator[GeneratedFunction]:
         """One function for each list that is code; it returns 1 + the index of the entry's counter."""
         for each in self._inlined():
-            name = f"{self._prefix()}__{self.port.name}__{each.function}"
+            name = f"{port_name(self.port)}__{each.function}"
             span = each.entries[0].span
             first = self.first[each.function] + 1
             yield _function(name, each.function, list(enumerate(each.entries, start=first)), span)
@@ -122,25 +120,22 @@ class _Lowering:
 
     def blocked(self) -> Iterator[MapDef]:
         """The counters of the entries that are code. They are known by position, so the layout names them all."""
-        name = f"{self._prefix()}__blocked"
+        name = map_name(self.instance.name, "blocked")
         counted = [(self._path(each, entry), entry) for each in self._inlined() for entry in each.entries]
         if not counted:
             return
         labels = hashlib.sha256("\n".join(path for path, _ in counted).encode()).hexdigest()[:16]
-        yield MapDef(
-            name=name,
-            type="BPF_MAP_TYPE_PERCPU_ARRAY",
-            key_type="__u32",
-            key_size=4,
-            value_type="struct counter",
-            value_size=COUNTER_SIZE,
-            max_entries=len(counted),
-            scope=Scope.SERVICE,
+        yield array(
+            self.instance,
+            "blocked",
+            "struct counter",
+            COUNTER_SIZE,
+            len(counted),
             role=Role.COUNTERS,
             layout=f"ddos-blocked/1 {labels}",
             span=self.instance.span,
+            per_cpu=True,
             field="blocked",
-            service=self.instance.name,
             counts=True,
             entries=tuple(
                 Constant(path, entry.text, "counted", InMap(name, index.to_bytes(4, "little"), b""), entry.span)
@@ -157,28 +152,24 @@ class _Lowering:
 
     def _near(self, each: _List) -> MapDef:
         """The bit table before a trie: one element, written whole when the list changes."""
-        name, span = f"{self._prefix()}__near_{each.trie}", each.entries[0].span
+        field, span = f"near_{each.trie}", each.entries[0].span
         near = neighbourhood(entry.prefix for entry in each.entries if isinstance(entry, BlockedPrefix)).packed()
+        home = InMap(map_name(self.instance.name, field), bytes(4), near)
         path, meaning = f"{self.instance.name}.block.{each.key}", "where to look closer"
-        return MapDef(
-            name=name,
-            type="BPF_MAP_TYPE_ARRAY",
-            key_type="__u32",
-            key_size=4,
-            value_type="struct ddos_near",
-            value_size=len(near),
-            max_entries=1,
-            scope=Scope.SERVICE,
+        return array(
+            self.instance,
+            field,
+            "struct ddos_near",
+            len(near),
             role=Role.CONFIG,
             layout="ddos-near/1",
             span=span,
-            field=f"near_{each.trie}",
-            service=self.instance.name,
-            entries=(Constant(path, f"{len(each.entries)} entries", meaning, InMap(name, bytes(4), near), span),),
+            field=field,
+            entries=(Constant(path, f"{len(each.entries)} entries", meaning, home, span),),
         )
 
     def _trie(self, each: _List) -> MapDef:
-        name = f"{self._prefix()}__{each.trie}"
+        name = map_name(self.instance.name, each.trie)
         version = each.trie[-1]
         return MapDef(
             name=name,
@@ -187,7 +178,7 @@ class _Lowering:
             key_size=8 if version == "4" else 20,
             value_type="struct counter",
             value_size=COUNTER_SIZE,
-            max_entries=_with_headroom(len(each.entries)),
+            max_entries=with_headroom(len(each.entries)),
             scope=Scope.SERVICE,
             role=Role.CONFIG,
             layout="ddos-prefixes/1",
@@ -219,11 +210,6 @@ def _function(name: str, field: str, numbered: Sequence[tuple[int, _Entry]], spa
     return port_function(name, field, ports, span) if ports else protocol_function(name, field, protocols, span)
 
 
-def _with_headroom(entries: int) -> int:
-    """A power of two, at least twice the entries: a list may grow in place for a while."""
-    return int(1 << (2 * entries - 1).bit_length())
-
-
 def _trie_key(entry: BlockedPrefix) -> bytes:
     """struct ddos_prefix4 or ddos_prefix6: the length as the machine has it, the address as the wire has it."""
     return entry.prefix.prefixlen.to_bytes(4, "little") + entry.prefix.network_address.packed
@@ -246,18 +232,14 @@ def _buckets(instance: ServiceInstance, rate: Rate) -> Iterator[MapDef]:
     """The buckets' place depends on the number of sets, so that is part of the layout."""
     bits = _set_bits(rate)
     for version in (4, 6):
-        yield MapDef(
-            name=f"{instance.name.replace('-', '_')}__buckets{version}",
-            type="BPF_MAP_TYPE_ARRAY",
-            key_type="__u32",
-            key_size=4,
-            value_type="struct ddos_set",
-            value_size=SET_SIZE,
-            max_entries=1 << bits,
-            scope=Scope.SERVICE,
+        yield array(
+            instance,
+            f"buckets{version}",
+            "struct ddos_set",
+            SET_SIZE,
+            1 << bits,
             role=Role.STATE,
             layout=f"ddos-sets/1 {bits}",
             span=rate.span,
             field=f"buckets{version}",
-            service=instance.name,
         )

@@ -6,15 +6,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from schemas.fib.layout import RANGES4_PER_ROUTE, RANGES6_PER_ROUTE, ROOTS_SIZE, capacity
-from schemas.manifest import Role, Scope
+from schemas.manifest import Role
 from schemas.services.router import FOLLOWED_ORDER, NEXTHOP
 
 from ...ir import Constant, Inlined, MapDef
 from ...lower import c_name
+from ...maps import BPF_F_MMAPABLE, array, port_order
 from ...model import ServiceInstance
 from .model import RouterModel
 
-BPF_F_MMAPABLE = 1 << 10
 _PLACE = {4: ("__u32", 4, RANGES4_PER_ROUTE), 6: ("__u64", 8, RANGES6_PER_ROUTE)}
 
 
@@ -59,18 +59,14 @@ def _places(model: RouterModel, version: int) -> int:
 def _map(
     instance: ServiceInstance, model: RouterModel, name: str, value_type: str, value_size: int, max_entries: int = 1
 ) -> MapDef:
-    return MapDef(
-        name=f"{c_name(instance.name)}__{name}",
-        type="BPF_MAP_TYPE_ARRAY",
-        key_type="__u32",
-        key_size=4,
-        value_type=value_type,
-        value_size=value_size,
-        max_entries=max_entries,
-        scope=Scope.SERVICE,
+    return array(
+        instance,
+        name,
+        value_type,
+        value_size,
+        max_entries,
         role=Role.STATE,
-        layout=f"router {name}/1 {model.table_size} {' '.join(port.name for port in instance.ports)}",
+        layout=f"router {name}/1 {model.table_size} {port_order(instance)}",
         span=model.kernel_routes.span if model.kernel_routes else instance.span,
         flags=BPF_F_MMAPABLE,
-        service=instance.name,
     )

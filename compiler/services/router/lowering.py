@@ -16,10 +16,11 @@ from schemas.services.router import NEIGHBOUR, NEIGHBOUR_KEY, NEIGHBOURS_VERSION
 
 from ...addresses import Address
 from ...ir import Constant, GeneratedFunction, HostBound, Inlined, InMap, LoadTime, LoweredPort, MapDef
-from ...lower import c_name, host_symbol, port_name, value_symbol
+from ...lower import host_symbol, port_name, value_symbol
+from ...maps import BPF_F_MMAPABLE, array, map_name, port_order, with_headroom
 from ...model import Port, ServiceInstance
 from ...templates import CText, environment, loaded
-from .fib import BPF_F_MMAPABLE, fib_literal, follow, followed_maps, nexthop_maps
+from .fib import fib_literal, follow, followed_maps, nexthop_maps
 from .model import RouterModel, RouterPort
 from .nexthops import NextHops, number
 from .tree import tree
@@ -175,20 +176,16 @@ class _Lowering(Struct, frozen=True):
 
     def _nexthops(self) -> MapDef:
         """Ports are known by their index here, so their order is part of the layout."""
-        name = f"{c_name(self.instance.name)}__nexthops"
-        return MapDef(
-            name=name,
-            type="BPF_MAP_TYPE_ARRAY",
-            key_type="__u32",
-            key_size=4,
-            value_type="struct nexthop",
-            value_size=NEXTHOP.size,
-            max_entries=_with_headroom(1 + len(self.nexthops.slots)),
-            scope=Scope.SERVICE,
+        name = map_name(self.instance.name, "nexthops")
+        return array(
+            self.instance,
+            "nexthops",
+            "struct nexthop",
+            NEXTHOP.size,
+            with_headroom(1 + len(self.nexthops.slots)),
             role=Role.CONFIG,
-            layout=f"router nexthops/1 {' '.join(port.name for port in self.instance.ports)}",
+            layout=f"router nexthops/1 {port_order(self.instance)}",
             span=self.instance.span,
-            service=self.instance.name,
             entries=tuple(
                 Constant(
                     f"{self.instance.name}.nexthops[{slot.index}]",
@@ -204,7 +201,7 @@ class _Lowering(Struct, frozen=True):
     def _neighbours(self, version: int) -> MapDef:
         """Likewise."""
         return MapDef(
-            name=f"{c_name(self.instance.name)}__neighbours{version}",
+            name=map_name(self.instance.name, f"neighbours{version}"),
             type="BPF_MAP_TYPE_HASH",
             key_type=f"struct neighbour{version}_key",
             key_size=NEIGHBOUR_KEY[version].size,
@@ -213,46 +210,37 @@ class _Lowering(Struct, frozen=True):
             max_entries=NEIGHBOURS,
             scope=Scope.SERVICE,
             role=Role.STATE,
-            layout=f"router neighbours/1 {' '.join(port.name for port in self.instance.ports)}",
+            layout=f"router neighbours/1 {port_order(self.instance)}",
             span=self.instance.span,
             field=f"neighbours{version}",
             service=self.instance.name,
         )
 
     def _neighbours_version(self) -> MapDef:
-        return MapDef(
-            name=f"{c_name(self.instance.name)}__neighbours_version",
-            type="BPF_MAP_TYPE_ARRAY",
-            key_type="__u32",
-            key_size=4,
-            value_type="__u64",
-            value_size=NEIGHBOURS_VERSION_SIZE,
-            max_entries=1,
-            scope=Scope.SERVICE,
+        return array(
+            self.instance,
+            "neighbours_version",
+            "__u64",
+            NEIGHBOURS_VERSION_SIZE,
             role=Role.STATE,
             layout="router neighbours version/1",
             span=self.instance.span,
             flags=BPF_F_MMAPABLE,
             field="neighbours_version",
-            service=self.instance.name,
         )
 
     def _recent(self, version: int) -> MapDef:
         """What each CPU remembers of the neighbours; a new generation looks them up anew."""
-        return MapDef(
-            name=f"{c_name(self.instance.name)}__recent{version}",
-            type="BPF_MAP_TYPE_PERCPU_ARRAY",
-            key_type="__u32",
-            key_size=4,
-            value_type=f"struct recent{version}_places",
-            value_size=RECENT_SIZE[version],
-            max_entries=1,
-            scope=Scope.SERVICE,
+        return array(
+            self.instance,
+            f"recent{version}",
+            f"struct recent{version}_places",
+            RECENT_SIZE[version],
             role=Role.SCRATCH,
             layout="router recent/1",
             span=self.instance.span,
+            per_cpu=True,
             field=f"recent{version}",
-            service=self.instance.name,
         )
 
     def functions(self) -> Iterator[GeneratedFunction]:
@@ -296,11 +284,6 @@ def words(address: Address | int) -> tuple[int, ...]:
     number = int(address)
     width = 32 if isinstance(address, IPv4Address) else 128
     return tuple(number >> shift & 0xFFFFFFFF for shift in range(width - 32, -1, -32))
-
-
-def _with_headroom(entries: int) -> int:
-    """A power of two, at least twice the entries: routes may come and go in place."""
-    return int(1 << (2 * entries - 1).bit_length())
 
 
 _HZ = HostBound("hz", HostFact.HZ, None)
