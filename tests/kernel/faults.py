@@ -29,6 +29,7 @@ from runtime.bpffs import bpffs_root
 from runtime.uapi import Cmd
 from tests.rig.frames import Wire
 from tests.rig.network import Network
+from tests.rig.waiting import until
 
 KILLED = 9
 EVERY_CALL = "BPFCHAIN_TEST_EVERY_CALL"
@@ -229,7 +230,6 @@ _COUNTS = struct.Struct("<?3Q")  # to stop; sent, arrived, arrived more than onc
 _MARK = b"\x88\xb6stream"
 _PAUSE_SECONDS = 0.0005
 _QUIET_SECONDS = 0.3
-_PATIENCE_SECONDS = 10.0
 
 
 class Stream:
@@ -260,10 +260,8 @@ class Stream:
 
     def goes_on(self, frames: int = 20) -> None:
         """Returns when so many more have arrived."""
-        wanted, deadline = self.arrived + frames, time.monotonic() + _PATIENCE_SECONDS
-        while self.arrived < wanted:
-            assert time.monotonic() < deadline, "no frames arrive any more"
-            time.sleep(0.001)
+        wanted = self.arrived + frames
+        until(lambda: self.arrived >= wanted, lambda: "no frames arrive any more")
 
     def check(self) -> None:
         """After the end: every frame that was sent has arrived, once."""

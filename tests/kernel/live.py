@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
@@ -28,12 +27,10 @@ from runtime.uapi import Cmd
 from schemas.compiled import CompiledChain
 from schemas.diagnostic import Diagnostic, LoadFailed
 from tests.rig.lab import Namespace, unique_name
+from tests.rig.network import Network
 from tests.schemas import conforms
 
-_T = TypeVar("_T")
-
 A, B, C = (bytes.fromhex(f"02aa0000000{digit}") for digit in "abc")
-PATIENCE_SECONDS = 5.0
 
 
 def frame(source: bytes, destination: bytes, length: int = 60) -> bytes:
@@ -80,6 +77,14 @@ def guarded_bridge(mode: str = "native") -> dict[str, Any]:
         "services": services,
         "links": links,
     }
+
+
+def changed(aging: str = "90s") -> dict[str, Any]:
+    """The guarded bridge with a constant changed in two programs, and another mode of an interface."""
+    chain = guarded_bridge()
+    chain["services"]["br0"]["fdb"] = {"aging": aging}
+    chain["interfaces"]["p2"]["mode"] = "generic"
+    return chain
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +203,12 @@ class Host:
         return [kind for kind in kinds if kind in ("clsact", "ingress")]
 
 
+def forwards(net: Network, *out: str) -> None:
+    """A frame comes out of these ports, once, and of no other: by a bridge, from p1 to somebody it does not know."""
+    net.send("p1", frame(A, B))
+    assert net.arrivals(**dict.fromkeys(out, 1)) == {port: [frame(A, B)] for port in out}
+
+
 def stations(machine: Host) -> dict[str, str]:
     """The port of every address in the filtering database of the bridge `br0`."""
     (generation,) = chain_pins(bpffs_root(), machine.name).generations()
@@ -226,14 +237,6 @@ def host(namespace: Namespace, folder: Path) -> Iterator[Host]:
     finally:
         if found.name in chains(bpffs_root()):
             found.detach()
-
-
-def eventually(read: Callable[[], _T], wanted: _T) -> None:
-    """The kernel frees programs and maps after a grace period: waits for it, and fails if it does not come."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while (found := read()) != wanted and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert found == wanted
 
 
 def descriptors() -> set[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,29 +28,16 @@ from tests.kernel.live import (
     Host,
     bridge,
     descriptors,
-    eventually,
     frame,
     guard,
     guarded_bridge,
-    host,
     ipv4,
 )
-from tests.rig.network import Network, network
+from tests.rig.network import Network
+from tests.rig.waiting import eventually
 
 pytestmark = pytest.mark.kernel
 MODES = ["native", "generic", "tc"]
-
-
-@pytest.fixture
-def net() -> Iterator[Network]:
-    with network("p1", "p2", "p3") as found:
-        yield found
-
-
-@pytest.fixture
-def machine(net: Network, tmp_path: Path) -> Iterator[Host]:
-    with host(net.dut, tmp_path) as found:
-        yield found
 
 
 def test_a_plan_while_somebody_else_applies(machine: Host, monkeypatch: pytest.MonkeyPatch) -> None:

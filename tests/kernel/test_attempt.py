@@ -20,8 +20,9 @@ from runtime.netns import entered
 from runtime.pin import chains
 from schemas.compiled import save
 from schemas.diagnostic import LoadFailed, NotSupported
-from tests.kernel.live import Host, bridge, descriptors, eventually, host
+from tests.kernel.live import Host, bridge, descriptors, host
 from tests.rig.network import network
+from tests.rig.waiting import eventually
 
 pytestmark = pytest.mark.kernel
 

@@ -23,13 +23,12 @@ from tests.rig.daemon import daemon, own_bpffs
 from tests.rig.frames import Wire
 from tests.rig.lab import Device, Namespace
 from tests.rig.network import network
+from tests.rig.waiting import PATIENCE_SECONDS, eventually
 
 pytestmark = pytest.mark.kernel
 
 OPEN, CLOSED, ALTERNATE = "designated, forwarding", "designated, discarding", "alternate, discarding"
 SHUT, DOWN = "bpdu-guard, discarding", "disabled, discarding"
-PATIENCE_SECONDS = 20.0
-"""An automatic edge takes 3 s, everything else far less."""
 
 _TUNSETIFF, _IFF_TAP, _IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
 _SIOCETHTOOL, _GSET, _SSET = 0x8946, 0x1, 0x2
@@ -49,13 +48,6 @@ def bridge(ports: Mapping[str, Any], interfaces: Mapping[str, Any] | None = None
 def notes(machine: Host) -> dict[str, str]:
     """Role and state of each port of the bridge."""
     return {port.name: port.note for port in machine.status().service("br0").ports}
-
-
-def wait_for(read: Callable[[], Any], wanted: Any) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while (found := read()) != wanted:
-        assert time.monotonic() < deadline, f"{found}, not {wanted}"
-        time.sleep(0.05)
 
 
 def set_link(device: Device, state: str) -> None:
@@ -80,24 +72,24 @@ def test_a_guarded_port_stays_shut_while_the_daemon_is_away(tmp_path: Path) -> N
         host(net.dut, tmp_path) as machine,
     ):
         machine.apply(chain)
-        wait_for(lambda: notes(machine), {"desk": OPEN, "other": OPEN})
+        eventually(lambda: notes(machine), {"desk": OPEN, "other": OPEN})
         net.send("desk", bpdu_of_a_worse_bridge())
-        wait_for(lambda: notes(machine), {"desk": SHUT, "other": OPEN})
+        eventually(lambda: notes(machine), {"desk": SHUT, "other": OPEN})
         for end in (process.kill, process.stop):
             end()
             process.start()
             assert notes(machine) == {"desk": SHUT, "other": OPEN}
         machine.apply(bridge({"desk": guarded, "other": {"stp": {"edge": True, "priority": 16}}}))
         set_link(net.cables["other"].station, "down")
-        wait_for(lambda: notes(machine), {"desk": SHUT, "other": DOWN})
+        eventually(lambda: notes(machine), {"desk": SHUT, "other": DOWN})
         for state, note in (("down", DOWN), ("up", OPEN)):
             set_link(net.cables["desk"].station, state)
-            wait_for(lambda: notes(machine)["desk"], note)
+            eventually(lambda: notes(machine)["desk"], note)
         with Wire(net.cables["desk"].station) as again:  # the one that was there has been told that its link was down
             again.send(bpdu_of_a_worse_bridge())
-        wait_for(lambda: notes(machine)["desk"], SHUT)
+        eventually(lambda: notes(machine)["desk"], SHUT)
         machine.apply(bridge({"desk": edge, "other": edge}))
-        wait_for(lambda: notes(machine)["desk"], OPEN)
+        eventually(lambda: notes(machine)["desk"], OPEN)
 
 
 def trunks(mode: str) -> dict[str, Any]:
@@ -122,18 +114,18 @@ def test_ports_on_vlans_of_a_device_have_its_link(mode: str, tmp_path: Path) -> 
         host(net.dut, tmp_path) as machine,
     ):
         machine.apply(trunks(mode))
-        wait_for(lambda: notes(machine), {"red": OPEN, "green": OPEN, "up": OPEN})
+        eventually(lambda: notes(machine), {"red": OPEN, "green": OPEN, "up": OPEN})
         wire = net.wires["trunk"]
         wire.drain()
         sent = {tag: next(found for found in bpdus(wire.receive) if found[12:16].hex() == tag) for tag in TAGS}
         assert {frame[6:12] for frame in sent.values()} == {net.cables["trunk"].port.mac_bytes}
         for one, other in (TAGS, TAGS[::-1]):
             net.send("trunk", sent[one][:12] + bytes.fromhex(other) + sent[one][16:])
-        wait_for(lambda: notes(machine)["green"], "backup, discarding")
+        eventually(lambda: notes(machine)["green"], "backup, discarding")
         set_link(net.cables["trunk"].station, "down")
-        wait_for(lambda: notes(machine), {"red": DOWN, "green": DOWN, "up": OPEN})
+        eventually(lambda: notes(machine), {"red": DOWN, "green": DOWN, "up": OPEN})
         set_link(net.cables["trunk"].station, "up")
-        wait_for(lambda: notes(machine), {"red": OPEN, "green": OPEN, "up": OPEN})
+        eventually(lambda: notes(machine), {"red": OPEN, "green": OPEN, "up": OPEN})
 
 
 TAGS = ("8100000a", "81000014")
@@ -192,4 +184,4 @@ def test_a_half_duplex_link_is_no_point_to_point_link(tmp_path: Path) -> None:
         assert half == {name: name in ("shared", "given") for name in said}
         assert link_mode("nothing", net.dut.name) == link_mode("full", "no-such-namespace") == LinkMode()
         machine.apply(chain)
-        wait_for(lambda: notes(machine), {"shared": CLOSED, "full": OPEN, "given": OPEN, "denied": CLOSED})
+        eventually(lambda: notes(machine), {"shared": CLOSED, "full": OPEN, "given": OPEN, "denied": CLOSED})

@@ -24,6 +24,7 @@ from schemas.manifest import Hook
 from tests.kernel.bridges import BROADCAST, bridge, chain_of, every_mode, frame, mac
 from tests.rig.daemon import daemon, own_bpffs
 from tests.rig.network import Network, network, running
+from tests.rig.waiting import until
 from tests.services.harness import Bench
 from tests.services.test_bridge import entries as table_entries
 
@@ -290,10 +291,7 @@ def test_a_daemon_writes_down_that_there_may_be_a_loop(tmp_path: Path) -> None:
     with own_bpffs(tmp_path), daemon(tmp_path) as process, bridge(tmp_path, moves={"station": 1}) as (net, chain):
         assert process.state(chain, "br0") == ""
         flap(net, chain, "a", "b")
-        deadline = time.monotonic() + 20
-        while "is there a loop" not in process.log.read_text():
-            assert time.monotonic() < deadline, process.log.read_text()
-            time.sleep(0.1)
+        until(lambda: "is there a loop" in process.log.read_text(), process.log.read_text)
         (told,) = [line for line in process.log.read_text().splitlines() if "is there a loop" in line]
         assert f"level=warning event=problem chain={chain} service=br0" in told
         assert f"{mac(1).hex(':')} moves between " in told

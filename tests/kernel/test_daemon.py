@@ -32,6 +32,7 @@ from tests.rig.lab import Lab
 from tests.rig.network import Network, network, running
 from tests.rig.probe.control import ACROSS, BEACON, BOUNCE, COUNT, LISTEN, NOTHING, PASS, PLAIN, RAISE, plain
 from tests.rig.traffic import send_udp
+from tests.rig.waiting import eventually
 
 pytestmark = [pytest.mark.kernel]
 
@@ -206,10 +207,7 @@ def test_apply_and_detach_are_picked_up(tmp_path: Path) -> None:
             file.write_text(bpfchain_yaml({**one_probe(), "slow-path": {"rate": 1000 * reloads}}, name))
             with entered(net.dut.name):
                 assert bpfchain.apply(bpfchain.compile(file)).generation == 1 + reloads
-            deadline = time.monotonic() + 5
-            while (process.status() or {})["chains"][name]["generation"] != 1 + reloads:
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            eventually(lambda: (process.status() or {})["chains"][name]["generation"], 1 + reloads)
             assert ask(net) == (1 + reloads, reloads)
     assert "chain is gone" in process.log.read_text()
 

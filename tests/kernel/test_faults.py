@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,23 +34,12 @@ from schemas.compiled import CompiledChain
 from schemas.diagnostic import ChainError, Diagnostic, LoadFailed
 from schemas.manifest import Mode, Role
 from tests.kernel.faults import Call, Doors, Point, Stream, dies, to_die_at, to_fail
-from tests.kernel.live import NOTHING, Host, bridge, descriptors, eventually, guard, guarded_bridge, host
+from tests.kernel.live import NOTHING, Host, bridge, descriptors, guard, guarded_bridge
 from tests.kernel.strangers import CASES, Case, Foreign, strangers
-from tests.rig.network import Network, network
+from tests.rig.network import Network
+from tests.rig.waiting import eventually
 
 pytestmark = pytest.mark.kernel
-
-
-@pytest.fixture
-def net() -> Iterator[Network]:
-    with network("p1", "p2", "p3") as found:
-        yield found
-
-
-@pytest.fixture
-def machine(net: Network, tmp_path: Path) -> Iterator[Host]:
-    with host(net.dut, tmp_path) as found:
-        yield found
 
 
 def blocked(*more: str) -> dict[str, Any]:

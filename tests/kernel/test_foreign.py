@@ -30,31 +30,14 @@ from schemas.diagnostic import LoadFailed
 from schemas.manifest import Mode
 from schemas.render import render
 from tests.clang.c import compile_c
-from tests.kernel.live import A, B, Host, bridge, descriptors, eventually, frame, guarded_bridge, host
-from tests.kernel.strangers import CASES, FOREIGN, Case, Foreign, strangers
-from tests.rig.network import Network, network
+from tests.kernel.live import Host, bridge, descriptors, forwards, guarded_bridge, host
+from tests.kernel.strangers import CASES, FOREIGN, Case, Foreign
+from tests.rig.network import Network
+from tests.rig.waiting import eventually
 
 pytestmark = pytest.mark.kernel
 
 PORTS = ("p1", "p2")
-
-
-@pytest.fixture
-def net() -> Iterator[Network]:
-    with network("p1", "p2", "p3") as found:
-        yield found
-
-
-@pytest.fixture
-def machine(net: Network, tmp_path: Path) -> Iterator[Host]:
-    with host(net.dut, tmp_path) as found:
-        yield found
-
-
-@pytest.fixture
-def foreign(net: Network) -> Iterator[Foreign]:
-    with strangers(net) as found:
-        yield found
 
 
 @pytest.fixture
@@ -75,11 +58,6 @@ def untouched(machine: Host) -> None:
 def take_over(machine: Host, foreign: Foreign, port: str, prog_id: int, mode: str = "native") -> None:
     with entered(machine.namespace.name):
         apply(machine.compiled(bridge(mode)), replace=[(port, prog_id)])
-
-
-def forwards(net: Network) -> None:
-    net.send("p1", frame(A, B))
-    assert net.arrivals(p2=1) == {"p2": [frame(A, B)]}
 
 
 # --- refused --------------------------------------------------------------------------------------------------------
@@ -172,14 +150,14 @@ def test_a_hook_is_taken_over_and_not_given_back(case: Case, machine: Host, fore
     assert (now.link_id == there.link_id != 0) == (case.put is CASES["link"].put or case is CASES["generic link"])
     if link:
         link.close()  # whoever made it may go: the hook is ours
-    forwards(foreign.net)
+    forwards(foreign.net, "p2")
     assert machine.status().problems == ()
     assert not machine.plan(bridge(case.mode))
 
     before = machine.footprint()
     assert machine.apply(bridge(case.mode, aging="9s")).generation == 2
     eventually(lambda: len(before.left().progs), 0)
-    forwards(foreign.net)
+    forwards(foreign.net, "p2")
     machine.detach()
     assert foreign.on("p2", mode) == ()
 
@@ -275,7 +253,7 @@ def test_several_programs_of_a_hook_are_named_one_by_one(machine: Host, foreign:
             assert len(foreign.on("p1", Mode.TC)) == 2
             apply(machine.compiled(bridge("tc")), replace=[("p1", foreign.tc_id), ("p1", second.tc_id)])
     assert [found.holder for found in foreign.on("p1", Mode.TC)] == [Holder.TCX_LINK]
-    forwards(foreign.net)
+    forwards(foreign.net, "p2")
 
 
 @pytest.mark.parametrize("held_by", ["netlink", "link"])
@@ -326,7 +304,7 @@ def test_replace_from_the_command_line(machine: Host, foreign: Foreign, tmp_path
     assert wrong.exit_code == 2
     assert "`p2` is not a device and a program's id, like eth0=17" in wrong.output
     assert right.exit_code == 0, right.output
-    forwards(foreign.net)
+    forwards(foreign.net, "p2")
 
 
 # --- left alone -----------------------------------------------------------------------------------------------------

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,27 +24,14 @@ from tests.kernel.live import (
     Host,
     bridge,
     descriptors,
-    eventually,
     frame,
     guarded_bridge,
-    host,
 )
 from tests.rig.lab import Lab
-from tests.rig.network import Network, network
+from tests.rig.network import Network
+from tests.rig.waiting import eventually
 
 pytestmark = pytest.mark.kernel
-
-
-@pytest.fixture
-def net() -> Iterator[Network]:
-    with network("p1", "p2", "p3") as found:
-        yield found
-
-
-@pytest.fixture
-def machine(net: Network, tmp_path: Path) -> Iterator[Host]:
-    with host(net.dut, tmp_path) as found:
-        yield found
 
 
 # --- kernels without links ------------------------------------------------------------------------------------------

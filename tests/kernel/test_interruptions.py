@@ -25,17 +25,15 @@ from schemas.render import render
 from tests.clang.c import compile_c
 from tests.kernel.live import (
     NOTHING,
-    A,
-    B,
     Host,
     bridge,
+    changed,
     descriptors,
-    eventually,
-    frame,
+    forwards,
     guarded_bridge,
-    host,
 )
-from tests.rig.network import Network, network
+from tests.rig.network import Network
+from tests.rig.waiting import eventually
 from tests.unit.manifests import with_program
 
 pytestmark = pytest.mark.kernel
@@ -43,28 +41,8 @@ pytestmark = pytest.mark.kernel
 KILLED = 9
 
 
-@pytest.fixture
-def net() -> Iterator[Network]:
-    with network("p1", "p2", "p3") as found:
-        yield found
-
-
-@pytest.fixture
-def machine(net: Network, tmp_path: Path) -> Iterator[Host]:
-    with host(net.dut, tmp_path) as found:
-        yield found
-
-
 class Stopped(Exception):
     """Raised by a test in the place of a step."""
-
-
-def changed() -> dict[str, object]:
-    """The guarded bridge with a constant changed in two programs, a port's service gone, and another interface mode."""
-    chain = guarded_bridge()
-    chain["services"]["br0"]["fdb"] = {"aging": "90s"}
-    chain["interfaces"]["p2"]["mode"] = "generic"
-    return chain
 
 
 def steps_of(machine: Host, chain: CompiledChain) -> list[str]:
@@ -72,11 +50,6 @@ def steps_of(machine: Host, chain: CompiledChain) -> list[str]:
     titles: list[str] = []
     machine.apply(chain, on_step=lambda step: titles.append(step.title))
     return titles
-
-
-def forwards(net: Network) -> None:
-    net.send("p1", frame(A, B))
-    assert net.arrivals(p2=1, p3=1) == {"p2": [frame(A, B)], "p3": [frame(A, B)]}
 
 
 def attached(machine: Host) -> dict[str, int]:
@@ -129,7 +102,7 @@ def test_a_swap_that_fails_at_any_step_goes_back(machine: Host, net: Network) ->
         assert machine.devices() == devices, steps[number]
         assert descriptors() == before, steps[number]
         assert machine.status().problems == ()
-    forwards(net)
+    forwards(net, "p2", "p3")
     assert not machine.plan(first)
 
 
@@ -165,7 +138,7 @@ def test_a_program_that_the_verifier_refuses_changes_nothing(machine: Host, net:
         machine.apply(bad)
     assert machine.footprint() == running
     assert machine.generations() == ["generation-1"]
-    forwards(net)
+    forwards(net, "p2", "p3")
 
 
 def test_an_object_without_the_function(machine: Host) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +18,12 @@ from runtime.steps import Step
 from runtime.uapi import MapType
 from schemas.compiled import save
 from schemas.diagnostic import LoadFailed
-from tests.kernel.live import A, B, C, Host, bridge, frame, guard, host, ipv4, stations
-from tests.rig.network import Network, network
+from tests.kernel.live import A, B, C, Host, bridge, frame, guard, ipv4, stations
+from tests.rig.network import Network
 from tests.unit.manifests import fdb, sample
 
 pytestmark = pytest.mark.kernel
 MODES = ["native", "generic", "tc"]
-
-
-@pytest.fixture
-def net() -> Iterator[Network]:
-    with network("p1", "p2", "p3") as found:
-        yield found
-
-
-@pytest.fixture
-def machine(net: Network, tmp_path: Path) -> Iterator[Host]:
-    with host(net.dut, tmp_path) as found:
-        yield found
 
 
 @pytest.mark.parametrize("mode", MODES)

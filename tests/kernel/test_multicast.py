@@ -24,11 +24,11 @@ from runtime.netns import entered
 from runtime.services.bridge_groups import Group, Groups, Snooped, groups
 from schemas.diagnostic import LoadFailed
 from schemas.manifest import Mode
-from tests.kernel.live import eventually
 from tests.rig.daemon import DaemonProcess, daemon, own_bpffs
 from tests.rig.frames import Wire, collect
 from tests.rig.lab import Cable, Lab, Namespace
 from tests.rig.network import running
+from tests.rig.waiting import eventually
 
 pytestmark = pytest.mark.kernel
 

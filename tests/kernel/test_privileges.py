@@ -9,7 +9,6 @@ import stat
 import subprocess
 import sys as python
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,27 +22,16 @@ from runtime.daemon_socket import RUN_VARIABLE
 from runtime.netns import entered
 from runtime.pin import chains
 from schemas.compiled import save
-from tests.kernel.live import A, B, Host, bridge, frame, guarded_bridge, host
+from tests.kernel.live import A, B, Host, bridge, frame, guarded_bridge
 from tests.rig import probe
-from tests.rig.network import Network, network
+from tests.rig.network import Network
 from tests.rig.probe.control import PASS, plain
+from tests.rig.waiting import until
 
 pytestmark = pytest.mark.kernel
 
 UID = 54321
 ENOUGH = ("bpf", "net_admin", "perfmon")
-
-
-@pytest.fixture
-def net() -> Iterator[Network]:
-    with network("p1", "p2", "p3") as found:
-        yield found
-
-
-@pytest.fixture
-def machine(net: Network, tmp_path: Path) -> Iterator[Host]:
-    with host(net.dut, tmp_path) as found:
-        yield found
 
 
 def becoming(caps: Sequence[str]) -> list[str]:
@@ -267,10 +255,7 @@ def test_with_one_more_the_daemon_can_run_too(user: User, net: Network) -> None:
     run.mkdir()
     os.chown(run, UID, UID)
     with user.daemon(run) as log:
-        deadline = time.monotonic() + 20
-        while 'event="chain is served"' not in log.read_text():
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.02)
+        until(lambda: 'event="chain is served"' in log.read_text(), log.read_text)
         up = A + B + probe.UP + bytes([0, PASS]) + bytes(44)
         net.send("p1", up)
         assert net.arrivals(p2=1) == {"p2": [plain(up)]}

@@ -19,9 +19,9 @@ from runtime.routing.ports import Ports, RouterPort
 from runtime.services.router import Router
 from schemas.manifest import Hook
 from schemas.services.router import Address, Kind, NextHopRecord
-from tests.kernel.live import eventually
 from tests.rig.frames import Wire
 from tests.rig.lab import Device, Lab
+from tests.rig.waiting import eventually
 from tests.unit.test_router_neighbours import Table
 
 pytestmark = pytest.mark.kernel

@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys as python
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -46,8 +45,9 @@ from tests.kernel.live import (
     Footprint,
     Host,
     bridge,
+    changed,
     descriptors,
-    eventually,
+    forwards,
     frame,
     guarded_bridge,
     host,
@@ -57,40 +57,13 @@ from tests.kernel.live import (
     guard as guard_chain,
 )
 from tests.rig.daemon import own_bpffs
-from tests.rig.network import Network, network
+from tests.rig.network import Network
+from tests.rig.waiting import PATIENCE_SECONDS, eventually, until
 
 pytestmark = pytest.mark.kernel
 
 LONG = timedelta(seconds=60)
 SHORT = timedelta(seconds=0.05)
-PATIENCE_SECONDS = 20.0
-
-
-@pytest.fixture
-def net() -> Iterator[Network]:
-    with network("p1", "p2", "p3") as found:
-        yield found
-
-
-@pytest.fixture
-def machine(net: Network, tmp_path: Path) -> Iterator[Host]:
-    with host(net.dut, tmp_path) as found:
-        yield found
-
-
-def changed() -> dict[str, Any]:
-    """The guarded bridge with a constant changed in two programs, and another mode of an interface."""
-    chain = guarded_bridge()
-    chain["services"]["br0"]["fdb"] = {"aging": "9s"}
-    chain["interfaces"]["p2"]["mode"] = "generic"
-    return chain
-
-
-def until(condition: Any) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it does not come"
-        time.sleep(0.02)
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,17 +374,12 @@ def steps_of(machine: Host, chain: CompiledChain, require: str | None) -> list[s
     return titles
 
 
-def forwards(net: Network) -> None:
-    net.send("p1", frame(A, B))
-    assert net.arrivals(p2=1, p3=1) == {"p2": [frame(A, B)], "p3": [frame(A, B)]}
-
-
 @pytest.mark.parametrize("require", [None, "true"], ids=["taken-back", "kept"])
 def test_a_guard_that_is_killed_at_any_step_leaves_traffic_running_and_the_next_apply_mends(
     require: str | None, machine: Host, net: Network
 ) -> None:
     """By going back, and then on to what is wanted; every fourth time that is the chain that was tried."""
-    first, second = machine.compiled(guarded_bridge()), machine.compiled(changed())
+    first, second = machine.compiled(guarded_bridge()), machine.compiled(changed("9s"))
     machine.apply(first)
     steps = steps_of(machine, second, require)
     assert {"say what is being tried", "finish the new generation", WAITING} <= set(steps)
@@ -421,7 +389,7 @@ def test_a_guard_that_is_killed_at_any_step_leaves_traffic_running_and_the_next_
     for number, title in list(enumerate(steps))[untold:]:
         machine.apply(first)
         killed_at(machine, second, number, require)
-        forwards(net)
+        forwards(net, "p2", "p3")
         wanted = second if number % 4 == 3 else first
         footprint = machine.footprint()
         machine.apply(wanted)
@@ -525,7 +493,7 @@ class Stopped(Exception):
 
 
 def test_a_try_that_fails_at_any_step_goes_back(machine: Host, net: Network) -> None:
-    first, second = machine.compiled(guarded_bridge()), machine.compiled(changed())
+    first, second = machine.compiled(guarded_bridge()), machine.compiled(changed("9s"))
     machine.apply(first)
     steps = steps_of(machine, second, None)
     before = descriptors()
@@ -544,7 +512,7 @@ def test_a_try_that_fails_at_any_step_goes_back(machine: Host, net: Network) -> 
         assert machine.status().trial is None, steps[number]
         assert not machine.plan(first), steps[number]
         assert descriptors() == before, steps[number]
-    forwards(net)
+    forwards(net, "p2", "p3")
 
 
 # --- what stands in the way -----------------------------------------------------------------------------------------
@@ -680,7 +648,7 @@ def test_a_hook_that_somebody_took_meanwhile_does_not_keep_the_rest_from_going_b
         assert other.status().problems == ()
     assert machine.generations() == ["generation-3"]
     machine.apply(bridge(ports=("p1", "p2", "p3")))
-    forwards(net)
+    forwards(net, "p2", "p3")
 
 
 def at(device: str) -> dict[str, Any]:
@@ -800,7 +768,7 @@ def test_an_interface_that_is_left_out_while_it_is_tried_comes_back(machine: Hos
         assert machine.status().problems == ()
         assert {found.name for found in machine.status().interfaces} == {"p1", "p2"}
         taken_back(machine, lock)
-    forwards(net)
+    forwards(net, "p2", "p3")
     assert {found.state for found in machine.status().interfaces} == {"attached"}
     assert not machine.plan(bridge(ports=("p1", "p2", "p3")))
 
@@ -826,10 +794,10 @@ def test_another_mode_and_back(mode: str, machine: Host, net: Network) -> None:
     machine.apply(guarded_bridge())
     with contextlib.ExitStack() as lock:
         tried(machine, guarded_bridge(mode), lock)
-        forwards(net)
+        forwards(net, "p2", "p3")
         assert {found.mode for found in machine.status().interfaces} == {mode} if mode == "generic" else True
         taken_back(machine, lock)
-    forwards(net)
+    forwards(net, "p2", "p3")
     assert {found.mode.value for found in machine.status().interfaces} == {"native"}
     assert machine.status().problems == ()
     assert not machine.plan(guarded_bridge())
@@ -905,7 +873,7 @@ def test_nothing_is_being_tried(machine: Host) -> None:
 
 
 def test_what_was_interrupted_before_all_of_it_ran_cannot_be_kept(machine: Host, net: Network) -> None:
-    first, second = machine.compiled(guarded_bridge()), machine.compiled(changed())
+    first, second = machine.compiled(guarded_bridge()), machine.compiled(changed("9s"))
     machine.apply(first)
     steps = steps_of(machine, second, None)
     killed_at(machine, second, steps.index("finish the new generation"), None)
@@ -918,7 +886,7 @@ def test_what_was_interrupted_before_all_of_it_ran_cannot_be_kept(machine: Host,
             f"  = help: `bpfchain abort {machine.name}` goes back\n"
         )
         abort(machine.name)
-    forwards(net)
+    forwards(net, "p2", "p3")
     assert not machine.plan(first)
     assert len(machine.generations()) == 1
 
@@ -979,7 +947,7 @@ def test_a_change_in_place_is_a_generation_while_it_is_tried(machine: Host, net:
 
 def test_what_going_back_does_not_undo(machine: Host) -> None:
     machine.apply(guarded_bridge())
-    wanted = machine.plan(changed())
+    wanted = machine.plan(changed("9s"))
     (interrupts,) = (change for change in wanted.changes if change.effect is Effect.INTERRUPTS)
     lost = Change(Action.CHANGE, Kind.MAP, "br0__fdb", ("smaller",), Effect.SWAP, Fate.LOST)
     migrated = Change(Action.CHANGE, Kind.MAP, "br0__fdb", ("larger",), Effect.SWAP, Fate.MIGRATED)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys as python
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -28,38 +27,15 @@ from schemas.compiled import CompiledChain, save
 from schemas.diagnostic import LoadFailed
 from schemas.manifest import Mode
 from tests.kernel.faults import killed_at_step
-from tests.kernel.live import A, B, Host, bridge, descriptors, eventually, frame, host
+from tests.kernel.live import Host, bridge, descriptors, forwards
 from tests.kernel.strangers import CASES, Case, Foreign, strangers
-from tests.rig.network import Network, network
+from tests.rig.network import Network
+from tests.rig.waiting import eventually
 
 pytestmark = pytest.mark.kernel
 
 LONG = timedelta(seconds=60)
 SHORT = timedelta(seconds=0.05)
-
-
-@pytest.fixture
-def net() -> Iterator[Network]:
-    with network("p1", "p2", "p3") as found:
-        yield found
-
-
-@pytest.fixture
-def machine(net: Network, tmp_path: Path) -> Iterator[Host]:
-    with host(net.dut, tmp_path) as found:
-        yield found
-
-
-@pytest.fixture
-def foreign(net: Network) -> Iterator[Foreign]:
-    with strangers(net) as found:
-        yield found
-
-
-def forwards(net: Network) -> None:
-    """From p1 to p2, which is the hook that changes hands."""
-    net.send("p1", frame(A, B))
-    assert net.arrivals(p2=1)["p2"] == [frame(A, B)]
 
 
 def tried(machine: Host, chain: dict[str, Any], prog_id: int, lock: contextlib.ExitStack) -> None:
@@ -90,7 +66,7 @@ def test_taken_back_the_hook_is_theirs_again(case: Case, machine: Host, foreign:
             machine.apply(running)
         with contextlib.ExitStack() as lock:
             tried(machine, bridge(case.mode), foreign.on("p2", mode)[0].prog_id, lock)
-            forwards(foreign.net)
+            forwards(foreign.net, "p2")
             assert machine.status().problems == ()
         with entered(machine.namespace.name):
             abort(machine.name)
@@ -114,13 +90,13 @@ def test_confirmed_the_hook_is_ours(name: str, machine: Host, foreign: Foreign) 
     with contextlib.ExitStack() as lock:
         tried(machine, bridge(case.mode), there.prog_id, lock)
         assert (there in foreign.on("p2", mode)) == (mode is Mode.TC)  # it stands behind ours, and sees nothing
-        forwards(foreign.net)
+        forwards(foreign.net, "p2")
     with entered(machine.namespace.name):
         confirm(machine.name)
     (now,) = foreign.on("p2", mode)
     assert now.holder is case.holder
     assert now.prog_id in machine.footprint().progs
-    forwards(foreign.net)
+    forwards(foreign.net, "p2")
     nothing_is_kept(machine)
     assert not machine.plan(bridge(case.mode))
     if link:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import re
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,12 +15,12 @@ from tests.packaging.clean import CHECKOUT, CleanEnvironment, build_wheel, clean
 from tests.rig.daemon import own_bpffs
 from tests.rig.frames import Wire, collect
 from tests.rig.lab import Lab, unique_name
+from tests.rig.waiting import PATIENCE_SECONDS, until
 
 PAGE = (CHECKOUT / "docs" / "control-planes.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
 (CHAIN,) = re.findall(r"^```yaml\n(chain: guarded-door\n.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 BANNED = bytes.fromhex("020000000066")
-PATIENCE_SECONDS = 20.0
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +60,7 @@ def daemon(clean: CleanEnvironment, chain: str, root: Path) -> Iterator[Path]:
             stderr=opened,
         )
     try:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while state(clean, chain, root) != "running":
-            assert time.monotonic() < deadline, log.read_text()
+        until(lambda: state(clean, chain, root) == "running", log.read_text)
         yield log
     finally:
         process.terminate()

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +22,10 @@ from runtime.daemon import Daemon
 from runtime.daemon_socket import daemon_place, daemon_status
 from runtime.log import Log
 
+from .waiting import PATIENCE_SECONDS, until
+
 CHECKOUT = Path(__file__).parents[2]
 OF_TESTS = {"probe": "tests.rig.probe.control"}
-PATIENCE_SECONDS = 20.0
 
 
 @contextlib.contextmanager
@@ -59,11 +59,12 @@ class DaemonProcess:
                 env={**os.environ, **self.environment},
                 stderr=log,
             )
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while (self.status() or {}).get("pid") != self._process.pid:
-            assert self._process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.02)
+        until(self._answers, self.log.read_text)
+
+    def _answers(self) -> bool:
+        assert self._process
+        assert self._process.poll() is None, self.log.read_text()
+        return bool((self.status() or {}).get("pid") == self._process.pid)
 
     @property
     def pid(self) -> int:
@@ -84,10 +85,7 @@ class DaemonProcess:
 
     def wait_for(self, chain: str, service: str, state: str) -> None:
         """Waits until a control plane is in a state."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while self.state(chain, service) != state:
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.02)
+        until(lambda: self.state(chain, service) == state, self.log.read_text)
 
     def kill(self) -> None:
         """SIGKILL: it gets no chance to tidy up."""

@@ -14,8 +14,7 @@ import pytest
 
 from runtime.standby import stood_in
 from schemas.diagnostic import LoadFailed
-
-PATIENCE_SECONDS = 20.0
+from tests.rig.waiting import until
 
 
 def dies(die: Callable[[], object], is_done: Callable[[], bool], finish: Callable[[], object]) -> None:
@@ -29,13 +28,6 @@ def dies(die: Callable[[], object], is_done: Callable[[], bool], finish: Callabl
         finally:
             os._exit(1)
     os.waitpid(child, 0)
-
-
-def comes(path: Path) -> bool:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not path.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return path.exists()
 
 
 def test_nothing_is_done_where_nobody_dies(tmp_path: Path) -> None:
@@ -88,11 +80,8 @@ def test_whoever_is_interrupted_before_the_block_leaves_nobody_waiting(
 
 def eventually_gone(child: int) -> None:
     """Fails where a child process does not end."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
     with contextlib.suppress(ChildProcessError):  # it was waited for
-        while os.waitpid(child, os.WNOHANG) == (0, 0):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda: os.waitpid(child, os.WNOHANG) != (0, 0))
 
 
 def test_whoever_stands_by_may_be_killed(tmp_path: Path) -> None:
@@ -116,7 +105,7 @@ def test_it_is_done_for_whoever_dies_also_with_his_whole_group(number: signal.Si
         os.killpg(0, number)
 
     dies(die, lambda: False, (tmp_path / "done").touch)
-    assert comes(tmp_path / "done")
+    until((tmp_path / "done").exists)
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
@@ -125,7 +114,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
         return True
 
     dies(lambda: os._exit(9), is_done, (tmp_path / "done").touch)
-    assert comes(tmp_path / "asked")
+    until((tmp_path / "asked").exists)
     time.sleep(0.1)
     assert not (tmp_path / "done").exists()
 
@@ -141,4 +130,4 @@ def test_what_fails_is_tried_again(error: type[Exception], tmp_path: Path) -> No
         (tmp_path / "done").touch()
 
     dies(lambda: os._exit(9), lambda: False, finish)
-    assert comes(tmp_path / "done")
+    until((tmp_path / "done").exists)
