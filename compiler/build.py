@@ -31,9 +31,6 @@ from .ir import (
     LoadTime,
     MapDef,
     Program,
-    Target,
-    ToHost,
-    ToInterface,
 )
 from .lower import counters_map, counts_copies, layout_hash, lower, reached_services, value_symbol
 from .model import ServiceInstance
@@ -272,18 +269,8 @@ def _entry(entry: Constant) -> m.EntryRecord:
 
 def _edges(ir: ChainIR) -> tuple[m.EdgeRecord, ...]:
     edges = {
-        (edge.service, edge.port, _target(edge.target)): edge.span.brief
+        (edge.service, edge.port, str(edge.target)): edge.span.brief
         for program in ir.programs
         for edge in program.edges
     }
     return tuple(m.EdgeRecord(*key, span) for key, span in edges.items())
-
-
-def _target(target: Target) -> str:
-    match target:
-        case ToInterface(interface):
-            return f"interface {interface}"
-        case ToHost():
-            return "host"
-        case _:
-            return f"program {target.program}"

@@ -129,6 +129,9 @@ class ToInterface(Struct, frozen=True):
 
     interface: str
 
+    def __str__(self) -> str:
+        return f"interface {self.interface}"
+
 
 class ToProgram(Struct, frozen=True):
     """By tail call into the program of the port across the link; program and slot are of the same hook."""
@@ -136,9 +139,15 @@ class ToProgram(Struct, frozen=True):
     program: ProgramName
     slot: int
 
+    def __str__(self) -> str:
+        return f"program {self.program}"
+
 
 class ToHost(Struct, frozen=True):
     """Up into this machine's own stack."""
+
+    def __str__(self) -> str:
+        return "host"
 
 
 Target = ToInterface | ToProgram | ToHost

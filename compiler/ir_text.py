@@ -15,8 +15,7 @@ from .ir import (
     MapDef,
     Program,
     Target,
-    ToHost,
-    ToInterface,
+    ToProgram,
 )
 
 SHOWN_ENTRIES = 8  # of a map; the rest is counted
@@ -91,13 +90,7 @@ def _copy(copy: FloodCopy) -> str:
 
 
 def _target(target: Target) -> str:
-    match target:
-        case ToInterface(interface):
-            return f"interface {interface}"
-        case ToHost():
-            return "host"
-        case _:
-            return f"{target.program} (slot {target.slot})"
+    return f"{target.program} (slot {target.slot})" if isinstance(target, ToProgram) else str(target)
 
 
 def _map(definition: MapDef) -> Iterator[str]:
