@@ -31,6 +31,7 @@ class Unreachable(IntEnum):
     PROHIBITED = 13
 
 
+REASSEMBLY = 1  # code of EXPIRED: fragments have not become a whole datagram in time
 ERRORS = {Type.UNREACHABLE, Type.QUENCH, Type.REDIRECT, Type.EXPIRED, Type.PARAMETER_PROBLEM}
 ERROR_BYTES = 576
 """As much of the packet is quoted as makes the error no longer (RFC 1812 4.3.2.3)."""

@@ -48,6 +48,7 @@ class Flag(IntEnum):
 ALL_NODES = IPv6Address("ff02::1")
 UNSPECIFIED = IPv6Address("::")
 ND_HOP_LIMIT = 255
+REASSEMBLY = 1  # code of EXPIRED: fragments have not become a whole packet in time
 UNRECOGNIZED_OPTION, UNRECOGNIZED_HEADER = 2, 1  # codes of PARAMETER_PROBLEM
 _SOURCE_OPTION, _TARGET_OPTION = 1, 2
 _HEADER, _MESSAGE = 8, 24  # bytes of an error before its quote, of a solicitation before its options
@@ -57,8 +58,10 @@ _SOLICITED_NODES = IPv6Network("ff02::1:ff00:0/104")
 def may_be_told(packet: Ipv6, kind: Type = Type.UNREACHABLE) -> bool:
     """Whether there may be an error about it (RFC 4443 2.4 e), as far as the packet itself tells."""
     protocol, payload, later = packet.transport()
-    if packet.source.is_multicast or packet.source == UNSPECIFIED or later:
+    if packet.source.is_multicast or packet.source == UNSPECIFIED:
         return False
+    if later:  # of what is no ICMP, that it cannot be a fragment (RFC 8200 4.5)
+        return kind is Type.PARAMETER_PROBLEM and protocol != ICMPV6
     if packet.destination.is_multicast and kind not in (Type.TOO_BIG, Type.PARAMETER_PROBLEM):
         return False
     if protocol != ICMPV6 or not payload:

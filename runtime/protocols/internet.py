@@ -15,11 +15,12 @@ IPV4_HEADER, IPV6_HEADER = 20, 40  # bytes, without options or extension headers
 IPV6_LEAST_MTU = 1280
 
 DONT_FRAGMENT = 0x4000  # of the field of flags and offset
-_MORE_FRAGMENTS, _OFFSET = 0x2000, 0x1FFF
+MORE_FRAGMENTS, OFFSET = 0x2000, 0x1FFF  # likewise; the offset in units of 8 bytes
 _EXTENSIONS = (HOP_BY_HOP, ROUTING, DESTINATION_OPTIONS, FRAGMENT)
 _NEXT_HEADER_AT = 6
 _FIXED4 = struct.Struct("!BBHHHBBH4s4s")
 _FIXED6 = struct.Struct("!IHBB16s16s")
+_FRAGMENT_HEADER = struct.Struct("!BxHI")
 
 
 def checksum(content: bytes) -> int:
@@ -51,11 +52,11 @@ class Ipv4(Struct, frozen=True):
     @property
     def is_fragment(self) -> bool:
         """Whether it is a part of a packet only, be it the first one."""
-        return bool(self.fragment & (_MORE_FRAGMENTS | _OFFSET))
+        return bool(self.fragment & (MORE_FRAGMENTS | OFFSET))
 
     @property
     def is_later_fragment(self) -> bool:
-        return bool(self.fragment & _OFFSET)
+        return bool(self.fragment & OFFSET)
 
     def packed(self) -> bytes:
         """The bytes with their checksum."""
@@ -72,8 +73,8 @@ class Ipv4(Struct, frozen=True):
         options = self.options
         for at in range(0, len(self.payload), room):
             last = at + room >= len(self.payload)
-            offset = (self.fragment & _OFFSET) + at // 8
-            more = self.fragment & _MORE_FRAGMENTS if last else _MORE_FRAGMENTS
+            offset = (self.fragment & OFFSET) + at // 8
+            more = self.fragment & MORE_FRAGMENTS if last else MORE_FRAGMENTS
             yield replace(self, payload=self.payload[at : at + room], fragment=offset | more, options=options)
             options = _copied(self.options)
 
@@ -146,21 +147,44 @@ class Ipv6(Struct, frozen=True):
         """Where in the packet the number of the protocol stands that `transport` gives."""
         return self._walk()[0]
 
+    def fragment_header(self) -> tuple[int, int] | None:
+        """Where the number of its fragment header stands, and where that begins; None where it has none."""
+        return next((place for place in self._headers() if self._is_fragment_header(*place)), None)
+
+    def cut(self, mtu: int, identification: int) -> Iterator[Ipv6]:
+        """Its fragments as its source makes them (RFC 8200 4.5), each at most `mtu` bytes long.
+
+        For packets without extension headers.
+        """
+        room = (mtu - IPV6_HEADER - _FRAGMENT_HEADER.size) // 8 * 8
+        for at in range(0, len(self.payload), room):
+            more = at + room < len(self.payload)
+            header = _FRAGMENT_HEADER.pack(self.protocol, at | more, identification)
+            yield replace(self, protocol=FRAGMENT, payload=header + self.payload[at : at + room])
+
     def _byte(self, at: int) -> int:
         return self.protocol if at == _NEXT_HEADER_AT else self.payload[at - IPV6_HEADER]
 
+    def _is_fragment_header(self, named_at: int, at: int) -> bool:
+        return self._byte(named_at) == FRAGMENT and len(self.payload) >= at - IPV6_HEADER + _FRAGMENT_HEADER.size
+
     def _walk(self) -> tuple[int, int, bool]:
-        """Steps over extension headers: where the next one's number stands, where it begins, whether it is not here."""
+        """Behind the extension headers: where the next one's number stands, where it begins, whether it is not here."""
         named_at, at = _NEXT_HEADER_AT, IPV6_HEADER
-        while self._byte(named_at) in _EXTENSIONS and len(self.payload) >= at - IPV6_HEADER + 8:
-            header = self.payload[at - IPV6_HEADER :]
-            if self._byte(named_at) == FRAGMENT:
-                if int.from_bytes(header[2:4], "big") & 0xFFF8:
-                    return at, at + 8, True
-                named_at, at = at, at + 8
-            else:
-                named_at, at = at, at + 8 + 8 * header[1]
+        for named_at, at in self._headers():
+            word = at - IPV6_HEADER + 2
+            if self._is_fragment_header(named_at, at) and int.from_bytes(self.payload[word : word + 2], "big") & 0xFFF8:
+                return at, at + 8, True
         return named_at, at, False
+
+    def _headers(self) -> Iterator[tuple[int, int]]:
+        """Steps over extension headers: where the number of each stands, where it begins. The last is none itself."""
+        named_at, at = _NEXT_HEADER_AT, IPV6_HEADER
+        yield named_at, at
+        while self._byte(named_at) in _EXTENSIONS and len(self.payload) >= at - IPV6_HEADER + 8:
+            length = 0 if self._byte(named_at) == FRAGMENT else self.payload[at - IPV6_HEADER + 1]
+            named_at, at = at, at + 8 + 8 * length
+            yield named_at, at
 
 
 def read_ipv6(packet: bytes, *, cut_short: bool = False) -> Ipv6:

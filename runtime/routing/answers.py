@@ -14,7 +14,21 @@ from schemas.services.router import Address, NextHopRecord, Reason
 
 from ..protocols import icmp, icmp6, tcp
 from ..protocols.ethernet import ETH_P_IP, ETH_P_IPV6, Frame, is_group, read_frame
-from ..protocols.internet import DONT_FRAGMENT, ICMP, ICMPV6, IPV6_HEADER, TCP, UDP, Ipv4, Ipv6, read_ipv4, read_ipv6
+from ..protocols.internet import (
+    DONT_FRAGMENT,
+    ICMP,
+    ICMPV6,
+    IPV4_HEADER,
+    IPV6_HEADER,
+    TCP,
+    UDP,
+    Ipv4,
+    Ipv6,
+    read_ipv4,
+    read_ipv6,
+)
+from ..protocols.reassembly import FragmentProblem
+from .fragments import Fragments, fitting4, fitting6
 from .limit import ErrorLimit
 from .options import OptionProblem, checked6, processed4
 from .ports import Outlet, Ports, RouterPort
@@ -45,6 +59,8 @@ class Answers:
 
     def __init__(self, ports: Ports, outlet: Outlet, limit: ErrorLimit, wall: Callable[[], float] = time.time) -> None:
         self._ports, self._outlet, self._wall = ports, outlet, wall
+        self._fragments = Fragments()
+        self._least_mtu = min(port.mtu for port in ports.ports)
         self.limit = limit
         self.senseless = 0  # packets that contradict themselves, about which nothing is said
 
@@ -111,11 +127,14 @@ class Answers:
 
     def _local4(self, arrived: RouterPort, frame: Frame, packet: Ipv4, now: float) -> None:
         if packet.is_fragment:
-            return  # not put together here
+            whole = self._fragments.add4(arrived, frame, packet, now)
+            if whole is None:
+                return
+            frame, packet = whole
         if packet.protocol == ICMP:
             reply = icmp.echo_reply(packet, packet.destination, TTL)
             if reply is not None:
-                self._originate4(arrived, reply)
+                self._reply4(arrived, reply)
         elif packet.protocol == TCP:
             self._refuse(arrived, frame, packet, packet.payload)
         else:
@@ -123,16 +142,28 @@ class Answers:
             self._tell4(arrived, frame, icmp.Type.UNREACHABLE, code, 0, now, packet.destination)
 
     def _local6(self, arrived: RouterPort, frame: Frame, packet: Ipv6, now: float) -> None:
-        protocol, payload, later = packet.transport()
         asked = packet.destination
         source = asked if not self._is_anycast(asked) else self._ports.source_towards(packet.source, arrived)
-        if later or source is None or packet.source == icmp6.UNSPECIFIED:
+        if source is None or packet.source == icmp6.UNSPECIFIED:
             return
         assert isinstance(source, IPv6Address)
+        try:
+            whole = self._fragments.add6(arrived, frame, packet, now)
+        except FragmentProblem as found:
+            kind = icmp6.Type.PARAMETER_PROBLEM
+            self._tell6(arrived, frame, kind, found.code, found.pointer, now, source)
+            return
+        if whole is not None:
+            self._local_whole6(arrived, *whole, source, now)
+
+    def _local_whole6(self, arrived: RouterPort, frame: Frame, packet: Ipv6, source: IPv6Address, now: float) -> None:
+        protocol, payload, later = packet.transport()
+        if later:
+            return  # a fragment within a fragment
         if protocol == ICMPV6:
             reply = icmp6.echo_reply(packet, source, TTL)
             if reply is not None:
-                self._originate6(arrived, frame, reply)
+                self._reply6(arrived, frame, reply)
         elif protocol == TCP:
             self._refuse(arrived, frame, packet, payload)
         elif protocol == UDP:
@@ -155,6 +186,17 @@ class Answers:
             self._originate4(arrived, answer)
         else:
             self._originate6(arrived, frame, Ipv6(packet.destination, packet.source, TCP, reset, TTL))
+
+    def tick(self, now: float) -> None:
+        """Datagrams for the router that have not become whole in time (RFC 792, RFC 1122 3.3.2, RFC 8200 4.5)."""
+        for arrived, frame in self._fragments.expired(now):
+            if frame.ethertype == ETH_P_IP:
+                asked: Address = read_ipv4(frame.payload).destination
+                self._tell4(arrived, frame, icmp.Type.EXPIRED, icmp.REASSEMBLY, 0, now, asked)
+            else:
+                asked = read_ipv6(frame.payload).destination
+                source = None if self._is_anycast(asked) else asked
+                self._tell6(arrived, frame, icmp6.Type.EXPIRED, icmp6.REASSEMBLY, 0, now, source)
 
     def options(self, port: int, frame: bytes, now: float) -> None:
         """A packet with IPv4 options or an IPv6 hop-by-hop header: it goes on, or its sender is told."""
@@ -238,6 +280,18 @@ class Answers:
             return
         assert isinstance(source, IPv6Address)
         self._originate6(arrived, frame, icmp6.error(frame.payload, source, kind, code, detail, TTL))
+
+    def _reply4(self, arrived: RouterPort, packet: Ipv4) -> None:
+        for piece in fitting4(packet, self._mtu(arrived, packet.destination, IPV4_HEADER + len(packet.payload))):
+            self._originate4(arrived, piece)
+
+    def _reply6(self, arrived: RouterPort, about: Frame, packet: Ipv6) -> None:
+        for piece in fitting6(packet, self._mtu(arrived, packet.destination, IPV6_HEADER + len(packet.payload))):
+            self._originate6(arrived, about, piece)
+
+    def _mtu(self, arrived: RouterPort, destination: Address, size: int) -> int:
+        """What fits the link to `destination`: what fits every link is not looked up."""
+        return self._least_mtu if size <= self._least_mtu else self._ports.mtu_towards(destination, arrived)
 
     def _originate4(self, arrived: RouterPort, packet: Ipv4) -> None:
         self._outlet.inject(arrived.index, Frame(arrived.mac, arrived.mac, ETH_P_IP, packet.packed()).packed())

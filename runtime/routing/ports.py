@@ -96,6 +96,11 @@ class Ports(Struct, frozen=True):
                 return found
         return arrived.address_for(destination)
 
+    def mtu_towards(self, destination: Address, arrived: RouterPort) -> int:
+        """That of the link that a packet to `destination` leaves by; of the other one where no route leads there."""
+        hop = None if destination.is_link_local else self._way(destination)
+        return self.ports[hop.port].mtu if hop else arrived.mtu
+
     def _way(self, destination: Address) -> NextHopRecord | None:
         found = self.followed(destination)
         if found is not None:

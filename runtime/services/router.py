@@ -271,6 +271,7 @@ def tick(context: Context) -> None:
     """Solicits again, gives up, looks after who is used."""
     now = time.monotonic()
     context.state.neighbours.tick(now)
+    context.state.answers.tick(now)
     context.state.report(now)
 
 

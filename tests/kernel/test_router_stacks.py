@@ -112,8 +112,10 @@ def test_everything_a_network_engineer_tries(mode: Mode, tmp_path: Path) -> None
         assert traceroute(ends.near, FAR6) == ["fd00:1::1", "fd00:9::2", FAR6]
         assert trace(ends.near, "10.3.0.1", 2)[1] == "10.1.0.1", "no route from there"
         _cut_arrives_whole(ends)
-        for target in (FAR, FAR6):
+        for target in (FAR, FAR6, "fd00:9::2"):
             assert tracepath(ends.near, target) == MIDDLE_MTU
+        for target in ("10.1.0.1", "10.9.0.2", "fd00:1::1", "fd00:9::2"):
+            assert pings(ends.near, target, size=8000) == 3, f"in fragments, {target}"
 
 
 @every_mode

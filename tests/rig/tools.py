@@ -31,12 +31,12 @@ def run(namespace: Namespace, program: str, *arguments: str) -> str:
     return printed
 
 
-def pings(namespace: Namespace, target: str, count: int = 3) -> int:
-    """How many echo requests are answered within 10 s; it ends when so many are.
+def pings(namespace: Namespace, target: str, count: int = 3, size: int = 56) -> int:
+    """How many echo requests with `size` bytes are answered within 10 s; it ends when so many are.
 
     Without a deadline ping waits for the last answer no longer than for two round trips, too short on a busy machine.
     """
-    printed = run(namespace, "ping", "-n", "-c", str(count), "-i", "0.2", "-w", "10", target)
+    printed = run(namespace, "ping", "-n", "-c", str(count), "-s", str(size), "-i", "0.2", "-w", "10", target)
     return int(_all(r"(\d+) received", printed)[0])
 
 

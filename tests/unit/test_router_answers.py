@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, ip_interface, ip_network
 
 import pytest
 
-from runtime.protocols.internet import Ipv4, read_ipv4
+from runtime.protocols.internet import Ipv4, read_ipv4, read_ipv6
 from runtime.routing.answers import Answers
 from runtime.routing.limit import ErrorLimit
 from runtime.routing.ports import Ports, Route, RouterPort
@@ -359,9 +359,125 @@ def test_other_protocols_for_the_router(desk: Desk) -> None:
     assert desk.about(packet6, Reason.LOCAL) == error6("fd00:1::1", 4, 1, packet6, struct.pack("!I", 6))
 
 
-def test_fragments_for_the_router_are_not_put_together(desk: Desk) -> None:
-    assert desk.about(ipv4(HERE, "10.7.1.1", fragment=0x2000), Reason.LOCAL) is None
-    assert desk.about(ipv4(HERE, "10.7.1.1", fragment=1), Reason.LOCAL) is None
+def echo4(size: int, *, reply: bool = False) -> bytes:
+    """An echo message with so many bytes of content."""
+    message = bytes((0 if reply else 8, 0, 0, 0)) + b"\x12\x34\0\1" + bytes(index % 251 for index in range(size))
+    return message[:2] + checksum(message).to_bytes(2, "big") + message[4:]
+
+
+def pieces4(packet: bytes, mtu: int = 1500) -> list[bytes]:
+    return [piece.packed() for piece in read_ipv4(packet).cut(mtu)]
+
+
+def pieces6(packet: bytes, mtu: int = 1500) -> list[bytes]:
+    return [piece.packed() for piece in read_ipv6(packet).cut(mtu, 0xC0FFEE)]
+
+
+def spoken(desk: Desk) -> list[bytes]:
+    """The IP packets that the router has sent, those that are sent straight back as well."""
+    out = [frame[14:] for _, frame in (*desk.outlet.injected, *desk.outlet.sent)]
+    desk.outlet.injected.clear()
+    desk.outlet.sent.clear()
+    return out
+
+
+def local(desk: Desk, packets: list[bytes], now: float = 1.0) -> list[bytes]:
+    """What is said to packets for the router that come one after the other."""
+    for packet in packets:
+        desk.answers.local(0, ethernet(HOST, LEFT, IPV4 if packet[0] >> 4 == 4 else IPV6, packet), now)
+    return spoken(desk)
+
+
+@pytest.mark.parametrize(("host", "mtu"), [(HERE, 1500), ("10.7.2.20", 1400), ("203.0.113.1", 1500)])
+def test_a_long_ping_is_put_together_and_its_answer_cut(desk: Desk, host: str, mtu: int) -> None:
+    """As fits the link that it leaves by, or, where no route leads back, the one that it came from."""
+    asked = pieces4(ipv4(host, "10.7.1.1", echo4(8000), protocol=ICMP, tos=8, identification=7))
+    assert local(desk, asked[:0:-1]) == []
+    answer = ipv4("10.7.1.1", host, echo4(8000, reply=True), protocol=ICMP, ttl=65, tos=8, identification=7)
+    assert local(desk, asked[:1]) == pieces4(answer, mtu)
+
+
+def test_a_long_ping_over_ipv6(desk: Desk) -> None:
+    """The answer fits every link on its way (RFC 8200 5)."""
+    for host, own in ((HERE6, "fd00:1::1"), ("fe80::10", link_local(LEFT))):
+        asked = icmp6(host, own, b"\x80\0\0\0\x12\x34\0\1" + bytes(8000), hop_limit=64)
+        out = local(desk, pieces6(asked))
+        assert max(map(len, out)) <= 1280
+        identification = out[0][44:48]
+        straight = host.startswith("fe80")
+        expected = icmp6(own, host, b"\x81\0\0\0\x12\x34\0\1" + bytes(8000), hop_limit=64 if straight else 65)
+        assert out == [piece.packed() for piece in read_ipv6(expected).cut(1280, int.from_bytes(identification, "big"))]
+        assert identification != bytes(4)
+
+
+def test_a_link_local_address_is_another_one_on_each_link(desk: Desk) -> None:
+    asked = icmp6("fe80::10", link_local(LEFT), b"\x80\0\0\0" + bytes(2004), hop_limit=64)
+    first, second = (ethernet(HOST, LEFT, IPV6, piece) for piece in pieces6(asked))
+    desk.answers.local(0, first, 1.0)
+    desk.answers.local(1, second, 1.0)
+    assert spoken(desk) == []
+
+
+def test_an_answer_that_was_asked_for_in_one_piece_is_cut_as_well(desk: Desk) -> None:
+    """A port's MTU is that of what leaves by it."""
+    asked = ipv4("10.7.2.20", "10.7.1.1", echo4(1450), protocol=ICMP, identification=3)
+    answer = ipv4("10.7.1.1", "10.7.2.20", echo4(1450, reply=True), protocol=ICMP, ttl=65, identification=3)
+    assert local(desk, [asked]) == pieces4(answer, 1400)
+
+
+def test_what_is_whole_again_is_treated_as_if_it_always_was(desk: Desk) -> None:
+    packet = ipv4(HERE, "10.7.2.1", ports(4000, 33434, bytes(3000)))
+    assert local(desk, pieces4(packet)) == [error4("10.7.2.1", 3, 3, packet)]
+    packet6 = ipv6(HERE6, "fd00:2::1", ports(4000, 33434, bytes(3000)), protocol=UDP)
+    assert local(desk, pieces6(packet6)) == [error6("fd00:2::1", 1, 4, packet6)]
+
+
+def test_of_what_does_not_become_whole_the_sender_is_told(desk: Desk) -> None:
+    """RFC 792, RFC 8200 4.5: if the first fragment has come."""
+    first, *rest = pieces4(ipv4(HERE, "10.7.2.1", echo4(4000), protocol=ICMP, identification=1))
+    other = pieces4(ipv4(HERE, "10.7.2.1", echo4(4000), protocol=ICMP, identification=2))
+    first6, *rest6 = pieces6(icmp6(HERE6, "fd00:1::", b"\x80\0" + bytes(4000), hop_limit=64))
+    assert local(desk, [first, rest[0], other[1], other[2], first6, rest6[0]], now=1.0) == []
+    desk.answers.tick(30.9)
+    assert spoken(desk) == []
+    desk.answers.tick(31.0)
+    assert spoken(desk) == [error4("10.7.2.1", 11, 1, first)]
+    desk.answers.tick(60.9)
+    assert spoken(desk) == []
+    desk.answers.tick(61.0)
+    assert spoken(desk) == [error6("fd00:1::1", 3, 1, first6)], "an anycast address is no source"
+    desk.answers.tick(100.0)
+    assert spoken(desk) == []
+
+
+def test_a_fragment_that_cannot_be_one(desk: Desk) -> None:
+    """RFC 8200 4.5; of IPv4 ones nobody is told, nor about what may be a part of an ICMP error."""
+
+    def fragment(content: bytes, at: int, protocol: int = UDP) -> bytes:
+        return ipv6(HERE6, "fd00:1::1", struct.pack("!BBHI", protocol, 0, at, 7) + content, protocol=44)
+
+    odd, long = fragment(bytes(12), 1), fragment(bytes(8), 65528)
+    assert local(desk, [odd]) == [error6("fd00:1::1", 4, 0, odd, struct.pack("!I", 4))]
+    assert local(desk, [long]) == [error6("fd00:1::1", 4, 0, long, struct.pack("!I", 42))]
+    assert local(desk, [fragment(bytes(8), 65528, protocol=58)]) == []
+    assert local(desk, [ipv4(HERE, "10.7.1.1", bytes(9), fragment=0x2000)]) == []
+
+
+def test_neighbour_discovery_in_fragments_is_none(desk: Desk) -> None:
+    """RFC 6980 5; nor is a fragment within fragments anything."""
+    solicitation = icmp6(HERE6, "fd00:1::1", frames.solicitation("fd00:1::1", bytes(2000)))
+    assert local(desk, pieces6(solicitation)) == []
+    inner = b"".join(piece[40:] for piece in pieces6(icmp6(HERE6, "fd00:1::1", b"\x80\0" + bytes(1442)))[:1])
+    assert local(desk, pieces6(ipv6(HERE6, "fd00:1::1", inner + bytes(800), protocol=44))) == []
+
+
+def test_options_of_fragments_for_the_router(desk: Desk) -> None:
+    """Each is looked at; the datagram is put together all the same."""
+    packet = ipv4(HERE, "10.7.1.1", echo4(2000), protocol=ICMP, identification=9, options=b"\x94\x04\0\0")
+    for piece in pieces4(packet):
+        desk.answers.options(0, ethernet(HOST, LEFT, IPV4, piece), 1.0)
+    answer = ipv4("10.7.1.1", HERE, echo4(2000, reply=True), protocol=ICMP, ttl=65, identification=9)
+    assert spoken(desk) == pieces4(answer)
 
 
 def segment(source: str, destination: str, sequence: int, acknowledged: int, flags: int, payload: bytes = b"") -> bytes:
