@@ -53,7 +53,7 @@ class Case:
     quick: bool = False
 
 
-_PORT_FORWARDING, _PORT_STATES_BYTES = 2, 264  # enum port_state, struct port_states in bridge.bpf.h
+_PORT_FORWARDING, _PORT_STATES_BYTES = 2, 264  # enum port_state, struct port_states in config.h
 
 
 def _blocked(count: int) -> list[str]:

@@ -1,6 +1,6 @@
 """A bridge's filtering database as it lies in its map, and the way from one layout to another.
 
-The only place of the runtime that knows the layout. compiler/services/bridge/bridge.bpf.h has it in C and says why:
+The only place of the runtime that knows the layout. compiler/services/bridge/fdb.h has it in C and says why:
 sets of eight words, each a station's tag, the time when it was seen, whether it was seen again, and its port
 plus one. The map's `meaning` tells how many bits each has: `bridge fdb/2 key 48 port 2 tick 9 PORT...`.
 """
@@ -70,7 +70,7 @@ class Layout:
         return pow(self._multiplier, -1, 1 << self.key_bits)
 
     def ticks(self, jiffies: int, hz: int) -> int:
-        """fdb_ticks() of bridge.bpf.h."""
+        """fdb_ticks() of learning.h."""
         return jiffies >> (self.tick_bits + (hz >= 200) + 2 * (hz >= 800))
 
     def place(self, station: Station) -> tuple[int, int]:

@@ -25,7 +25,7 @@ from .bridge_fdb import forget, optional_map
 
 TICK_SECONDS = 1.0
 
-_PORTS = 128  # BRIDGE_PORTS in bridge.bpf.h
+_PORTS = 128  # BRIDGE_PORTS in config.h
 _TIME_SIZE = 8
 _KEY = bytes(4)
 _STATES = tuple(State)  # enum port_state

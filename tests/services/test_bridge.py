@@ -371,7 +371,7 @@ GOLDEN_RATIO = 0x9E3779B97F4A7C15
 
 
 def multiplier(fdb: Fdb) -> int:
-    """What keys are hashed with: bridge.bpf.h, fdb_hash."""
+    """What keys are hashed with: learning.h, fdb_hash."""
     return GOLDEN_RATIO >> 64 - fdb.key_bits | 1
 
 

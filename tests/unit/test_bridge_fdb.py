@@ -29,7 +29,7 @@ def test_an_entry_is_one_word_and_tells_time_long_enough(size: int, ports: int, 
 
 
 def tick_jiffies(fdb: Fdb, hz: int) -> int:
-    """bridge.bpf.h, fdb_ticks."""
+    """learning.h, fdb_ticks."""
     return 1 << fdb.tick_bits + (hz >= 200) + 2 * (hz >= 800)
 
 

@@ -1,6 +1,6 @@
 """How a bridge's filtering database is laid out: its size, ports and ageing time → the bits of its entries.
 
-bridge.bpf.h has the other half: an entry is one word of port, time and the part of the key that its set does not say.
+fdb.h has the other half: an entry is one word of port, time and the part of the key that its set does not say.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from msgspec import Struct
 
 MAC_BITS = 48
 WORD_BITS = 64
-WAYS = 8  # FDB_WAYS in bridge.bpf.h
+WAYS = 8  # FDB_WAYS in fdb.h
 SET_SIZE = WAYS * WORD_BITS // 8  # bytes: struct fdb_set
 
 _CONFIRMED_BITS = 1
