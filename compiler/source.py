@@ -90,6 +90,10 @@ class Report(Struct):
     ) -> None:
         self.diagnostics.append(Diagnostic(code, message, span, label, notes, help))
 
+    def twice(self, code: str, message: str, second: Span, first: Span, help: str = "remove one of the two") -> None:
+        """What a file may have once, and has at both of these places."""
+        self.error(code, message, second, label="the second one", notes=(f"the first one is at {first}",), help=help)
+
 
 def read(file: str, text: str | bytes | None = None) -> Source:
     """Read the chain file `file`, or `text` under that name. Raises InvalidChain where it is not one YAML document."""

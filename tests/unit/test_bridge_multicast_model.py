@@ -215,7 +215,7 @@ ERRORS = {
             "  |\n"
             "6 |     multicast: {static: [{group: 'ff05::1', port: p1}, {group: 'ff05:0::1', port: p1}]}\n"
             "  |                                                                ^^^^^^^^^^^ the second one\n"
-            "  = note: the first is at edge.yaml:6:34\n"
+            "  = note: the first one is at edge.yaml:6:34\n"
             "  = help: remove one of the two\n"
         ),
     ),

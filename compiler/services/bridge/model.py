@@ -14,6 +14,7 @@ from ...model import Port
 from ...source import Report, Value
 from .learning import Learning, resolve_learning
 from .multicast import Multicast, resolve_multicast
+from .ports import named_port
 from .storm import StormLimit, resolve_storms
 from .stp import Stp, resolve_stp
 from .vlans import PortVlans, member_vlan, resolve_vlans
@@ -117,14 +118,8 @@ def _static(
         if entry is None:
             continue
         if entry.key in entries:
-            report.error(
-                "C412",
-                f"static entry for `{entry.text}` is there twice",
-                entry.span,
-                label="the second one",
-                notes=(f"the first one is at {entries[entry.key].span}",),
-                help="remove one of the two",
-            )
+            message = f"static entry for `{entry.text}` is there twice"
+            report.twice("C412", message, entry.span, entries[entry.key].span)
         entries.setdefault(entry.key, entry)
     return tuple(entries.values())
 
@@ -136,15 +131,7 @@ def _static_entry(
     assert mac_value, "the schema requires it"
     assert port_value, "the schema requires it"
     mac = parse_mac(mac_value, report)
-    port = next((port for port in ports if port.name == port_value.data), None)
-    if port is None:
-        report.error(
-            "C413",
-            f"static entry leads to unknown port `{port_value.data}`",
-            port_value.span,
-            label="no port of this bridge has this name",
-            notes=(f"ports here: {', '.join(sorted(port.name for port in ports))}",),
-        )
+    port = named_port(port_value, ports, "static entry leads to", report)
     if mac is not None and (mac[0] & 1 or not any(mac)):
         report.error(
             "C414",

@@ -19,6 +19,7 @@ from ...maps import BPF_F_NO_PREALLOC, array, map_name, port_order
 from ...model import Port, ServiceInstance
 from ...source import Report, Value
 from ...words import show
+from .ports import named_port
 from .vlans import PortVlans, member_vlan
 
 DEFAULT_GROUPS = 1024
@@ -140,8 +141,7 @@ def _static(
             continue
         key = entry.group, entry.port, entry.vlan
         if key in found:
-            message, notes = f"`{entry.port}` is given `{entry.group}` twice", (f"the first is at {found[key].span}",)
-            report.error("C444", message, entry.span, label="the second one", notes=notes, help="remove one of the two")
+            report.twice("C444", f"`{entry.port}` is given `{entry.group}` twice", entry.span, found[key].span)
         found.setdefault(key, entry)
     return tuple(found.values())
 
@@ -159,14 +159,11 @@ def _static_group(
         notes = (f"never held back: {_NEVER_HELD_BACK}, {_ALL_NODES}",)
         report.error("C440", message, group_value.span, label=label, notes=notes)
         group = None
-    port = next((port for port in ports if port.name == port_value.data), None)
-    if port is None:
-        message, label = f"static group for unknown port `{port_value.data}`", "no port of this bridge has this name"
-        notes = (f"ports here: {', '.join(sorted(port.name for port in ports))}",)
-        report.error("C413", message, port_value.span, label=label, notes=notes)
-        return None
+    port = named_port(port_value, ports, "static group for", report)
     vlan = member_vlan(item, port, vlans, report)
-    return None if group is None or vlan is None else StaticGroup(group, port.name, vlan, group_value.span)
+    return (
+        None if group is None or port is None or vlan is None else StaticGroup(group, port.name, vlan, group_value.span)
+    )
 
 
 def is_held_back(group: Address) -> bool:

@@ -294,14 +294,9 @@ def _best(static: Iterable[Route], connected: Iterable[Route], report: Report) -
             continue
         first = seen.setdefault((route.prefix, route.metric), route)
         if first is not route:
-            report.error(
-                "R106",
-                f"two routes to `{route.prefix}` with the same metric",
-                route.span,
-                label="the second one",
-                notes=(f"the first one is at {first.span}",),
-                help="for equal-cost paths write one route with `via: [A, B]`, for a spare one a higher `metric`",
-            )
+            message = f"two routes to `{route.prefix}` with the same metric"
+            advice = "for equal-cost paths write one route with `via: [A, B]`, for a spare one a higher `metric`"
+            report.twice("R106", message, route.span, first.span, advice)
             continue
         if route.prefix not in best or route.metric < best[route.prefix].metric:
             best[route.prefix] = route
