@@ -20,6 +20,9 @@ class Type(IntEnum):
     PARAMETER_PROBLEM = 12
 
 
+FOR_HOST = 1  # code of a REDIRECT, the one that routers send (RFC 1812 5.2.7.2)
+
+
 class Unreachable(IntEnum):
     """Codes of UNREACHABLE (RFC 792, RFC 1812 5.2.7.1)."""
 
@@ -51,7 +54,7 @@ def may_be_told(packet: Ipv4) -> bool:
 
 
 def error(about: bytes, source: IPv4Address, kind: Type, code: int = 0, detail: int = 0, ttl: int = 64) -> Ipv4:
-    """The error that quotes packet `about`; `detail` is the message's second word: a pointer, or the next MTU."""
+    """The error that quotes packet `about`; `detail` is its second word: a pointer, the next MTU, a gateway."""
     sender = IPv4Address(about[12:16])
     quoted = about[: min(int.from_bytes(about[2:4], "big"), ERROR_BYTES - IPV4_HEADER - _HEADER)]
     message = _summed(kind, code, detail.to_bytes(4, "big") + quoted)

@@ -50,7 +50,7 @@ UNSPECIFIED = IPv6Address("::")
 ND_HOP_LIMIT = 255
 REASSEMBLY = 1  # code of EXPIRED: fragments have not become a whole packet in time
 UNRECOGNIZED_OPTION, UNRECOGNIZED_HEADER = 2, 1  # codes of PARAMETER_PROBLEM
-_SOURCE_OPTION, _TARGET_OPTION = 1, 2
+_SOURCE_OPTION, _TARGET_OPTION, _REDIRECTED_OPTION = 1, 2, 4
 _HEADER, _MESSAGE = 8, 24  # bytes of an error before its quote, of a solicitation before its options
 _SOLICITED_NODES = IPv6Network("ff02::1:ff00:0/104")
 
@@ -140,6 +140,21 @@ def advertisement(source: IPv6Address, target: IPv6Address, mac: bytes, to: IPv6
     """Tells where `target` is (RFC 4861 7.2.4)."""
     start = bytes((Type.ADVERTISEMENT, 0, 0, 0, flags, 0, 0, 0))
     return _packet(source, to, start + target.packed + bytes((_TARGET_OPTION, 1)) + mac, ND_HOP_LIMIT)
+
+
+def redirect(about: bytes, source: IPv6Address, target: IPv6Address, mac: bytes | None) -> Ipv6:
+    """Tells the sender of packet `about` that `target` is a better next hop, at `mac` if that is known (RFC 4861 4.5).
+
+    As much is quoted as makes it no longer than the least MTU; what is no multiple of 8 bytes loses its end.
+    """
+    sender, destination = IPv6Address(about[8:24]), about[24:40]
+    link_address = bytes((_TARGET_OPTION, 1)) + mac if mac else b""
+    start = bytes((Type.REDIRECT, 0, 0, 0)) + bytes(4) + target.packed + destination + link_address
+    size = IPV6_HEADER + int.from_bytes(about[4:6], "big")
+    room = IPV6_LEAST_MTU - IPV6_HEADER - len(start) - 8
+    quoted = about[: min(size, len(about), room) // 8 * 8]
+    option = bytes((_REDIRECTED_OPTION, 1 + len(quoted) // 8)) + bytes(6) + quoted
+    return _packet(source, sender, start + option, ND_HOP_LIMIT)
 
 
 def solicited_node(address: IPv6Address) -> IPv6Address:

@@ -29,7 +29,7 @@ from ..protocols.internet import (
 )
 from ..protocols.reassembly import FragmentProblem
 from .fragments import Fragments, fitting4, fitting6
-from .limit import ErrorLimit
+from .limit import ErrorLimit, RedirectLimit
 from .options import OptionProblem, checked6, processed4
 from .ports import Outlet, Ports, RouterPort
 
@@ -61,7 +61,7 @@ class Answers:
         self._ports, self._outlet, self._wall = ports, outlet, wall
         self._fragments = Fragments()
         self._least_mtu = min(port.mtu for port in ports.ports)
-        self.limit = limit
+        self.limit, self.redirects = limit, RedirectLimit()
         self.senseless = 0  # packets that contradict themselves, about which nothing is said
 
     def undeliverable(self, port: int, frame: bytes, reason: Reason, nexthop: NextHopRecord | None, now: float) -> None:
@@ -116,6 +116,33 @@ class Answers:
             self._tell6(arrived, frame, icmp6.Type.EXPIRED, 0, 0, now)
         elif reason in _UNREACHABLE6:
             self._tell6(arrived, frame, icmp6.Type.UNREACHABLE, _UNREACHABLE6[reason], 0, now)
+
+    def redirect(self, port: int, frame: bytes, target: Address, mac: bytes | None, now: float) -> None:
+        """A packet that has left by the port that it came in by: its sender may be told of `target`, its next hop.
+
+        `mac` is that of the target, if it is known.
+        """
+        arrived, parsed = self._ports[port], read_frame(frame)
+        if isinstance(target, IPv4Address):
+            self._redirect4(arrived, parsed, target, now)
+        else:
+            self._redirect6(arrived, parsed, target, mac, now)
+
+    def _redirect4(self, arrived: RouterPort, frame: Frame, target: IPv4Address, now: float) -> None:
+        """From the address that the sender knows as its gateway's, as far as that can be told (RFC 1122 3.2.2.2)."""
+        packet = read_ipv4(frame.payload, cut_short=True)
+        if icmp.may_be_told(packet) and self.redirects.allows(packet.source, now):
+            source = arrived.address_for(packet.source)
+            self._tell4(arrived, frame, icmp.Type.REDIRECT, icmp.FOR_HOST, int(target), now, source)
+
+    def _redirect6(self, arrived: RouterPort, frame: Frame, target: IPv6Address, mac: bytes | None, now: float) -> None:
+        """From the link-local address, and with a hop limit that no router leaves as it is: out of the port at once."""
+        packet = read_ipv6(frame.payload, cut_short=True)
+        if not icmp6.may_be_told(packet) or not self.redirects.allows(packet.source, now):
+            return
+        if self.limit.allows(packet.source.packed, now):
+            answer = icmp6.redirect(frame.payload, arrived.link_local, target, mac)
+            self._outlet.send(arrived.index, Frame(frame.source, arrived.mac, ETH_P_IPV6, answer.packed()).packed())
 
     def local(self, port: int, frame: bytes, now: float) -> None:
         """A packet for the router itself (RFC 1122 3.2.2, RFC 4443)."""

@@ -1,4 +1,7 @@
-"""How many ICMP errors a router sends: so many in all, so many to each receiver (RFC 1812 4.3.2.8, RFC 4443 2.4 f)."""
+"""How many ICMP errors a router sends: so many in all, so many to each receiver (RFC 1812 4.3.2.8, RFC 4443 2.4 f).
+
+And how many redirects: fewer and fewer to a host that does not listen.
+"""
 
 from __future__ import annotations
 
@@ -60,3 +63,40 @@ class ErrorLimit:
 
     def _full(self, now: float) -> Bucket:
         return Bucket(self._receiver_rate, self._receiver_rate, self._receiver_rate, now)
+
+
+class Redirected(Struct):
+    """A sender: when it was last redirected, or seen when it was not any more, and how often it was."""
+
+    last: float
+    times: int = 0
+
+
+class RedirectLimit:
+    """Says of each packet whether its sender may be redirected, as Linux does (`ip_rt_send_redirect()`).
+
+    At once, then after `PAUSE` of seconds that doubles each time. A sender that goes on after `MOST` of them does not
+    listen, and is told nothing more until it has been silent for as long as the next pause but one would be.
+    """
+
+    PAUSE = 0.02
+    MOST = 9
+    SILENCE = PAUSE * 2 ** (MOST + 1)
+
+    def __init__(self) -> None:
+        self._senders: OrderedDict[Hashable, Redirected] = OrderedDict()
+
+    def allows(self, sender: Hashable, now: float) -> bool:
+        found = self._senders.pop(sender, None)
+        if found is None or now - found.last > self.SILENCE:
+            found = Redirected(now)
+        self._senders[sender] = found
+        if len(self._senders) > REMEMBERED:
+            self._senders.popitem(last=False)
+        if found.times >= self.MOST:
+            found.last = now
+            return False
+        if found.times and now - found.last <= self.PAUSE * 2**found.times:
+            return False
+        found.last, found.times = now, found.times + 1
+        return True

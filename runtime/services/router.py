@@ -148,6 +148,8 @@ class Router(Struct):
                 self.answers.local(port, frame, now)
             case Reason.OPTIONS:
                 self.answers.options(port, frame, now)
+            case Reason.REDIRECT:
+                self._redirect(packet, now)
             case _:
                 self.answers.undeliverable(port, frame, reason, self._way(packet.note), now)
 
@@ -157,6 +159,13 @@ class Router(Struct):
             neighbour = way.neighbour(_destination(packet.frame))
             held = None if packet.truncated else Held(packet.port.index, packet.frame)
             self.neighbours.resolve(Key(way.port, neighbour), held, now)
+
+    def _redirect(self, packet: Packet, now: float) -> None:
+        """A copy of one that has been forwarded; its next hop may have changed since then."""
+        way, port = self._way(packet.note), packet.port.index
+        if way is not None and way.port == port:
+            target = way.neighbour(_destination(packet.frame))
+            self.answers.redirect(port, packet.frame, target, self.neighbours.mac(Key(port, target)), now)
 
     def _way(self, note: int) -> NextHopRecord | None:
         """The next hop that a program noted; None where its place has been given to something else since then."""

@@ -25,6 +25,7 @@ class Reason(IntEnum):
     ARP = 8
     ND = 9
     SCOPE = 10
+    REDIRECT = 11
 
 
 class Kind(IntEnum):
@@ -60,6 +61,9 @@ NEIGHBOURS_VERSION_SIZE = 8
 
 RECENT_SIZE = {4: 24 << 10, 6: 40 << 9}
 """Bytes of struct recent4_places and recent6_places, what one CPU remembers of neighbours (neighbour.h)."""
+
+REDIRECTED_SIZE = 4 << 10
+"""Bytes of struct redirect_places, when one CPU has sent up a copy for whom (redirect.h)."""
 
 
 class NextHopRecord(Struct, frozen=True):

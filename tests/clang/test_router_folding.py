@@ -30,6 +30,7 @@ SIX = ('"fd00:1::1/64"', '"fd00:2::1/64"', "[]")
 BOTH = ('[10.1.0.1/24, "fd00:1::1/64"]', '[10.2.0.1/24, "fd00:2::1/64"]', "[{to: 0.0.0.0/0, via: 10.2.0.9}]")
 MIXED = ("10.1.0.1/24", '"fd00:2::1/64"', "[]")
 FOLLOWING = (*BOTH[:2], "[]\n    kernel-routes: {table: main}")
+SILENT = (f"{BOTH[0]}, redirects: false", f"{BOTH[1]}, redirects: false", BOTH[2])
 Addresses = tuple[str, str, str]
 
 
@@ -75,6 +76,15 @@ def test_a_version_that_no_port_has_leaves_nothing_behind(hook: Hook) -> None:
 @every_hook
 def test_a_version_that_the_port_has_not_leaves_nothing_in_its_program(hook: Hook) -> None:
     assert maps(MIXED, hook) == {"neighbours4", "recent4"}
+
+
+@every_hook
+def test_redirects_that_are_off_leave_nothing_behind(hook: Hook) -> None:
+    """Neither their map, nor what sends a copy up."""
+    for addresses, redirects in ((BOTH, True), (SILENT, False)):
+        named = {reference.map for reference in program(addresses, hook).maps}
+        assert ("gw__redirected" in named) is redirects
+    assert instructions(SILENT, hook) < instructions(BOTH, hook)
 
 
 @every_hook

@@ -117,7 +117,7 @@ def _random_routes(generator: random.Random, gateways: list[tuple[str, str]]) ->
 
 
 def chain(plan: Plan) -> dict[str, Any]:
-    settings = {port: {"address": plan.addresses[port]} for port in PORTS}
+    settings = {port: {"address": plan.addresses[port], "redirects": False} for port in PORTS}
     return {
         "mode": "native",
         "slow-path": {"rate": 10_000_000},

@@ -63,6 +63,25 @@ class RouterModel:
             return self._arp(port, frame)
         return "drop unknown-protocol", frame
 
+    def copies(self, port: str, frame: bytes, *, injected: bool = False) -> tuple[str, ...]:
+        """Why a copy goes up besides: its sender may have to be redirected (RFC 1812 5.2.7.2, RFC 4861 8.2)."""
+        verdict, out = self.forward(port, frame, injected=injected)
+        came_back = verdict == f"out {port}" and frame[6:12] not in (self._mac(port), out[:6])
+        if not came_back or not self.config["ports"][port].get("redirects", True):
+            return ()
+        packet, networks = frame[14:], [each.network for each in self._interfaces(port)]
+        if frame[12:14] == b"\x08\x00":
+            source, destination = ipaddress.IPv4Address(packet[12:16]), ipaddress.IPv4Address(packet[16:20])
+            nexthop = self._hop(destination, lambda: _flow4(packet)).gateway or destination
+            told = any(source in network and nexthop in network for network in networks)
+        elif frame[12:14] == b"\x86\xdd" and out[14 + 7] == packet[7] - 1:  # and no advertisement of the router's
+            source6, destination6 = ipaddress.IPv6Address(packet[8:24]), ipaddress.IPv6Address(packet[24:40])
+            gateway = self._hop(destination6, lambda: _flow6(packet)).gateway
+            told = (gateway is None or gateway in LINK_LOCAL) and any(source6 in network for network in networks)
+        else:
+            return ()
+        return ("redirect",) if told else ()
+
     def _mac(self, port: str) -> bytes:
         return mac(self.config["ports"][port]["mac"])
 

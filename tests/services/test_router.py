@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import random
 import time
 from collections.abc import Iterator, Mapping
@@ -30,9 +31,14 @@ PORTS = ("left", "right", "south")
 CONFIG: Mapping[str, Any] = {
     "kind": "router",
     "ports": {
-        "left": {"address": ["10.7.1.1/24", "fd00:1::1/64"], "mac": LEFT, "mtu": 1500},
-        "right": {"address": ["10.7.2.1/24", "10.8.2.1/28", "fd00:2::1/64"], "mac": RIGHT, "mtu": 1400},
-        "south": {"address": "10.7.3.0/31", "mac": SOUTH, "mtu": 1500},
+        "left": {"address": ["10.7.1.1/24", "fd00:1::1/64"], "mac": LEFT, "mtu": 1500, "redirects": False},
+        "right": {
+            "address": ["10.7.2.1/24", "10.8.2.1/28", "fd00:2::1/64"],
+            "mac": RIGHT,
+            "mtu": 1400,
+            "redirects": False,
+        },
+        "south": {"address": "10.7.3.0/31", "mac": SOUTH, "mtu": 1500, "redirects": False},
     },
     "routes": [
         {"to": "0.0.0.0/0", "via": "10.7.2.254"},
@@ -69,6 +75,15 @@ NEIGHBOURS = {
     ("left", "fe80::10"): HOST,
 }
 HERE, THERE, HERE6, THERE6 = "10.7.1.10", "10.7.2.20", "fd00:1::10", "fd00:2::20"
+
+
+def redirecting(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with redirects on all ports, as it is where nothing is said of them."""
+    ports = {
+        name: {key: value for key, value in port.items() if key != "redirects"}
+        for name, port in config["ports"].items()
+    }
+    return {**config, "ports": ports}
 
 
 def entries(config: Mapping[str, Any], neighbours: Mapping[tuple[str, str], str]) -> dict[str, dict[bytes, bytes]]:
@@ -516,6 +531,93 @@ BARE_ROWS = [
     left("no IPv6 route", NO_ROUTE, ipv6(HERE6, "2001:db8::1"), IPV6),
 ]
 
+TELLING: Mapping[str, Any] = redirecting(
+    {
+        **CONFIG,
+        "ports": {**CONFIG["ports"], "south": {"address": ["10.7.3.1/24", "10.7.4.1/24"], "mac": SOUTH, "mtu": 1500}},
+        "routes": [
+            {"to": "10.9.0.0/16", "via": "10.7.1.9"},
+            {"to": "10.10.0.0/16", "via": "10.7.4.9"},
+            {"to": "10.11.0.0/16", "port": "left"},
+            {"to": "192.0.2.0/24", "via": ["10.7.1.9", "10.7.1.10"]},
+            {"to": "2001:db8::/32", "via": "fd00:1::9"},
+            {"to": "2001:db8:1::/48", "via": "fe80::9", "port": "left"},
+            {"to": "2001:db8:2::/48", "port": "left"},
+        ],
+    }
+)
+TELLING_NEIGHBOURS = {
+    **NEIGHBOURS,
+    ("left", "10.11.0.1"): SERVER,
+    ("south", "10.7.3.9"): SECOND,
+    ("south", "10.7.4.9"): SECOND,
+    ("left", "fe80::9"): SECOND,
+    ("left", "2001:db8:2::1"): SERVER,
+}
+
+
+def back(
+    name: str,
+    way: Way,
+    source: str,
+    destination: str,
+    *,
+    told: bool = True,
+    station: str = HOST,
+    injected: bool = False,
+    fragment: int = 0,
+) -> Row:
+    """A packet that leaves by the port that it came in by; whether a copy goes up, so that its sender is told.
+
+    A sender is looked at again after some time only: there is one row for each.
+    """
+    if ":" in source:
+        kind, before, after = IPV6, ipv6(source, destination), ipv6(source, destination, hop_limit=63)
+    else:
+        before, after = (ipv4(source, destination, ttl=ttl, fragment=fragment) for ttl in (64, 63))
+        kind = IPV4
+    copies = ("redirect",) if told else ()
+    frame, out = ethernet(station, way.mine, kind, before), ethernet(way.mine, way.neighbour, kind, after)
+    return Row(name, way.port, frame, f"out {way.port}", out, copies, injected)
+
+
+ON_LEFT, TO_LEFT_SERVER, BACK_SOUTH = BACK, Way("left", LEFT, SERVER), Way("south", SOUTH, SECOND)
+REDIRECT_ROWS = [
+    back("via a router in the sender's subnet (RFC 1812 5.2.7.2)", ON_LEFT, "10.7.1.30", "10.9.1.1"),
+    back("to a host in the sender's subnet", Way("left", LEFT, HOST), "10.7.1.31", "10.7.1.10", station=MOVED),
+    back("equal-cost paths: the one that it takes", ON_LEFT, "10.7.1.32", "192.0.2.3"),
+    back("a later fragment", ON_LEFT, "10.7.1.33", "10.9.1.1", fragment=0x2001),
+    back("on a port with two subnets, in the second", BACK_SOUTH, "10.7.4.30", "10.10.0.1"),
+    back("sender and next hop in two subnets", BACK_SOUTH, "10.7.3.31", "10.10.0.1", told=False),
+    back("the sender is not on the link", ON_LEFT, "10.20.0.1", "10.9.1.1", told=False),
+    back("the destination is on the link without a subnet", TO_LEFT_SERVER, "10.7.1.34", "10.11.0.1", told=False),
+    back("the next hop itself has sent it", ON_LEFT, "10.7.1.35", "10.9.1.1", told=False, station=SECOND),
+    back("from the control plane", ON_LEFT, "10.7.1.36", "10.9.1.1", told=False, station=LEFT, injected=True),
+    forwarded("out of another port", TO_SERVER, "10.7.1.37", THERE),
+    left("not forwarded: TTL 1", EXPIRED, ipv4("10.7.1.38", "10.9.1.1", ttl=1)),
+    left("not forwarded: the next hop is not known", RESOLVE, ipv4("10.7.1.39", "10.7.1.77")),
+    left("not forwarded: a directed broadcast", NOT_ROUTED, ipv4("10.7.1.40", "10.7.1.255")),
+    left("not forwarded: a group", MARTIAN, ipv4("10.7.1.41", "224.0.0.251")),
+    left("not forwarded: options, a source route among them", OPTIONS, ipv4("10.7.1.42", "10.9.1.1", options=bytes(4))),
+    back("IPv6: via a router by its link-local address (RFC 4861 8.2)", ON_LEFT, "fd00:1::30", "2001:db8:1::1"),
+    back("IPv6: to a host on the link", TO_LEFT_SERVER, "fd00:1::31", "2001:db8:2::1"),
+    back("IPv6: via a router by another address", ON_LEFT, "fd00:1::32", "2001:db8::1", told=False),
+    back("IPv6: the sender is not on the link", ON_LEFT, "2001:db8:9::1", "2001:db8:1::1", told=False),
+    back("IPv6: the next hop itself has sent it", ON_LEFT, "fd00:1::33", "2001:db8:1::1", told=False, station=SECOND),
+    left(
+        "IPv6: redirects of others are not followed",
+        NOT_ASKED,
+        icmp6("fe80::10", "fd00:1::1", bytes((137, 0, 0, 0)) + bytes(36)),
+        IPV6,
+    ),
+]
+
+
+def telling_scene() -> Scene:
+    model = partial(RouterModel, TELLING, TELLING_NEIGHBOURS)
+    return Scene("redirects", TELLING, PORTS, model, REDIRECT_ROWS, entries(TELLING, TELLING_NEIGHBOURS))
+
+
 SCENES = (
     scene("links", LINK_ROWS),
     scene("headers", HEADER_ROWS),
@@ -526,6 +628,7 @@ SCENES = (
     scene("discovery", ND_ROWS),
     scene("arp", ARP_ROWS),
     scene("bare", BARE_ROWS, BARE),
+    telling_scene(),
 )
 
 
@@ -541,6 +644,7 @@ def test_the_model_has_the_bytes_of_the_table() -> None:
             expected = row.frame if row.out is None else row.out
             found = model.forward(row.port, row.frame, injected=row.injected)
             assert found == (row.verdict, expected), row.name
+            assert model.copies(row.port, row.frame, injected=row.injected) == row.copies, row.name
 
 
 ADDRESSES4 = [
@@ -636,15 +740,20 @@ every_hook = pytest.mark.parametrize("hook", list(Hook), ids=str)
 @every_hook
 @pytest.mark.parametrize("seed", range(2))
 def test_random_packets_against_the_model(hook: Hook, seed: int, tmp_path: Path) -> None:
-    model, seen = RouterModel(CONFIG, NEIGHBOURS), set()
-    with Bench(CONFIG, PORTS, hook, tmp_path, entries(CONFIG, NEIGHBOURS)) as bench:
+    """With redirects, and without."""
+    config = redirecting(CONFIG) if seed else CONFIG
+    model, seen, redirected = RouterModel(config, NEIGHBOURS), set(), 0
+    with Bench(config, PORTS, hook, tmp_path, entries(config, NEIGHBOURS)) as bench:
         for port, frame in random_frames(random.Random(f"{hook} {seed}"), 3000):
             if not takes(hook, frame):
                 continue
             expected = model.forward(port, frame)
             outcome = bench.receive(port, frame)
             assert (outcome.verdict, outcome.frame) == expected, f"{frame.hex()} on {port}"
+            assert outcome.copies in ((), model.copies(port, frame)), f"{frame.hex()} on {port}"
+            redirected += len(outcome.copies)
             seen.add(expected[0])
+    assert bool(redirected) == bool(seed)
     assert len(seen) >= 22, "the packets are not varied enough to show anything"
 
 
@@ -721,6 +830,39 @@ def test_neighbours_that_share_a_place_in_a_cpus_memory(tmp_path: Path) -> None:
         for address, mac in [*macs.items(), *macs.items()]:
             outcome = bench.run_program("left", at_left(ipv4(HERE, address, ports(1, 2))))
             assert outcome.data[:6] == frames.mac(mac), address
+
+
+@pytest.mark.kernel
+@every_hook
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_copy_for_a_sender_goes_up_every_now_and_then(version: int, hook: Hook, tmp_path: Path) -> None:
+    """Not with every packet of a host that does not listen; others are not kept from being told."""
+    rows = [
+        row
+        for row in REDIRECT_ROWS
+        if row.copies and (b"\x86\xdd" if version == 6 else b"\x08\x00") in row.frame[12:14]
+    ]
+    first, second = rows[:2]
+    with Bench(TELLING, PORTS, hook, tmp_path, entries(TELLING, TELLING_NEIGHBOURS)) as bench, one_cpu():
+        begun, copies = time.monotonic(), 0
+        for _ in range(500):
+            copies += len(bench.receive(first.port, first.frame).copies)
+        elapsed = time.monotonic() - begun
+        assert bench.receive(second.port, second.frame).copies == ("redirect",)
+        assert 1 <= copies <= 2 + elapsed * 16
+        time.sleep(0.1)
+        assert bench.receive(first.port, first.frame).copies == ("redirect",)
+
+
+@contextmanager
+def one_cpu() -> Iterator[None]:
+    """Keeps this process on one CPU, and with it the programs of test runs."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 @pytest.mark.kernel

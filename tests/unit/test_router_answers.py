@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, ip_interface, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
 
 import pytest
 
 from runtime.protocols.internet import Ipv4, read_ipv4, read_ipv6
 from runtime.routing.answers import Answers
-from runtime.routing.limit import ErrorLimit
+from runtime.routing.limit import REMEMBERED, ErrorLimit, RedirectLimit
 from runtime.routing.ports import Ports, Route, RouterPort
 from schemas.services.router import Kind, NextHopRecord, Reason
 from tests.services import router_frames as frames
@@ -620,3 +621,100 @@ def test_checksums_of_any_header_are_right() -> None:
         packet = Ipv4(IPv4Address(HERE), IPv4Address(FAR), UDP, b"x", identification=number)
         assert checksum(packet.packed()[:20]) == 0
         assert read_ipv4(packet.packed()) == packet
+
+
+# --- redirects --------------------------------------------------------------------------------------------------------
+
+BETTER, BETTER6 = IPv4Address("10.7.1.9"), IPv6Address("fe80::9")
+BETTER_MAC = "52:54:00:00:00:09"
+
+
+def redirected6(packet: bytes, target: IPv6Address, link_address: str = "") -> bytes:
+    """RFC 4861 4.5: the target, the destination, the target's link-layer address, the packet in units of 8 bytes."""
+    options = bytes((2, 1)) + frames.mac(link_address) if link_address else b""
+    room = 1280 - 40 - 40 - len(options) - 8
+    quoted = packet[: min(len(packet), room) // 8 * 8]
+    options += bytes((4, 1 + len(quoted) // 8)) + bytes(6) + quoted
+    sender = str(IPv6Address(packet[8:24]))
+    message = bytes((137, 0, 0, 0)) + bytes(4) + target.packed + packet[24:40] + options
+    return icmp6(link_local(LEFT), sender, message)
+
+
+def test_an_ipv4_sender_is_redirected_from_its_gateways_address(desk: Desk) -> None:
+    """RFC 792: type 5, for the host (RFC 1812 5.2.7.2); RFC 1122 3.2.2.2: hosts believe their gateway only."""
+    for packet in (ipv4(HERE, FAR), ipv4("10.7.1.11", FAR, bytes(1400))):
+        desk.answers.redirect(0, ethernet(HOST, LEFT, IPV4, packet + bytes(6)), BETTER, frames.mac(BETTER_MAC), 1.0)
+        assert desk.said() == error4("10.7.1.1", 5, 1, packet, BETTER.packed)
+
+
+@pytest.mark.parametrize("link_address", ["", BETTER_MAC])
+@pytest.mark.parametrize("size", [0, 5, 1136, 1140, 1400])
+def test_an_ipv6_sender_is_redirected_by_its_neighbours_address(desk: Desk, link_address: str, size: int) -> None:
+    packet = ipv6(HERE6, FAR6, bytes(size))
+    mac = frames.mac(link_address) if link_address else None
+    desk.answers.redirect(0, ethernet(HOST, LEFT, IPV6, packet + bytes(6)), BETTER6, mac, 1.0)
+    ((port, frame),) = desk.outlet.sent
+    assert (port, frame) == (0, ethernet(LEFT, HOST, IPV6, redirected6(packet, BETTER6, link_address)))
+    assert len(frame) <= 14 + 1280
+    assert not desk.outlet.injected
+
+
+def test_an_ipv6_sender_is_redirected_to_the_destination_itself(desk: Desk) -> None:
+    packet = ipv6(HERE6, "fd00:1::20")
+    desk.answers.redirect(0, ethernet(HOST, LEFT, IPV6, packet), IPv6Address("fd00:1::20"), None, 1.0)
+    ((_, frame),) = desk.outlet.sent
+    assert frame[14 + 48 : 14 + 80] == packed("fd00:1::20") * 2
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        ipv4(HERE, FAR, bytes((3, 0)) + bytes(30), protocol=ICMP),
+        ipv4(HERE, FAR, bytes((5, 0)) + bytes(30), protocol=ICMP),
+        ipv4(HERE, FAR, fragment=1),
+        ipv4("10.7.1.1", FAR),
+        icmp6(HERE6, FAR6, bytes((1, 0, 0, 0)) + bytes(44)),
+        icmp6(HERE6, FAR6, bytes((137, 0, 0, 0)) + bytes(36)),
+    ],
+)
+def test_nobody_is_redirected_because_of(desk: Desk, packet: bytes) -> None:
+    """ICMP errors, later fragments (RFC 1812 4.3.2.7), redirects (RFC 4443 2.4 e), what the router sends itself."""
+    version, target = (IPV4, BETTER) if packet[0] >> 4 == 4 else (IPV6, BETTER6)
+    desk.answers.redirect(0, ethernet(HOST, LEFT, version, packet), target, None, 1.0)
+    assert not desk.outlet.sent
+    assert desk.said() is None
+
+
+def test_redirects_count_among_all_errors() -> None:
+    desk = Desk()
+    desk.answers.limit = ErrorLimit(10, 1000, 0.0)
+    assert desk.about(ipv4(HERE, FAR), Reason.EXPIRED)
+    for kind, better in ((IPV4, BETTER), (IPV6, BETTER6)):
+        packet = ipv4("10.7.1.77", FAR) if kind == IPV4 else ipv6("fd00:1::77", FAR6)
+        desk.answers.redirect(0, ethernet(HOST, LEFT, kind, packet), better, None, 0.0)
+    assert desk.said() is None
+    assert not desk.outlet.sent
+
+
+def test_a_host_that_does_not_listen_is_told_ever_more_rarely_and_then_no_more() -> None:
+    """What Linux does: pauses that double, nine times, then silence until the host has been silent for 20 s."""
+    limit, told, now = RedirectLimit(), [], 0.0
+    while now < 60:
+        if limit.allows("host", now):
+            told.append(now)
+        assert limit.allows(now, now), "others are told"
+        now += 0.01
+    pauses = [after - before for before, after in itertools.pairwise(told)]
+    assert len(told) == 9
+    for number, pause in enumerate(pauses, start=1):
+        assert 0.02 * 2**number <= pause <= 0.02 * 2**number + 0.02
+    assert not limit.allows("host", now + 20.4)
+    assert limit.allows("host", now + 20.4 + 20.6)
+
+
+def test_senders_that_were_redirected_longest_ago_are_forgotten() -> None:
+    limit = RedirectLimit()
+    for number in range(REMEMBERED + 1):
+        assert limit.allows(number, 1.0)
+    assert not limit.allows(REMEMBERED, 1.0)
+    assert limit.allows(0, 1.0)

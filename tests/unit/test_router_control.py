@@ -33,6 +33,8 @@ NEXTHOPS = {
     3: NextHopRecord(Kind.UNREACHABLE),
     4: NextHopRecord(Kind.GROUP, first=1, members=2),
     5: NextHopRecord(Kind.NONE),
+    6: NextHopRecord(Kind.CONNECTED, 0),
+    7: NextHopRecord(Kind.VIA, 0, gateway=packed("10.7.1.9")),
 }
 
 
@@ -85,6 +87,14 @@ def test_a_frame_whose_end_is_missing_is_not_injected(desk: Desk) -> None:
     reply = arp(2, ("52:54:00:00:00:02", "10.7.2.20"), (RIGHT, "10.7.2.1"))
     desk.packet("arp", ethernet("52:54:00:00:00:02", RIGHT, ARP, reply), port=1)
     assert not desk.outlet.injected
+
+
+@pytest.mark.parametrize(("note", "target"), [(6, "10.7.1.20"), (7, "10.7.1.9"), (1, ""), (2, ""), (3, ""), (5, "")])
+def test_a_sender_is_redirected_to_next_hops_on_its_own_link_only(desk: Desk, note: int, target: str) -> None:
+    """The place of a next hop that a program noted may have been given to another one since then."""
+    desk.packet("redirect", ethernet(HOST, LEFT, IPV4, ipv4("10.7.1.10", "10.7.1.20")), note)
+    said = [(port, frame[34:36], frame[38:42]) for port, frame in desk.outlet.injected]
+    assert said == ([(0, b"\5\1", packed(target))] if target else [])
 
 
 def test_each_port_defends_its_own_addresses(desk: Desk) -> None:

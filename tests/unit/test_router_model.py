@@ -141,6 +141,33 @@ def test_mac_and_mtu_of_the_file_come_first() -> None:
     assert (down["mac"], down["mtu"]) == ("52:54:00:12:34:56", 9000)
 
 
+def test_redirects_are_on_unless_a_port_says_no() -> None:
+    gw = resolve(read("edge.yaml", chain(down=", redirects: false"))).service("gw")
+    up, down = (lower(gw, gw.port(name), Hook.XDP) for name in ("up", "down"))
+    for lowered, said in ((up, "true"), (down, "false")):
+        (value,) = [constant.value for constant in lowered.constants if constant.path.endswith(".redirects")]
+        assert value == said
+    names = {function.field for function in up.functions} - {function.field for function in down.functions}
+    assert names == {"share_subnet4"}
+    assert {each.name for each in up.maps} - {each.name for each in down.maps} == {"gw__redirected"}
+
+
+def test_what_is_no_answer_to_redirects_is_said_where_it_stands() -> None:
+    text = chain(down=", redirects: no")
+    with pytest.raises(InvalidChain) as caught:
+        resolve(read("edge.yaml", text))
+    assert render(caught.value.diagnostics, {"edge.yaml": text}) == (
+        "error[C112]: expected true or false, found a string\n"
+        " --> edge.yaml:10:65\n"
+        "   |\n"
+        '10 |       down: {address: [10.0.0.1/24, "fd00:1::1/64"], redirects: no}\n'
+        "   |                                                                 ^^ this is a string\n"
+        "   = note: whether hosts on the port's link are told of a better next hop on it, when a packet of theirs"
+        " leaves by the port that it came in by (ICMP redirects)\n"
+        "   = help: for example `false`\n"
+    )
+
+
 def test_another_gateway_changes_a_map_and_no_program() -> None:
     """Only an address, a port or a prefix is in the code."""
     lowered = []

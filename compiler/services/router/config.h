@@ -22,6 +22,7 @@ enum router_reason {
 	ROUTER_ARP = 8,         /* ARP that tells something new */
 	ROUTER_ND = 9,          /* neighbour discovery that does */
 	ROUTER_SCOPE = 10,      /* from a link-local source to another link (RFC 4443 3.1) */
+	ROUTER_REDIRECT = 11,   /* a copy: it leaves by the port that it came in by */
 };
 
 enum router_address {
@@ -42,6 +43,8 @@ enum {
 };
 
 static const __u32 NO_PORT = 0xffffffff;
+
+static const __u64 GOLDEN_RATIO = 0x9e3779b97f4a7c15ULL; /* 2^64 divided by it: what is multiplied is well mixed */
 
 struct neighbour4_key {
 	__be32 address;
@@ -67,12 +70,15 @@ struct router_config {
 	__u32 port;
 	bool ipv4; /* the port has addresses of this version; else such packets are not taken */
 	bool ipv6;
+	bool redirects; /* who is on this link is told of better next hops on it */
 	__u64 hz;
 	struct egress (*egress)(__u32 port);
 	__u32 (*address4)(__be32 address);                      /* enum router_address, of any port */
 	__u32 (*address6)(const struct in6_addr *address);      /* likewise, but for link-local ones */
 	__u32 (*port_address4)(__be32 address);                 /* of this port */
 	__u32 (*port_address6)(const struct in6_addr *address); /* likewise, but for link-local ones */
+	bool (*share_subnet4)(__be32 one, __be32 other);        /* whether both are in one subnet of this port */
+	bool (*is_on_link6)(const struct in6_addr *address);    /* whether it is in a subnet of this port */
 	__u32 (*route4)(__be32 destination);                    /* index of the next hop, 0 for none */
 	__u32 (*route6)(const struct in6_addr *destination);
 	struct nexthop_maps nexthops;
@@ -81,6 +87,7 @@ struct router_config {
 	void *neighbours_version;
 	void *recent4; /* what a CPU remembers of them (neighbour.h) */
 	void *recent6;
+	void *redirected; /* what a CPU remembers of whom it has redirected (redirect.h) */
 };
 
 /* Whether the hook holds a VLAN tag outside of the frame: a port is in no VLAN. */

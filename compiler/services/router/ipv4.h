@@ -7,6 +7,7 @@
 #include "config.h"
 #include "neighbour.h"
 #include "parse.h"
+#include "redirect.h"
 
 enum {
 	IPV4_WORDS = 5,         /* of a header without options */
@@ -79,6 +80,17 @@ static __always_inline void ipv4_age(struct iphdr *ip)
 	*word = before - 1 + (before >= 0xfffe0000 ? 0x20000 : 0x10000);
 }
 
+/*
+ * RFC 1812 5.2.7.2: sender and next hop have to be in one subnet. (A packet with a source route never comes so far.)
+ */
+static __always_inline void ipv4_redirect(struct packet *pkt, const struct router_config *cfg, const struct iphdr *ip,
+					  const struct neighbour4_key *nexthop, __u64 mac, __u32 index)
+{
+	if (!redirect_is_pointless(pkt, cfg, mac) && cfg->share_subnet4(ip->saddr, nexthop->address) &&
+	    redirect_is_due(cfg, ip->saddr))
+		redirect_sender(pkt, index);
+}
+
 /* Forwards a packet to a neighbour: all that can still go wrong is found out before the first byte is changed. */
 static __always_inline __u32 ipv4_send(struct packet *pkt, const struct router_config *cfg, struct iphdr *ip,
 				       const struct nexthop *nexthop, __u32 index)
@@ -95,6 +107,8 @@ static __always_inline __u32 ipv4_send(struct packet *pkt, const struct router_c
 	key.address = nexthop->kind == NEXTHOP_VIA ? nexthop->gateway.u6_addr32[0] : ip->daddr;
 	if (unlikely(!neighbour4_mac(cfg, &key, &mac)))
 		return upcall(pkt, ROUTER_RESOLVE, index);
+	if (cfg->redirects && unlikely(key.port == cfg->port))
+		ipv4_redirect(pkt, cfg, ip, &key, mac, index);
 	ipv4_age(ip);
 	address_frame(pkt->eth, mac, egress.mac);
 	return key.port;

@@ -7,6 +7,7 @@
 #include "nd.h"
 #include "neighbour.h"
 #include "parse.h"
+#include "redirect.h"
 
 /* Whether the first 96 bits are zero and the rest is `last`: ::, ::1 */
 static __always_inline bool is_low6(const struct in6_addr *address, __u32 last)
@@ -37,6 +38,19 @@ static __always_inline __u32 ipv6_flow(const struct packet *pkt, const struct ip
 	return flow_hash(addresses, rest);
 }
 
+/* RFC 4861 8.2: the sender is a neighbour; the next hop is the destination, or a router by its link-local address. */
+static __always_inline void ipv6_redirect(struct packet *pkt, const struct router_config *cfg, const struct ipv6hdr *ip,
+					  const struct nexthop *nexthop, __u64 mac, __u32 index)
+{
+	const __u64 *sender = (const __u64 *)&ip->saddr;
+
+	if (nexthop->kind == NEXTHOP_VIA && !is_link_local6(&nexthop->gateway))
+		return;
+	if (!redirect_is_pointless(pkt, cfg, mac) && cfg->is_on_link6(&ip->saddr) &&
+	    redirect_is_due(cfg, sender[0] ^ sender[1]))
+		redirect_sender(pkt, index);
+}
+
 /* Forwards a packet to a neighbour: all that can still go wrong is found out before the first byte is changed. */
 static __always_inline __u32 ipv6_send(struct packet *pkt, const struct router_config *cfg, struct ipv6hdr *ip,
 				       const struct nexthop *nexthop, __u32 index)
@@ -56,6 +70,8 @@ static __always_inline __u32 ipv6_send(struct packet *pkt, const struct router_c
 		key.address = ip->daddr;
 	if (unlikely(!neighbour6_mac(cfg, &key, &mac)))
 		return upcall(pkt, ROUTER_RESOLVE, index);
+	if (cfg->redirects && unlikely(key.port == cfg->port))
+		ipv6_redirect(pkt, cfg, ip, nexthop, mac, index);
 	ip->hop_limit--;
 	address_frame(pkt->eth, mac, egress.mac);
 	return key.port;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Network
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,14 @@ from msgspec import Struct
 
 from schemas.diagnostic import Span
 from schemas.manifest import Hook, HostFact, Role, Scope
-from schemas.services.router import NEIGHBOUR, NEIGHBOUR_KEY, NEIGHBOURS_VERSION_SIZE, NEXTHOP, RECENT_SIZE
+from schemas.services.router import (
+    NEIGHBOUR,
+    NEIGHBOUR_KEY,
+    NEIGHBOURS_VERSION_SIZE,
+    NEXTHOP,
+    RECENT_SIZE,
+    REDIRECTED_SIZE,
+)
 
 from ...addresses import Address
 from ...ir import Constant, GeneratedFunction, HostBound, Inlined, InMap, LoadTime, LoweredPort, MapDef
@@ -132,6 +139,9 @@ class _Lowering(Struct, frozen=True):
             literal = "true" if here.has(version) else "false"
             meaning = f"IPv{version} is spoken here"
             yield Constant(str(self.port), literal, meaning, Inlined(f"ipv{version}", literal), here.span)
+        literal = "true" if here.redirects else "false"
+        meaning = "hosts here are redirected"
+        yield Constant(f"{self.port}.redirects", literal, meaning, Inlined("redirects", literal), here.redirects_span)
         yield Constant(f"{self.instance.name}.hz", "the host's", "jiffies a second", _HZ, self.instance.span)
         for port in self.model.ports:
             yield from self._egress(port)
@@ -173,6 +183,8 @@ class _Lowering(Struct, frozen=True):
             if any(port.has(version) for port in self.model.ports):
                 yield self._neighbours(version)
                 yield self._recent(version)
+        if self.model.port(self.port).redirects:
+            yield self._redirected()
 
     def _nexthops(self) -> MapDef:
         """Ports are known by their index here, so their order is part of the layout."""
@@ -243,6 +255,20 @@ class _Lowering(Struct, frozen=True):
             field=f"recent{version}",
         )
 
+    def _redirected(self) -> MapDef:
+        """When each CPU has sent up a copy for whom."""
+        return array(
+            self.instance,
+            "redirected",
+            "struct redirect_places",
+            REDIRECTED_SIZE,
+            role=Role.SCRATCH,
+            layout="router redirected/1",
+            span=self.instance.span,
+            per_cpu=True,
+            field="redirected",
+        )
+
     def functions(self) -> Iterator[GeneratedFunction]:
         yield self._function("egress", "egress.c.j2", self.instance.span, ports=list(self._ways_out()))
         here = self.model.port(self.port)
@@ -257,6 +283,17 @@ class _Lowering(Struct, frozen=True):
             yield self._function(
                 f"route{version}", f"route{version}.c.j2", routes[0][0].span, steps=list(tree(routes)), tables=tables
             )
+
+        if here.redirects:
+            yield from self._neighbourhood(here)
+
+    def _neighbourhood(self, here: RouterPort) -> Iterator[GeneratedFunction]:
+        """Who is on the link of the port."""
+        for version, field in ((4, "share_subnet4"), (6, "is_on_link6")):
+            if subnets := here.subnets(version):
+                yield self._function(
+                    field, f"{field}.c.j2", here.span, subnets=subnets, words_under_mask=words_under_mask
+                )
 
     def _function(self, field: str, template: str, span: Span, **values: object) -> GeneratedFunction:
         name = f"{port_name(self.port)}__{field}"
@@ -284,6 +321,12 @@ def words(address: Address | int) -> tuple[int, ...]:
     number = int(address)
     width = 32 if isinstance(address, IPv4Address) else 128
     return tuple(number >> shift & 0xFFFFFFFF for shift in range(width - 32, -1, -32))
+
+
+def words_under_mask(subnet: IPv6Network) -> list[tuple[int, int]]:
+    """The 32-bit words of a prefix that are not all of any value, each with its mask."""
+    pairs = zip(words(subnet.network_address), words(subnet.netmask), strict=True)
+    return [(word, mask) for word, mask in pairs if mask] or [(0, 0)]
 
 
 _HZ = HostBound("hz", HostFact.HZ, None)

@@ -59,11 +59,17 @@ class RouterPort(Struct, frozen=True):
     mac_span: Span
     mtu: int | None
     mtu_span: Span
+    redirects: bool
+    redirects_span: Span
     span: Span
 
     def has(self, version: int) -> bool:
         """Whether the port takes part in this IP version."""
         return any(address.ip.version == version for address in self.addresses)
+
+    def subnets(self, version: int) -> tuple[Prefix, ...]:
+        """Of one IP version, each once."""
+        return tuple(dict.fromkeys(each.subnet for each in self.addresses if each.ip.version == version))
 
 
 class NextHop(Struct, frozen=True):
@@ -189,7 +195,7 @@ def _icmp_rates(value: Value) -> IcmpRates:
 
 
 def _port(port: Port, value: Value, report: Report) -> RouterPort:
-    address, mac, mtu = value.get("address"), value.get("mac"), value.get("mtu")
+    address, mac, mtu, redirects = (value.get(key) for key in ("address", "mac", "mtu", "redirects"))
     parsed = (_own_address(item, report) for item in (address.elements() if address else ()))
     return RouterPort(
         port=port,
@@ -198,6 +204,8 @@ def _port(port: Port, value: Value, report: Report) -> RouterPort:
         mac_span=mac.span if mac else value.key_span,
         mtu=mtu.data if mtu else None,
         mtu_span=mtu.span if mtu else value.key_span,
+        redirects=redirects.data if redirects else True,
+        redirects_span=redirects.span if redirects else value.key_span,
         span=value.key_span,
     )
 

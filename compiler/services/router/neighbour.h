@@ -41,8 +41,6 @@ struct recent6_places {
 	struct recent6 place[1 << RECENT6_BITS];
 };
 
-static const __u64 NEIGHBOUR_GOLDEN_RATIO = 0x9e3779b97f4a7c15ULL; /* 2^64 divided by it */
-
 /* A number that changes when neighbours have changed. */
 static __always_inline __u32 neighbours_version(const struct router_config *cfg)
 {
@@ -70,7 +68,7 @@ static __always_inline volatile struct recent4 *recent4_place(const struct route
 	const __u32 zero = 0;
 	struct recent4_places *places = bpf_map_lookup_elem(cfg->recent4, &zero);
 
-	return places ? &places->place[address * NEIGHBOUR_GOLDEN_RATIO >> (64 - RECENT4_BITS)] : NULL;
+	return places ? &places->place[address * GOLDEN_RATIO >> (64 - RECENT4_BITS)] : NULL;
 }
 
 /*
@@ -113,7 +111,7 @@ static __always_inline volatile struct recent6 *recent6_place(const struct route
 	struct recent6_places *places = bpf_map_lookup_elem(cfg->recent6, &zero);
 	__u64 folded = (__u64)(word[0] ^ word[2]) << 32 | (word[1] ^ word[3]);
 
-	return places ? &places->place[folded * NEIGHBOUR_GOLDEN_RATIO >> (64 - RECENT6_BITS)] : NULL;
+	return places ? &places->place[folded * GOLDEN_RATIO >> (64 - RECENT6_BITS)] : NULL;
 }
 
 static __always_inline bool recent6_is(const volatile struct recent6 *recent, const struct neighbour6_key *key)
