@@ -257,6 +257,7 @@ def _map(definition: MapDef) -> m.MapRecord:
         layout=layout_hash(definition),
         meaning=definition.layout,
         counts=definition.counts,
+        filled=definition.filled,
         entries=tuple(_entry(entry) for entry in definition.entries),
         span=definition.span.brief,
     )

@@ -73,6 +73,7 @@ class MapDef(Struct, frozen=True):
     `key_type` and `value_type` are C types (`struct fdb_key`, `__u64`); `layout` names what entries mean ("fdb/1") and
     changes whenever that does. `type` is the UAPI name. `field`: the config struct's field that points to it, or "".
     `counts`: each of `entries` has a `struct counter` for a value, which counts what the entry's path says.
+    `filled`: a digest of what the run-time side fills it with before it is used; another one is another content.
     """
 
     name: MapName
@@ -90,6 +91,7 @@ class MapDef(Struct, frozen=True):
     field: str = ""
     service: str | None = None
     counts: bool = False
+    filled: str = ""
     entries: tuple[Constant, ...] = ()
 
 

@@ -97,7 +97,7 @@ def _map(definition: MapDef) -> Iterator[str]:
     yield (
         f"map {definition.name} {definition.type} key {definition.key_size} value {definition.value_size} "
         f"x {definition.max_entries} {definition.scope} {definition.role} "
-        f"[{definition.layout}]  ; {definition.span.brief}"
+        f"[{definition.layout}]{f' filled {definition.filled}' if definition.filled else ''}  ; {definition.span.brief}"
     )
     for entry in definition.entries[:SHOWN_ENTRIES]:
         yield f"  {_constant(entry)}  ; {entry.span.brief}"

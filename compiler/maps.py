@@ -47,6 +47,7 @@ def array(
     flags: int = 0,
     field: str = "",
     counts: bool = False,
+    filled: str = "",
     entries: tuple[Constant, ...] = (),
 ) -> MapDef:
     """An array of a service, named by `map_name`; per CPU, where CPUs must not wait for each other."""
@@ -66,6 +67,7 @@ def array(
         field=field,
         service=service.name,
         counts=counts,
+        filled=filled,
         entries=entries,
     )
 

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from schemas.manifest import MapRecord, Role
+from collections.abc import Collection, Set
+
+from schemas.manifest import Manifest, MapRecord, Role
 
 
 def stays(running: MapRecord, wanted: MapRecord) -> bool:
     """Whether new programs can go on with a running map as it is."""
     if wanted.role in (Role.LINKS, Role.SCRATCH) or running.role is not wanted.role or not same_shape(running, wanted):
         return False
+    if running.filled != wanted.filled:
+        return False
     return wanted.role is Role.STATE or contents(running) == contents(wanted)
+
+
+def refilled(wanted: Manifest, running: Manifest, pinned: Collection[str]) -> Set[str | None]:
+    """Services whose filled maps are made anew, as they all are where one of them cannot stay."""
+    before = {record.name: record for record in running.maps if record.name in pinned}
+    return {
+        record.service
+        for record in wanted.maps
+        if record.filled and not (record.name in before and stays(before[record.name], record))
+    }
 
 
 def same_shape(running: MapRecord, wanted: MapRecord) -> bool:

@@ -3,11 +3,12 @@
 A control plane is a module with known names, all of them optional: `start`, `on_packet` or `on_packets`, `tick`,
 `on_link`, `on_netlink`, `reload`, `stop`, `describe`, and `TICK_SECONDS`. A built-in one is `runtime/services/KIND.py`;
 a third party's is an entry point of the group `bpfchain.control_planes` under the kind's name. (The same module may
-have `migration`, which needs no daemon: runtime/migrate.py.)
+have `migration`, `fill` and `inspect`, which need no daemon: runtime/migrate.py, filling.py, describe.py.)
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -170,6 +171,19 @@ def runtime_side(kind: str) -> object | None:
     from importlib.metadata import entry_points  # slow to import, and built-in kinds do without
 
     return next((point.load() for point in entry_points(group=ENTRY_POINT_GROUP, name=kind)), None)
+
+
+@functools.cache
+def function_of(kind: str, name: str) -> Callable[..., Any] | None:
+    """A function of a kind's run-time side that needs no daemon: `inspect`, `fill`.
+
+    A built-in kind has it in a module of its own, `KIND_NAME.py`: no control plane is imported for it.
+    """
+    module = f"{__package__}.services.{kind.replace('-', '_')}"
+    if importlib.util.find_spec(module) is None:
+        return getattr(runtime_side(kind), name, None)
+    alone = f"{module}_{name}"
+    return getattr(importlib.import_module(alone), name, None) if importlib.util.find_spec(alone) else None
 
 
 _FUNCTIONS = ("start", "on_packet", "on_packets", "tick", "on_link", "on_netlink", "reload", "stop", "describe")

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib
-import importlib.util
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from msgspec import Struct, field
@@ -14,7 +11,7 @@ from msgspec import Struct, field
 from schemas.manifest import Manifest, ServiceRecord
 
 from . import sys
-from .control import NoControlPlane, OpenMap, find_control_plane, runtime_side
+from .control import NoControlPlane, OpenMap, find_control_plane, function_of
 from .control_maps import ControlMap, service_map
 from .pin import GenerationPins
 
@@ -63,21 +60,12 @@ def describe_ports(pins: GenerationPins, manifest: Manifest, service: ServiceRec
 
 def inspect(pins: GenerationPins, manifest: Manifest, service: ServiceRecord) -> Findings:
     """What its maps say; nothing where its kind looks at none. Raises what its module raises."""
-    look = _inspector(service.kind)
+    look = function_of(service.kind, "inspect")
     if look is None:
         return NOTHING
     with _maps_of(pins, manifest, service) as open_map:
-        return look(Inspected(service.name, service.ports, _constants(manifest, service), open_map))
-
-
-@functools.cache
-def _inspector(kind: str) -> Callable[[Inspected], Findings] | None:
-    """`inspect` of a kind. A built-in one has it in a module of its own: no control plane is imported for it."""
-    name = f"{__package__}.services.{kind.replace('-', '_')}"
-    if importlib.util.find_spec(name) is None:
-        return getattr(runtime_side(kind), "inspect", None)
-    alone = f"{name}_inspect"
-    return getattr(importlib.import_module(alone), "inspect", None) if importlib.util.find_spec(alone) else None
+        findings: Findings = look(Inspected(service.name, service.ports, _constants(manifest, service), open_map))
+        return findings
 
 
 def _constants(manifest: Manifest, service: ServiceRecord) -> Mapping[str, str]:

@@ -16,7 +16,7 @@ from schemas.diagnostic import Diagnostic, LoadFailed
 from schemas.manifest import Manifest, MapRecord, ObjectRecord, ProgramRecord, Role
 
 from . import link, sys
-from .compare import stays
+from .compare import refilled, stays
 from .devices import Device
 from .host import Host, host_facts, look
 from .load import OnVerified, create_map, load_object
@@ -84,6 +84,7 @@ def prepare(
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(generation.close)
         make_maps(generation, before)
+        fill_maps(generation)
         load_programs(generation, chain.objects, log_directory)
         link.fill(manifest, generation.maps, generation.programs, generation.devices)
         on_failure.pop_all()
@@ -92,9 +93,10 @@ def prepare(
 
 def make_maps(generation: Generation, before: Predecessor | None) -> None:
     """Every map of the manifest: the running one where it can stay, otherwise a new one, whose counters begin at 0."""
+    anew = refilled(generation.manifest, before.manifest, before.pinned) if before else frozenset()
     for record in generation.manifest.maps:
         running = before.map(record.name) if before else None
-        if before and running and stays(running, record):
+        if before and running and stays(running, record) and not (record.filled and record.service in anew):
             generation.maps[record.name] = before.open(running)
             generation.kept.add(record.name)
         else:
@@ -102,8 +104,16 @@ def make_maps(generation: Generation, before: Predecessor | None) -> None:
             if record.role is Role.CONFIG:
                 entries = {entry.key: entry.value for entry in record.entries}
                 sys.map_update_batch(generation.maps[record.name], list(entries), list(entries.values()))
-            elif before and running and record.role is Role.STATE is running.role:
+            elif before and running and not record.filled and record.role is Role.STATE is running.role:
                 _migrate(generation, before, running, record)
+
+
+def fill_maps(generation: Generation) -> None:
+    """Fills those that services fill, unless they are taken over. Raises `LoadFailed` (A152), OSError."""
+    if any(record.filled and record.name not in generation.kept for record in generation.manifest.maps):
+        from .filling import fill  # rarely needed
+
+        fill(generation.manifest, generation.maps, generation.kept)
 
 
 def _migrate(generation: Generation, before: Predecessor, old: MapRecord, new: MapRecord) -> None:

@@ -16,7 +16,7 @@ from schemas.diagnostic import Diagnostic, LoadFailed
 from schemas.manifest import Manifest, MapRecord, ProgramRecord, Role
 
 from .attach import AttachPoint
-from .compare import contents, same_entries, same_shape, stays
+from .compare import contents, refilled, same_entries, same_shape, stays
 from .host import Host, host_facts
 from .reasons import (
     brief,
@@ -24,6 +24,7 @@ from .reasons import (
     fact_reasons,
     link_reason,
     map_reason,
+    map_reasons,
     place_of,
     program_reasons,
     slot_reasons,
@@ -71,6 +72,7 @@ class Fate(StrEnum):
     KEPT = "kept"
     CARRIED = "carried over"
     MIGRATED = "migrated"
+    FILLED = "filled anew"  # its service writes it again, from the chain file and the host, before it is used
     REMOVED = "removed"  # with what it was for: nothing that the chain still does could have used it
     LOST = "lost"
 
@@ -181,7 +183,7 @@ def _first(manifest: Manifest) -> Iterator[Change]:
     for link in manifest.internal_links:
         yield added(Kind.VETH, link.name, link_reason(link))
     for record in manifest.maps:
-        yield added(Kind.MAP, record.name, map_reason(record))
+        yield added(Kind.MAP, record.name, *map_reasons(record))
     for program in manifest.programs:
         yield added(Kind.PROGRAM, program.name, place_of(program))
     for point, receiver in attach_points(manifest).values():
@@ -283,10 +285,14 @@ def _code(program: ProgramRecord) -> object:
 def _maps(manifest: Manifest, running: Manifest, current: LiveGeneration) -> Iterator[Change]:
     """Maps that cannot stay; entries of those that can are the business of `_entries`."""
     before = {record.name: record for record in running.maps}
+    anew = refilled(manifest, running, current.maps)
     for record in manifest.maps:
         old = before.pop(record.name, None)
         if old is None:
-            yield Change(Action.ADD, Kind.MAP, record.name, (map_reason(record),), Effect.SWAP)
+            yield Change(Action.ADD, Kind.MAP, record.name, map_reasons(record), Effect.SWAP)
+        elif record.filled and record.service in anew:
+            reason = map_reason(record, old) if record.name in current.maps else "its pin is gone"
+            yield Change(Action.CHANGE, Kind.MAP, record.name, (reason,), Effect.SWAP, Fate.FILLED)
         elif record.name not in current.maps:
             fate = Fate.LOST if record.role in (Role.STATE, Role.COUNTERS) or record.counts else None
             yield Change(Action.CHANGE, Kind.MAP, record.name, ("its pin is gone",), Effect.SWAP, fate)

@@ -37,6 +37,7 @@ def plan_data(plan: Plan) -> dict[str, Any]:
             "kept": list(plan.kept),
             "carried": list(_with(plan, Fate.CARRIED)),
             "migrated": list(_with(plan, Fate.MIGRATED)),
+            "filled": list(_with(plan, Fate.FILLED)),
             "removed": list(_with(plan, Fate.REMOVED)),
             "lost": list(plan.lost),
         },
@@ -125,6 +126,7 @@ def _summary(plan: Plan) -> Iterator[str]:
         ("kept", plan.kept),
         ("carried over", _with(plan, Fate.CARRIED)),
         ("migrated", _with(plan, Fate.MIGRATED)),
+        ("filled anew", _with(plan, Fate.FILLED)),
         ("removed", _with(plan, Fate.REMOVED)),
         ("LOST", plan.lost),
     ]

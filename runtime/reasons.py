@@ -88,9 +88,18 @@ def map_reason(record: MapRecord, old: MapRecord | None = None) -> str:
         return f"{old.type.removeprefix('BPF_MAP_TYPE_').lower()} → {type_name}, {brief(record.span)}"
     if old.max_entries != record.max_entries and old.layout == record.layout:
         return f"size {old.max_entries} → {record.max_entries}, {brief(record.span)}"
+    if old.layout == record.layout and record.filled:
+        same = old.filled == record.filled
+        what = "a map that is filled together with it is made anew" if same else "what fills it is different"
+        return f"{what}, {brief(record.span)}"
     if record.entries and {entry.path for entry in old.entries} != {entry.path for entry in record.entries}:
         return f"it counts other entries than before, {brief(record.span)}"
     return f"its entries have another meaning, {brief(record.span)}"
+
+
+def map_reasons(record: MapRecord) -> tuple[str, ...]:
+    """What a new map is, and whether it is empty when it is first used."""
+    return (map_reason(record), *(["filled before it is used"] if record.filled else []))
 
 
 def entry_reason(new: EntryRecord | None, old: EntryRecord | None) -> tuple[str, ...]:

@@ -77,12 +77,14 @@ def record_in(path: Path, content: bytes) -> Record:
 def _of_today(manifest: Any) -> Any:
     """The manifest of a chain that an earlier version has applied, so that it is replaced under traffic like any other.
 
-    Format 1 knew no values that the loader writes into programs.
+    Format 1 knew no values that the loader writes into programs, and neither it nor format 2 maps that are filled.
     """
-    if manifest["format"] != 1:
+    if manifest["format"] not in (1, 2):
         return manifest
-    programs = [{**program, "values": []} for program in manifest["programs"]]
-    return {**manifest, "format": FORMAT, "programs": programs}
+    programs, maps = manifest["programs"], [{**found, "filled": ""} for found in manifest["maps"]]
+    if manifest["format"] == 1:
+        programs = [{**program, "values": []} for program in programs]
+    return {**manifest, "format": FORMAT, "programs": programs, "maps": maps}
 
 
 def counted_bytes(counted: Counted) -> bytes:

@@ -19,7 +19,7 @@ from schemas.manifest import Manifest
 from . import features, hooks, link, sys, veth
 from .counts import carry_counts
 from .devices import find_device
-from .generation import Generation, Predecessor, load_programs, make_maps, prepare
+from .generation import Generation, Predecessor, fill_maps, load_programs, make_maps, prepare
 from .host import Host, host_facts, look, require_interfaces
 from .pin import ChainPins, GenerationPins
 from .plan import Plan
@@ -151,6 +151,8 @@ def _build(
     yield Step("look who is on the hooks", taken.check_free)
     yield Step("find the devices", find_devices)
     yield Step("make the maps", provide_maps)
+    if any(record.filled for record in manifest.maps):
+        yield Step("fill the tables", lambda: fill_maps(generation))
     yield Step("load the programs", lambda: load_programs(generation, chain.objects, log_directory))
     yield Step("fill and check the slots", link_up)
     yield Step("pin the new generation", pin, unpin, clears=True)

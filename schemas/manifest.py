@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import Struct
 
-FORMAT = 2
+FORMAT = 3
 """Version of this layout; a runtime refuses a manifest of another one."""
 
 
@@ -161,6 +161,8 @@ class MapRecord(Struct, frozen=True):
     Entries of a CONFIG map are its first content. Entries of a COUNTERS map are labels: `path` says what element `key`
     counts (`guard.block.sources 198.51.100.0/24`), `value` is empty. `counts`: the value of each such entry is a
     `struct counter` of what its path says, and nothing but that.
+    `filled`: a digest of what the service's run-time side fills it with, together with the service's other such maps,
+    before it is used (runtime/filling.py); empty where nothing does that.
     """
 
     name: str
@@ -175,6 +177,7 @@ class MapRecord(Struct, frozen=True):
     layout: str
     meaning: str
     counts: bool
+    filled: str
     entries: tuple[EntryRecord, ...]
     span: str
 

@@ -184,6 +184,8 @@ def _map(record: MapRecord) -> Iterator[str]:
         yield f"map `{record.name}` has room for {record.max_entries} of {len(record.entries)} entries"
     if record.counts and (record.value_size != COUNTER_SIZE or record.role not in (Role.COUNTERS, Role.CONFIG)):
         yield f"map `{record.name}` ({record.role}, values of {record.value_size} bytes) cannot count its entries"
+    if record.filled and (record.service is None or record.role is not Role.STATE):
+        yield f"map `{record.name}` ({record.role}) is filled, but {'not state' if record.service else 'by no service'}"
     labels = record.role is Role.COUNTERS
     for entry in record.entries:
         if len(entry.key) != record.key_size or len(entry.value) != (0 if labels else record.value_size):

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
 from socket import AF_INET, AF_INET6
+from typing import TypeVar
 
 from msgspec import Struct, field
 
@@ -18,7 +19,7 @@ from schemas.fib.pool import Full, Pool
 from schemas.fib.table4 import Fib4
 from schemas.fib.table4 import Route as FibRoute
 from schemas.fib.table6 import Fib6
-from schemas.services.router import NEXTHOP, Address, Kind, NextHopRecord
+from schemas.services.router import NEXTHOP, Address, Kind, NextHopRecord, group_order
 
 from ..rtnetlink import RTN_BLACKHOLE, RTN_PROHIBIT, RTN_UNICAST, RTN_UNREACHABLE, Path, Prefix
 
@@ -34,6 +35,7 @@ _REFUSALS = {
     RTN_PROHIBIT: Kind.PROHIBIT,
 }
 _UNREACHABLE = (NextHopRecord(Kind.UNREACHABLE),)
+Of = TypeVar("Of")
 Ways = tuple[NextHopRecord, ...]
 """What becomes of a packet: one next hop, or several that share the load."""
 
@@ -54,28 +56,55 @@ _Known = dict[int, tuple[Path, Held]]
 class NextHops:
     """Next hops in the memory of their map, a power of two of them; equal ways have one place, and place 0 is empty.
 
-    What another process has written stays until `forget`: the FIB that it left behind leads there.
+    What another process has written stays until `forget`, because the FIB that it left behind leads there, and is used
+    again: so taking it over needs no room. Places are cleared before they are free, so that blocks do not overlap.
     """
 
     def __init__(self, memory: memoryview, grace: Callable[[], None]) -> None:
         self._memory = memory
         self._grace = grace
         self._held: dict[Ways, Held] = {}
+        self._retired: list[tuple[int, int]] = []
         places = len(memory) // NEXTHOP.size
-        self._pool = Pool(places.bit_length() - 1, grace)
+        self._pool = Pool(places.bit_length() - 1, self._settle)
         self._pool.claim(0, 0)
-        self._found = [index for index in range(1, places) if memory[index * NEXTHOP.size]]
-        for index in self._found:
-            self._pool.claim(index, 0)
+        self._found = list(self._find_all(places))
+
+    def _find_all(self, places: int) -> Iterator[Held]:
+        """All that another process has written; where equal ways are there twice, the first is found by `find`."""
+        end = 0
+        for index, kind in enumerate(self._memory[:: NEXTHOP.size].tobytes()):
+            if not kind or index < end:
+                continue
+            held = self._found_at(index, places)
+            self._pool.claim(held.first, held.order)
+            end = index + (1 << held.order)
+            self._held.setdefault(held.ways, held)
+            yield held
+
+    def _found_at(self, index: int, places: int) -> Held:
+        """The ways at an index. A group that is not whole is one place, to which nothing leads."""
+        first = self._get(index)
+        if first.kind is not Kind.GROUP:
+            return Held((first,), index, 0)
+        order, members = group_order(first.members), range(index + 1, index + 1 + first.members)
+        if first.first == index + 1 and not index % (1 << order) and members.stop <= places:
+            ways = tuple(self._get(member) for member in members)
+            if all(way.kind not in (Kind.NONE, Kind.GROUP) for way in ways):
+                return Held(ways, index, order)
+        return Held((first,), index, 0)
 
     def forget(self) -> None:
-        """Clears what another process has written, now that the FIB leads elsewhere."""
-        if self._found:
-            self._grace()
-        for index in self._found:
-            self._set(index, NextHopRecord(Kind.NONE))
-            self._pool.release(index, 0)
+        """Clears what another process has written and nobody has found useful, now that the FIB leads elsewhere."""
+        unused = [held for held in self._found if not held.prefixes]
         self._found = []
+        if unused:
+            self._grace()
+        for held in unused:
+            if self._held.get(held.ways) is held:
+                del self._held[held.ways]
+            self._clear(held.first, held.order)
+            self._pool.release(held.first, held.order)
 
     def find(self, ways: Ways) -> Held:
         """The place of these ways, which whoever leads a prefix there counts in `prefixes`. Raises `Full`."""
@@ -89,19 +118,33 @@ class NextHops:
         held.prefixes -= 1
         if not held.prefixes:
             del self._held[held.ways]
+            self._retired.append((held.first, held.order))
             self._pool.retire(held.first, held.order)
+
+    def _settle(self) -> None:
+        self._grace()
+        for first, order in self._retired:
+            self._clear(first, order)
+        self._retired = []
+
+    def _clear(self, first: int, order: int) -> None:
+        size = NEXTHOP.size << order
+        self._memory[first * NEXTHOP.size : first * NEXTHOP.size + size] = bytes(size)
 
     def _write(self, ways: Ways) -> Held:
         if len(ways) == 1:
             first = self._pool.take(0)
             self._set(first, ways[0])
             return Held(ways, first, 0)
-        order = len(ways).bit_length()  # the group itself and its members
+        order = group_order(len(ways))
         first = self._pool.take(order)
         for index, way in enumerate(ways, start=first + 1):
             self._set(index, way)
         self._set(first, NextHopRecord(Kind.GROUP, first=first + 1, members=len(ways)))
         return Held(ways, first, order)
+
+    def _get(self, index: int) -> NextHopRecord:
+        return NextHopRecord.unpacked(self._memory[index * NEXTHOP.size : (index + 1) * NEXTHOP.size])
 
     def _set(self, index: int, record: NextHopRecord) -> None:
         self._memory[index * NEXTHOP.size : (index + 1) * NEXTHOP.size] = record.packed()
@@ -129,6 +172,9 @@ class Followed(Struct):
         meanwhile every address has its old way or its new one.
         """
         entries = self._no_entries()
+        for prefix, ways in sorted(self.fixed.items(), key=_places, reverse=True):
+            if prefix[0] in entries and (index := self._lead_by(prefix, ways)):
+                entries[prefix[0]].append((prefix[1], prefix[2], index))
         known: _Known = {}
         for number, (prefix, path) in enumerate(routes):
             if prefix[0] in entries and prefix not in self.fixed and not _never_routed(prefix):
@@ -137,9 +183,6 @@ class Followed(Struct):
                     entries[prefix[0]].append((prefix[1], prefix[2], index))
             if not number % _STEP:
                 yield
-        for prefix, ways in self.fixed.items():
-            if prefix[0] in entries and (index := self._lead_by(prefix, ways)):
-                entries[prefix[0]].append((prefix[1], prefix[2], index))
         for version, table in self.tables.items():
             yield from table.loading(entries[_FAMILIES[version]])
         self.hops.forget()
@@ -185,12 +228,8 @@ class Followed(Struct):
 
     def way(self, destination: Address) -> NextHopRecord | None:
         """The next hop, the first of several, that the longest prefix of an address has."""
-        family, bits = (AF_INET, 32) if isinstance(destination, IPv4Address) else (AF_INET6, 128)
-        for length in range(bits, -1, -1):
-            held = self._held.get((family, int(destination) >> bits - length << bits - length, length))
-            if held:
-                return held.ways[0]
-        return None
+        held = longest(self._held, destination)
+        return held.ways[0] if held else None
 
     def _lead(self, prefix: Prefix, path: Path, known: _Known) -> int:
         """Leads a prefix along a path of the kernel's, as `_lead_by`; `known` are those of the same call so far."""
@@ -228,6 +267,21 @@ class Followed(Struct):
         counts = _shares([hop.weight for hop in hops])
         ways = [_way(self.ports[hop.ifindex], hop.gateway) for hop in hops]
         return tuple(way for way, count in zip(ways, counts, strict=True) for _ in range(count))
+
+
+def longest(routes: Mapping[Prefix, Of], destination: Address) -> Of | None:
+    """What the longest prefix of an address has."""
+    family, bits = (AF_INET, 32) if isinstance(destination, IPv4Address) else (AF_INET6, 128)
+    for length in range(bits, -1, -1):
+        found = routes.get((family, int(destination) >> bits - length << bits - length, length))
+        if found:
+            return found
+    return None
+
+
+def _places(route: tuple[Prefix, Ways]) -> int:
+    """Blocks that are taken in the order of their size, largest first, leave no gaps."""
+    return len(route[1])
 
 
 def _way(port: int, gateway: bytes) -> NextHopRecord:

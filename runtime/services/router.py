@@ -7,30 +7,27 @@ packet came in by, so that programs route them (runtime/routing/answers.py).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
-from socket import AF_INET, AF_INET6
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 
-from schemas.fib.table4 import Fib4
-from schemas.fib.table6 import Fib6
 from schemas.manifest import HostFact
 from schemas.services.router import FOLLOWED, NEIGHBOUR, NEIGHBOUR_KEY, Address, Kind, NextHopRecord, Reason
 
-from ..devices import find_device
 from ..fib import grace_period
 from ..protocols import arp, icmp6
 from ..protocols.ethernet import ETH_P_IP, ETH_P_IPV6, Frame, read_frame
 from ..protocols.internet import read_ipv6
 from ..routing.answers import Answers
-from ..routing.followed import Followed, NextHops, Ways
+from ..routing.followed import Ways, longest
 from ..routing.following import Following
 from ..routing.kernel_neighbours import KernelNeighbours
 from ..routing.limit import ErrorLimit
 from ..routing.neighbours import Entry, Held, Key, Neighbours, announcements
 from ..routing.ports import Outlet, Ports, Route, RouterPort
+from ..routing.tables import described, has_tables, open_tables, routes_netns
 from ..rtnetlink import Prefix
 from ..sys import SyscallFailed
 from .router_neighbours import migration as migration
@@ -285,13 +282,12 @@ def tick(context: Context) -> None:
 
 
 def _router(context: Context, now: float) -> Router:
-    followed = _followed(context)
-    following = _following(context, followed)
+    way, following = _in_tables(context)
     ports = Ports(
         tuple(_port(context, index, record) for index, record in enumerate(context.config["ports"])),
         tuple(Route(ip_network(route["to"]), route["nexthop"]) for route in context.config["routes"]),
         _nexthops(context),
-        followed.way if followed else _nowhere,
+        way,
     )
     outlet = ContextOutlet(context, tuple(port.name for port in ports.ports))
     rates = context.config["icmp"]
@@ -315,7 +311,7 @@ def _router(context: Context, now: float) -> Router:
 def _nexthops(context: Context) -> Callable[[int], NextHopRecord]:
     """Next hops by the index that a program sends along."""
     described = context.map("nexthops")
-    followed = context.map("followed") if _has_tables(context) else described
+    followed = context.map("followed") if has_tables(context.config) else described
 
     def nexthop(index: int) -> NextHopRecord:
         found = followed if index & FOLLOWED else described
@@ -328,73 +324,29 @@ def _nowhere(_destination: Address) -> None:
     """No routes are in tables."""
 
 
-def _followed(context: Context) -> Followed | None:
-    """The tables, where there are any."""
-    if not _has_tables(context):
-        return None
-    records = context.config["ports"]
-    versions = sorted({ip_interface(each).version for record in records for each in record["addresses"]})
-    return Followed(
-        NextHops(context.map("followed").memory(), grace_period),
-        {version: _table(context, version) for version in versions},
-        ports_by_ifindex(records, _routes_netns(context), context.netns),
-        _described(context),
-    )
+def _from_file(routes: Mapping[Prefix, Ways]) -> Callable[[Address], NextHopRecord | None]:
+    """The way to an address where all routes are the chain file's."""
+
+    def way(destination: Address) -> NextHopRecord | None:
+        found = longest(routes, destination)
+        return found[0] if found else None
+
+    return way
 
 
-def _has_tables(context: Context) -> bool:
-    """Manifests from before a chain file could have many routes say only whether kernel routes are followed."""
-    return bool(context.config.get("in_tables", context.config["kernel_routes"] is not None))
-
-
-def _following(context: Context, followed: Followed | None) -> Following | None:
-    """Begins to follow the kernel table that the chain file names; where it names none, loads its own routes alone."""
-    table = context.config["kernel_routes"]
-    if followed is None:
-        return None
-    if table is None:
-        for _ in followed.load(()):
-            pass
-        if followed.without_room:
-            context.log.warning("routes-do-not-fit", behind=followed.without_room)
-        return None
-    return Following(context, followed, _routes_netns(context), table["table"])
-
-
-def _routes_netns(context: Context) -> str | None:
-    """The namespace of the kernel table that is followed."""
-    table, records = context.config["kernel_routes"], context.config["ports"]
-    first = next((record["netns"] for record in records if record["device"]), None)
-    return (table["netns"] if table else None) or first or context.netns
-
-
-def ports_by_ifindex(records: Sequence[Mapping[str, Any]], netns: str | None, here: str | None) -> dict[int, int]:
-    """The ports whose devices are in one namespace, without which an ifindex says nothing; `here` is the chain's."""
-    return {
-        device.ifindex: index
-        for index, record in enumerate(records)
-        if record["device"] and (record["netns"] or here) == netns and (device := find_device(record["device"], netns))
-    }
-
-
-def _table(context: Context, version: int) -> Fib4 | Fib6:
-    roots = context.map(f"roots{version}").memory().cast("Q")
-    ranges = context.map(f"ranges{version}").memory()
-    if version == 4:
-        return Fib4(roots, ranges.cast("I"), grace_period)
-    return Fib6(roots, ranges.cast("Q"), grace_period)
-
-
-def _described(context: Context) -> dict[Prefix, Ways]:
-    """The chain file's routes with their next hops."""
-    nexthop = _nexthops(context)
-    found: dict[Prefix, Ways] = {}
-    for route in context.config["routes"]:
-        prefix, first = ip_network(route["to"]), nexthop(route["nexthop"])
-        members = range(first.first, first.first + first.members) if first.kind is Kind.GROUP else ()
-        family = AF_INET if prefix.version == 4 else AF_INET6
-        found[family, int(prefix.network_address), prefix.prefixlen] = tuple(map(nexthop, members)) or (first,)
-    return found
+def _in_tables(context: Context) -> tuple[Callable[[Address], NextHopRecord | None], Following | None]:
+    """The way to an address by the routes in tables, and what follows the kernel's there."""
+    config = context.config
+    if not has_tables(config):
+        return _nowhere, None
+    if config["kernel_routes"]:
+        followed = open_tables(config, context.map, context.netns, grace_period)
+        netns, table = routes_netns(config, context.netns), config["kernel_routes"]["table"]
+        return followed.way, Following(context, followed, netns, table)
+    if not context.map("followed").record.filled:
+        for _ in open_tables(config, context.map, context.netns, grace_period).load(()):
+            pass  # a chain from before `apply` filled tables
+    return _from_file(described(config, context.map)), None
 
 
 def _port(context: Context, index: int, record: Mapping[str, Any]) -> RouterPort:

@@ -7,12 +7,34 @@ leads to change in one store.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from .layout import NO_ROUTE, ROOTS, STRIDE, entry
 
 ShortRoute = tuple[int, int, int]
 """First 16 bits, length, next hop."""
+
+
+_WORD_SIZE = 8
+_STRIP = 256
+"""So many entries are compared at once; most are as they were, and in a new table empty."""
+
+
+def occupied(words: memoryview) -> Iterator[int]:
+    """Indices of the entries that lead to a block."""
+    nothing = bytes(_STRIP * _WORD_SIZE)
+    for start in range(0, ROOTS, _STRIP):
+        strip = words[start : start + _STRIP]
+        if strip.tobytes() != nothing:
+            yield from (start + index for index, word in enumerate(strip) if word >> STRIDE)
+
+
+def _differing(before: array[int], wanted: array[int]) -> Iterator[int]:
+    for start in range(0, ROOTS, _STRIP):
+        strips = before[start : start + _STRIP], wanted[start : start + _STRIP]
+        if strips[0] != strips[1]:
+            pairs = enumerate(zip(*strips, strict=True), start)
+            yield from (index for index, (old, new) in pairs if old != new)
 
 
 class Roots:
@@ -34,8 +56,8 @@ class Roots:
             count = 1 << STRIDE - length
             self._values[first : first + count] = array("H", [value]) * count
             self._deciding[first : first + count] = bytes([length + 1]) * count
-        pairs = enumerate(zip(self._words, self._values, strict=True))
-        self.dirty = {index for index, (word, value) in pairs if word & 0xFFFF != value}
+        answers = self._words.cast("B").cast("H")[:: _WORD_SIZE // 2]  # the low 16 bits of each entry
+        self.dirty = set(_differing(array("H", answers.tobytes()), self._values))
 
     def set(self, first: int, length: int, value: int) -> None:
         """Adds or replaces a prefix."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from .layout import NO_ROUTE, STEP, STRIDE, block, order_for
 from .pool import Full, Pool
 from .ranges import key, ranges
-from .roots import Roots
+from .roots import Roots, occupied
 
 Route = tuple[int, int, int]
 """First address as a number, length, next hop; next hop 0 (`NO_ROUTE`) removes the route."""
@@ -29,7 +29,7 @@ class Fib4:
         self._places = places
         self._pool = Pool(len(places).bit_length() - 1, grace)
         self._long: dict[int, dict[int, int]] = {}
-        self._used = {index for index, word in enumerate(roots) if word >> STRIDE}
+        self._used = set(occupied(roots))
         self.behind: set[int] = set()
         for index in self._used:
             found = self._roots.block(index)

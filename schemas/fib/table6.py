@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from .layout import NO_ROUTE, STEP, STRIDE, TAIL, TAIL_ORDER, block, entry, order_for
 from .pool import Full, Pool
 from .ranges import Key, key, ranges
-from .roots import Roots
+from .roots import Roots, occupied
 from .table4 import Route
 
 _ALL = (1 << 128) - 1
@@ -96,9 +96,8 @@ class Fib6:
         self._parts: dict[int, _Part] = {}
         self._gone: dict[int, list[int]] = {}  # blocks that a root entry leads to until it is published again
         self.behind: set[int] = set()
-        for index, word in enumerate(roots):
-            if word >> STRIDE:
-                self._gone[index] = list(self._claim(word >> STRIDE))
+        for index in occupied(roots):
+            self._gone[index] = list(self._claim(self._roots.block(index)))
 
     def load(self, routes: Iterable[Route]) -> None:
         """Makes the table exactly these routes; every address goes from its old answer to its new one directly."""

@@ -47,7 +47,21 @@ FOLLOWED = 1 << 16
 """In an index: a next hop of the kernel's routes, which the control plane writes (NEXTHOP_FOLLOWED in nexthop.h)."""
 
 FOLLOWED_ORDER = 14
-"""There is room for 2^14 of them."""
+"""There are 2^14 places for them."""
+
+FOLLOWED_PLACES = (1 << FOLLOWED_ORDER) - 1
+"""Those that can be used: place 0 means no route."""
+
+
+def group_order(members: int) -> int:
+    """The order of the block of a group of next hops, in which it stands itself before its members."""
+    return members.bit_length()
+
+
+def places(ways: int) -> int:
+    """Places that so many next hops of one route take; blocks are powers of two, and fit if their sum does."""
+    return 1 if ways == 1 else 1 << group_order(ways)
+
 
 NEIGHBOUR = struct.Struct("<6s2xI")
 """struct neighbour: MAC, when it was used (jiffies)."""
@@ -79,7 +93,7 @@ class NextHopRecord(Struct, frozen=True):
         return NEXTHOP.pack(self.kind, self.port, self.first, self.members, self.gateway.ljust(16, b"\0"))
 
     @classmethod
-    def unpacked(cls, record: bytes) -> NextHopRecord:
+    def unpacked(cls, record: bytes | memoryview) -> NextHopRecord:
         kind, *rest = NEXTHOP.unpack(record)
         return cls(Kind(kind), *rest)
 

@@ -37,6 +37,7 @@ def made(
         layout="0",
         meaning="test",
         counts=False,
+        filled="",
         entries=(),
         span="",
     )

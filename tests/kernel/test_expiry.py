@@ -68,6 +68,7 @@ def control_map(spec: MapSpec, fd: kernel.Fd, value: Layout | None) -> ControlMa
         layout="0",
         meaning="test",
         counts=False,
+        filled="",
         entries=(),
         span="",
     )

@@ -19,7 +19,7 @@ import bpfchain
 from runtime.devices import find_device
 from runtime.netns import entered
 from runtime.plan import Kind
-from runtime.services.router import ports_by_ifindex
+from runtime.routing.tables import ports_by_ifindex
 from schemas.manifest import Mode
 from tests.kernel.test_router import HERE, HERE6, HOST, LEFT, RIGHT, SERVER, THERE, THERE6, Served, chain, served
 from tests.rig.frames import Wire, collect

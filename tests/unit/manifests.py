@@ -70,6 +70,7 @@ def counters(service: str, ports: int) -> MapRecord:
         layout="0c",
         meaning="counters/1",
         counts=False,
+        filled="",
         entries=(),
         span="edge.yaml:10",
     )
@@ -105,6 +106,7 @@ def fdb(size: int = 64, layout: str = "fdb1") -> MapRecord:
         layout=layout.encode().hex(),
         meaning=layout,
         counts=False,
+        filled="",
         entries=(),
         span="edge.yaml:20",
     )
@@ -142,6 +144,7 @@ def links(name: str, type: str, slots: int, service: str | None, value_size: int
         layout="11",
         meaning="links/1",
         counts=False,
+        filled="",
         entries=(),
         span="edge.yaml:40",
     )

@@ -127,9 +127,9 @@ def test_schema_errors_name_the_place() -> None:
         (b"\xff\xfe{", "M102", "the manifest is not JSON: "),
         ("[]", "M103", "this is not a manifest: it has no format number"),
         ('{"format": true}', "M103", "this is not a manifest: it has no format number"),
-        ('{"format": 1}', "M103", "the manifest has format 1, and this version of bpfchain reads format 2"),
-        ('{"format": 2}', "M104", "manifest: the field `version` is missing"),
-        ('{"format": 2, "extra": 1}', "M104", "manifest: there is no field `extra`"),
+        ('{"format": 1}', "M103", "the manifest has format 1, and this version of bpfchain reads format 3"),
+        ('{"format": 3}', "M104", "manifest: the field `version` is missing"),
+        ('{"format": 3, "extra": 1}', "M104", "manifest: there is no field `extra`"),
     ],
 )
 def test_not_a_manifest(text: str | bytes, code: str, message: str) -> None:
@@ -189,6 +189,7 @@ CONTRADICTIONS: dict[str, Manifest] = {
     "an entry of map `guard__list` (`guard.list a`) has not the size": with_map(S, replace(listed(a=1), value_size=3)),
     "map `guard__list` has room for 1 of 2 entries": with_map(S, replace(listed(a=1, b=2), max_entries=1)),
     "map `guard__list`: key `61` is there 2 times": with_map(S, replace(listed(), entries=listed(a=1).entries * 2)),
+    "map `guard__list` (config) is filled, but not state": with_map(S, replace(listed(), filled="aa")),
     "a tail slot refers to map `none`": replace(S, tail_slots=(replace(S.tail_slots[0], map="none"),)),
     "tail slot 0 of `chain_xdp` refers to program": replace(S, tail_slots=(replace(S.tail_slots[0], program="p"),)),
     "map `chain_xdp` has no slot 1": replace(S, tail_slots=(replace(S.tail_slots[0], index=1),)),

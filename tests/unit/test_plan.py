@@ -21,7 +21,7 @@ from runtime.record import Record
 from runtime.state import LiveAttachment, LiveChain, LiveGeneration, attach_points
 from runtime.whereabouts import Whereabouts
 from schemas.diagnostic import LoadFailed
-from schemas.manifest import AttachRecord, DeviceSlotRecord, InterfaceRecord, Manifest, Mode
+from schemas.manifest import AttachRecord, DeviceSlotRecord, InterfaceRecord, Manifest, MapRecord, Mode
 from tests.schemas import conforms
 from tests.unit.manifests import blocked, fdb, listed, program, sample, with_map, with_program
 
@@ -191,6 +191,49 @@ def test_maps_that_cannot_stay(wanted: object, reason: str, state: str | None) -
     assert (change.reasons, change.state) == ((reason,), state)
     assert plan.lost == ((change.name,) if state == "lost" else ())
     assert change.name not in plan.kept
+
+
+def filled(name: str, what: str = "aa", size: int = 8) -> MapRecord:
+    return replace(fdb(size=size), name=name, type="BPF_MAP_TYPE_ARRAY", key_size=4, layout="77", filled=what)
+
+
+def with_maps(*records: MapRecord) -> Manifest:
+    return replace(sample(), maps=(*sample().maps, *records))
+
+
+def test_maps_that_are_filled_anew() -> None:
+    """Together, whatever it is that does not let one of them stay; nothing is lost."""
+    before = with_maps(filled("br0__roots"), filled("br0__ranges"))
+    assert not planned(before, before)
+    different = planned(with_maps(filled("br0__roots", "bb"), filled("br0__ranges", "bb")), before)
+    assert [(change.name, change.reasons, change.state) for change in different.changes] == [
+        ("br0__roots", ("what fills it is different, edge.yaml:20",), "filled anew"),
+        ("br0__ranges", ("what fills it is different, edge.yaml:20",), "filled anew"),
+    ]
+    assert lines(different)[-1].endswith("; filled anew: br0__roots, br0__ranges")
+    assert different.way is Way.GENERATION
+    wider = planned(with_maps(filled("br0__roots", size=16), filled("br0__ranges")), before)
+    assert [(change.name, change.reasons) for change in wider.changes] == [
+        ("br0__roots", ("size 8 → 16, edge.yaml:20",)),
+        ("br0__ranges", ("a map that is filled together with it is made anew, edge.yaml:20",)),
+    ]
+    live = running(before)
+    (generation,) = live.generations
+    pinned = {name: found for name, found in generation.maps.items() if name != "br0__ranges"}
+    unpinned = make_plan(before, replace(live, generations=(replace(generation, maps=pinned),)), HOST)
+    assert [(change.name, change.reasons, change.state) for change in unpinned.changes] == [
+        ("br0__roots", ("a map that is filled together with it is made anew, edge.yaml:20",), "filled anew"),
+        ("br0__ranges", ("its pin is gone",), "filled anew"),
+    ]
+    for plan in (different, wider, unpinned):
+        assert not plan.lost
+        assert not {"br0__roots", "br0__ranges"} & set(plan.kept)
+
+
+def test_new_maps_that_are_filled() -> None:
+    (change,) = planned(with_maps(filled("br0__roots"))).changes
+    assert change.reasons == ("state, array of 8, edge.yaml:20", "filled before it is used")
+    assert (change.action, change.state) == ("add", None)
 
 
 def test_state_goes_with_its_service_and_counters_with_what_they_count() -> None:
@@ -366,6 +409,7 @@ def test_as_data() -> None:
             "kept": ["guard__blocked", "guard__counters", "br0__counters"],
             "carried": [],
             "migrated": ["br0__fdb"],
+            "filled": [],
             "removed": [],
             "lost": [],
         },

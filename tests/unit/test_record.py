@@ -23,6 +23,17 @@ def as_format_1(record: Record) -> bytes:
     content["manifest"]["format"] = 1
     for program in content["manifest"]["programs"]:
         del program["values"]
+    for found in content["manifest"]["maps"]:
+        del found["filled"]
+    return zlib.compress(json.dumps(content).encode())
+
+
+def as_format_2(record: Record) -> bytes:
+    """What the version before filled maps kept."""
+    content = json.loads(zlib.decompress(record_bytes(record)))
+    content["manifest"]["format"] = 2
+    for found in content["manifest"]["maps"]:
+        del found["filled"]
     return zlib.compress(json.dumps(content).encode())
 
 
@@ -35,12 +46,13 @@ def test_what_an_earlier_version_applied_is_known() -> None:
     programs = tuple(replace(program, values=()) for program in RECORD.manifest.programs)
     manifest = replace(RECORD.manifest, programs=programs)
     assert record_in(PATH, as_format_1(RECORD)) == replace(RECORD, manifest=manifest)
+    assert record_in(PATH, as_format_2(RECORD)) == RECORD
 
 
 def test_a_record_of_a_later_version() -> None:
-    later = replace(RECORD, manifest=replace(RECORD.manifest, format=3))
+    later = replace(RECORD, manifest=replace(RECORD.manifest, format=4))
     with pytest.raises(LoadFailed) as caught:
         record_in(PATH, record_bytes(later))
     (found,) = caught.value.diagnostics
     assert found.code == "A112"
-    assert "the manifest has format 3, and this version of bpfchain reads format 2" in found.message
+    assert "the manifest has format 4, and this version of bpfchain reads format 3" in found.message

@@ -214,6 +214,67 @@ def test_what_another_process_left_forwards_until_it_is_replaced() -> None:
     assert sum(any(memory.hops[at : at + NEXTHOP.size]) for at in range(0, len(memory.hops), NEXTHOP.size)) == 1
 
 
+def written(memory: Memory) -> int:
+    return sum(map(bool, memory.hops[:: NEXTHOP.size]))
+
+
+def test_a_successor_uses_what_it_finds_and_needs_no_more_room() -> None:
+    """There is room for one group and one next hop, and all of it is taken."""
+    memory = Memory(8)
+    fixed: dict[Prefix, Ways] = {
+        prefix("10.65.0.0/16"): (record(Kind.VIA, 0, GATEWAY), record(Kind.VIA, 1, OTHER), record(Kind.CONNECTED, 1)),
+        prefix("10.64.0.0/16"): (record(Kind.BLACKHOLE),),
+    }
+    load(memory.followed(fixed), {})
+    places = {number: memory.index(f"10.{number}.0.1") for number in (64, 65)}
+    for _ in range(2):
+        successor = memory.followed(fixed)
+        load(successor, {})
+        assert not successor.without_room
+        assert {number: memory.index(f"10.{number}.0.1") for number in (64, 65)} == places
+        assert {memory.ways(f"10.{number}.0.1") for number in (64, 65)} == set(fixed.values())
+    assert written(memory) == 5
+    assert memory.graces == 0, "nothing had to go"
+    successor.update(route("10.66.0.0/16", kind=RTN_PROHIBIT) | route("10.67.0.0/16", kind=RTN_UNREACHABLE))
+    assert memory.ways("10.66.0.1") == (record(Kind.PROHIBIT),)
+    assert memory.ways("10.65.0.1") == fixed[prefix("10.65.0.0/16")], "its block is its own"
+
+
+def test_routes_of_the_chain_file_have_room_before_those_of_the_kernel() -> None:
+    memory = Memory(4)
+    fixed: dict[Prefix, Ways] = {prefix(f"10.{number}.0.0/16"): (record(Kind.VIA, number),) for number in (70, 71, 72)}
+    followed = memory.followed(fixed)
+    load(followed, route("10.64.0.0/16", kind=RTN_PROHIBIT))
+    assert [memory.ways(f"10.{number}.0.1")[0].port for number in (70, 71, 72)] == [70, 71, 72]
+    assert set(followed.unplaced) == {prefix("10.64.0.0/16")}
+
+
+def test_next_hops_that_are_no_more_are_cleared_before_their_places_are_free() -> None:
+    memory = Memory(4)
+    followed = memory.followed()
+    load(followed, {})
+    for number, kind in enumerate((RTN_PROHIBIT, RTN_BLACKHOLE, RTN_UNREACHABLE)):
+        followed.update(route(f"10.{64 + number}.0.0/16", kind=kind))
+    for number in range(3):
+        followed.update({prefix(f"10.{64 + number}.0.0/16"): None})
+    assert written(memory) == 3, "lookups may still see them"
+    followed.update(route("10.64.0.0/16", via(GATEWAY)))
+    assert written(memory) == 1
+
+
+def test_half_a_group_is_no_group() -> None:
+    """Who wrote it was killed, or is of a version that left records behind."""
+    memory = Memory(16)
+    group = NextHopRecord(Kind.GROUP, first=5, members=3)
+    crooked = NextHopRecord(Kind.GROUP, first=9, members=9)
+    for index, found in ((4, group), (5, record(Kind.VIA, 0, GATEWAY)), (8, crooked)):
+        memory.hops[index * NEXTHOP.size : (index + 1) * NEXTHOP.size] = found.packed()
+    followed = memory.followed()
+    load(followed, route("10.64.0.0/16", via(GATEWAY)))
+    assert memory.index("10.64.0.1") == 5
+    assert written(memory) == 1
+
+
 @pytest.mark.parametrize("version", [4, 6])
 def test_many_routes_are_loaded_in_steps_between_which_addresses_have_their_old_way_or_their_new_one(
     version: int,

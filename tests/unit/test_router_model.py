@@ -66,7 +66,41 @@ def test_whole_text(case: Path, request: pytest.FixtureRequest) -> None:
 
 def test_every_code_has_a_case() -> None:
     source = (files("compiler") / "services" / "router" / "model.py").read_text(encoding="utf-8")
-    assert set(re.findall(r'"(R[0-9]{3})"', source)) == {case.stem.split("-")[0] for case in CASES}
+    cases = {case.stem.split("-")[0] for case in CASES} | {"R115"}  # whose chain would be too long for a file
+    assert set(re.findall(r'"(R[0-9]{3})"', source)) == cases
+
+
+FOLLOWS = "\n    kernel-routes: {table: main}"
+NO_ROOM = """\
+error[R115]: there is no room for the next hops of the route to `10.128.0.0/16`
+  --> chain.yaml:140:14
+    |
+140 |       - {to: 10.128.0.0/16, via: [203.0.113.137, 203.0.113.138, 203.0.113.139, 203.0.113.140, 203.0.113.141, 2…
+    |              ^^^^^^^^^^^^^ its 64 next hops take 128 places
+    = note: with those of the routes before it that is 16387, and there are 16383
+    = help: routes with the same gateways in the same order share their places
+"""
+
+
+def grouped(count: int) -> str:
+    """A route with one gateway, and others with 64 each, of which each has others than the one before it."""
+    lines = ["", "      - {to: 192.0.2.0/24, via: 10.0.0.9}"]
+    for at in range(count):
+        gateways = ", ".join(f"203.0.113.{10 + (at + member) % 240}" for member in range(64))
+        lines.append(f"      - {{to: 10.{1 + at}.0.0/16, via: [{gateways}]}}")
+    return "\n".join(lines)
+
+
+def test_next_hops_that_find_no_room_are_refused() -> None:
+    text = chain(grouped(128) + FOLLOWS)
+    with pytest.raises(InvalidChain) as caught:
+        resolve(read("chain.yaml", text))
+    assert render(caught.value.diagnostics, {"chain.yaml": text}) == NO_ROOM
+
+
+def test_next_hops_that_just_find_room_are_not_refused() -> None:
+    assert model(grouped(127) + FOLLOWS).table_size
+    assert not model(grouped(128)).table_size, "what is code needs no places"
 
 
 def test_subnets_are_routes() -> None:

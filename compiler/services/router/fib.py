@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from schemas.fib.layout import RANGES4_PER_ROUTE, RANGES6_PER_ROUTE, ROOTS_SIZE, capacity
@@ -34,7 +36,7 @@ def fib_literal(instance: ServiceInstance, model: RouterModel, version: int) -> 
 
 
 def followed_maps(instance: ServiceInstance, model: RouterModel) -> Iterator[MapDef]:
-    """Next hops and tables; all of them start anew where ports are numbered differently."""
+    """Next hops and tables; all of them start anew where ports are numbered differently, or what fills them changes."""
     if not model.table_size:
         return
     yield _map(instance, model, "followed", "struct nexthop", NEXTHOP.size, 1 << FOLLOWED_ORDER)
@@ -50,6 +52,17 @@ def follow(instance: ServiceInstance, model: RouterModel) -> Mapping[str, Any] |
     if model.kernel_routes is None:
         return None
     return {"table": model.kernel_routes.table, "netns": model.kernel_routes.netns}
+
+
+@lru_cache(maxsize=4)
+def _filling(model: RouterModel) -> str:
+    """A digest of the routes that tables are filled with: those of the chain file, and where the kernel's are from."""
+    digest = hashlib.sha256()
+    for route in model.routes:
+        digest.update(f"{route.prefix} {', '.join(way.text for way in route.nexthops)}\n".encode())
+    if model.kernel_routes:
+        digest.update(f"table {model.kernel_routes.table} {model.kernel_routes.netns}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def _places(model: RouterModel, version: int) -> int:
@@ -69,4 +82,5 @@ def _map(
         layout=f"router {name}/1 {model.table_size} {port_order(instance)}",
         span=model.kernel_routes.span if model.kernel_routes else instance.span,
         flags=BPF_F_MMAPABLE,
+        filled=_filling(model),
     )

@@ -1,4 +1,4 @@
-"""A router in the chain file → its frozen model: ports with addresses, next hops, routes. Mistakes: R101 to R114."""
+"""A router in the chain file → its frozen model: ports with addresses, next hops, routes. Mistakes: R101 to R115."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ipaddress import IPv6Address
 from msgspec import Struct
 
 from schemas.diagnostic import Span
-from schemas.services.router import Kind
+from schemas.services.router import FOLLOWED_PLACES, Kind, places
 
 from ...addresses import (
     Address,
@@ -161,22 +161,49 @@ def resolve(value: Value, ports: tuple[Port, ...], report: Report) -> RouterMode
 
 
 def check(instance: ServiceInstance, report: Report) -> None:
-    """Reports R114: a route of the kernel names a device, of which each port that follows them needs one of its own."""
+    """Reports R114 and R115."""
     model = instance.config
     assert isinstance(model, RouterModel)
-    if model.kernel_routes is None:
-        return
+    if model.kernel_routes:
+        _check_devices(instance, model.kernel_routes, report)
+    if model.table_size:
+        _check_room(model, report)
+
+
+def _check_devices(instance: ServiceInstance, follows: KernelRoutes, report: Report) -> None:
+    """R114: a route of the kernel names a device, of which each port that follows them needs one of its own."""
     for port in instance.ports:
         interface = instance.interface(port)
         if interface is not None and interface.vlan:
             report.error(
                 "R114",
                 f"routes of the kernel cannot lead to port `{port.name}`, which is a VLAN of a device",
-                model.kernel_routes.span,
+                follows.span,
                 label=f"a route by `{interface.device}` does not mean VLAN {interface.vlan}",
                 notes=(f"interface `{interface.name}` is at {interface.span}",),
                 help="give the port a device of its own, or write the routes under `routes:`",
             )
+
+
+def _check_room(model: RouterModel, report: Report) -> None:
+    """R115: whatever is in tables leads to next hops, which have room of their own; addresses have enough of it."""
+    taken, seen = 0, set[tuple[NextHop, ...]]()
+    for route in model.routes:
+        if route.nexthops in seen:
+            continue
+        seen.add(route.nexthops)
+        size = places(len(route.nexthops))
+        taken += size
+        if taken > FOLLOWED_PLACES:
+            report.error(
+                "R115",
+                f"there is no room for the next hops of the route to `{route.prefix}`",
+                route.span,
+                label=f"its {len(route.nexthops)} next hops take {size} places",
+                notes=(f"with those of the routes before it that is {taken}, and there are {FOLLOWED_PLACES}",),
+                help="routes with the same gateways in the same order share their places",
+            )
+            return
 
 
 def _kernel_routes(value: Value) -> KernelRoutes:
