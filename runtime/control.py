@@ -81,14 +81,16 @@ class Context(Protocol):
     """A control plane's view of its service. What it raises in any of its functions has it started anew.
 
     `config` is what the compiler's half of the service says (`Service.control`); `ports` are by name; `state` belongs
-    to the control plane and survives `reload`. `netns` is the network namespace that the chain was applied in, None for
-    the daemon's own.
+    to the control plane and survives `reload`. `problems` are what somebody should look at, worded for people, each by
+    a key of the control plane's own: `status` tells them as long as they are there. `netns` is the network namespace
+    that the chain was applied in, None for the daemon's own.
     """
 
     chain: str
     service: str
     log: Log
     state: Any
+    problems: dict[str, str]
 
     @property
     def config(self) -> Mapping[str, Any]: ...

@@ -174,7 +174,11 @@ class Daemon:
                 "unclaimed": control.unclaimed,
                 "unsent": control.down.unsent,
                 "services": {
-                    name: {"state": instance.state.value, "failures": instance.failures}
+                    name: {
+                        "state": instance.state.value,
+                        "failures": instance.failures,
+                        "problems": list(instance.problems),
+                    }
                     for name, instance in control.instances.items()
                 },
             }

@@ -43,8 +43,8 @@ def daemon_status(root: Path) -> dict[str, Any] | None:
     """What the daemon says of itself; None where none answers.
 
     `{"pid": N, "chains": {CHAIN: {"generation": N, "unclaimed": N, "unsent": N,
-    "services": {SERVICE: {"state": "running", "failures": 0}}}}}`: `unclaimed` are packets that came up for a control
-    plane that was not running, `unsent` frames that no device took.
+    "services": {SERVICE: {"state": "running", "failures": 0, "problems": []}}}}}`: `unclaimed` are packets that came
+    up for a control plane that was not running, `unsent` frames that no device took, `problems` words for people.
     """
     answer = _ask(root, STATUS)
     if not answer:

@@ -146,16 +146,23 @@ def _looked_at(root: Path, chain: str) -> ChainStatus | None:
     return steadily(pins, look)
 
 
-def _served(root: Path, live: LiveChain) -> Mapping[str, str]:
-    """The state of each control plane that the daemon runs, by service; it is not asked where none is needed."""
+class _Served(Struct, frozen=True):
+    """A control plane that the daemon runs, and what it says that somebody should look at."""
+
+    state: str
+    problems: tuple[str, ...] = ()
+
+
+def _served(root: Path, live: LiveChain) -> Mapping[str, _Served]:
+    """The control planes that the daemon runs, by service; it is not asked where none is needed."""
     record = live.current.record if live.current else None
     if record is None or all(service.control is None for service in record.manifest.services):
         return {}
     services = ((daemon_status(root) or {}).get("chains", {}).get(live.chain) or {}).get("services", {})
-    return {name: str(found["state"]) for name, found in services.items()}
+    return {name: _Served(found["state"], tuple(found.get("problems", ()))) for name, found in services.items()}
 
 
-def _chain(live: LiveChain, pins: ChainPins, served: Mapping[str, str]) -> ChainStatus:
+def _chain(live: LiveChain, pins: ChainPins, served: Mapping[str, _Served]) -> ChainStatus:
     current = live.current
     problems = [f"{old.pins.path.name} is left over from an interrupted apply or detach" for old in live.abandoned]
     problems += [live.unreadable] if live.unreadable else []
@@ -175,6 +182,7 @@ def _chain(live: LiveChain, pins: ChainPins, served: Mapping[str, str]) -> Chain
     problems += failures
     findings, failures = _findings(current, manifest)
     problems += [problem for found in findings.values() for problem in found.problems.values()]
+    problems += [f"{name}: {problem}" for name, found in served.items() for problem in found.problems]
     problems += failures
     services = tuple(
         _service(manifest, service, tally, served, notes, findings[service.name]) for service in manifest.services
@@ -278,7 +286,7 @@ def _service(
     manifest: Manifest,
     service: ServiceRecord,
     tally: Tally,
-    served: Mapping[str, str],
+    served: Mapping[str, _Served],
     notes: Notes,
     found: Findings,
 ) -> ServiceStatus:
@@ -294,7 +302,7 @@ def _service(
             if record.counts and record.service == service.name
             for label in (label_of(record, entry.path) for entry in record.entries)
         },
-        control_plane=None if service.control is None else served.get(service.name, NO_DAEMON),
+        control_plane=None if service.control is None else served.get(service.name, _Served(NO_DAEMON)).state,
         facts=found.facts,
         lines=found.lines,
     )

@@ -77,6 +77,7 @@ class InstanceContext:
         self.chain, self.service = place.chain, place.service
         self.log = log
         self.state: Any = None
+        self.problems: dict[str, str] = {}
         self.handles: set[_Handle] = set()
         self.opened: list[ControlMap] = []
         self.netlink: NetlinkWatch | None = None
@@ -210,6 +211,11 @@ class Instance:
         self._backoff = _Backoff()
         self._again: asyncio.TimerHandle | None = None
         self._started = 0.0
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What it says that somebody should look at."""
+        return tuple(self._context.problems.values()) if self._context else ()
 
     def start(self) -> None:
         """Starts it; a failure is logged, and it is tried again later."""

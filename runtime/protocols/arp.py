@@ -12,6 +12,7 @@ REQUEST, REPLY = 1, 2
 _PACKET = struct.Struct("!HHBBH6s4s6s4s")
 _ETHERNET_IPV4 = (1, 0x0800, 6, 4)
 _NO_MAC = bytes(6)
+_NO_ADDRESS = IPv4Address(0)
 
 
 class Arp(NamedTuple):
@@ -47,6 +48,11 @@ def reply(mac: bytes, asked: Arp) -> bytes:
     """The frame that answers `asked`: its target is at `mac`."""
     packet = Arp(REPLY, mac, asked.target, asked.sender_mac, asked.sender)
     return Frame(asked.sender_mac, mac, ETH_P_ARP, packet.packed()).packed()
+
+
+def probe(mac: bytes, address: IPv4Address) -> bytes:
+    """A frame that asks who has `address` without saying that anybody has it (RFC 5227 2.1.1)."""
+    return request(mac, _NO_ADDRESS, address)
 
 
 def announcement(mac: bytes, address: IPv4Address) -> bytes:

@@ -136,6 +136,12 @@ def solicitation(source: IPv6Address, target: IPv6Address, mac: bytes, to: IPv6A
     return _packet(source, to or solicited_node(target), message, ND_HOP_LIMIT)
 
 
+def probe(target: IPv6Address) -> Ipv6:
+    """Asks whether anybody has `target`; whoever has it tells all (RFC 4862 5.4.2)."""
+    message = bytes((Type.SOLICITATION, 0, 0, 0)) + bytes(4) + target.packed
+    return _packet(UNSPECIFIED, solicited_node(target), message, ND_HOP_LIMIT)
+
+
 def advertisement(source: IPv6Address, target: IPv6Address, mac: bytes, to: IPv6Address, flags: int) -> Ipv6:
     """Tells where `target` is (RFC 4861 7.2.4)."""
     start = bytes((Type.ADVERTISEMENT, 0, 0, 0, flags, 0, 0, 0))

@@ -341,16 +341,3 @@ def solicitation(port: RouterPort, source: Address, target: Address, mac: bytes 
     assert isinstance(source, IPv6Address)
     packet = icmp6.solicitation(source, target, port.mac, target if mac else None)
     return Frame(mac or icmp6.group_mac(packet.destination), port.mac, ETH_P_IPV6, packet.packed()).packed()
-
-
-def announcements(ports: Iterable[RouterPort]) -> Iterable[tuple[int, bytes]]:
-    """What tells each link where the router's addresses are: (port, frame) (RFC 5227 3, RFC 4861 7.2.6)."""
-    for port in ports:
-        for own in port.addresses:
-            if isinstance(own.ip, IPv4Address):
-                yield port.index, arp.announcement(port.mac, own.ip)
-            else:
-                flags = icmp6.Flag.ROUTER | icmp6.Flag.OVERRIDE
-                packet = icmp6.advertisement(own.ip, own.ip, port.mac, icmp6.ALL_NODES, flags)
-                to = icmp6.group_mac(icmp6.ALL_NODES)
-                yield port.index, Frame(to, port.mac, ETH_P_IPV6, packet.packed()).packed()

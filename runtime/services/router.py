@@ -7,11 +7,11 @@ packet came in by, so that programs route them (runtime/routing/answers.py).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from schemas.manifest import HostFact
 from schemas.services.router import FOLLOWED, NEIGHBOUR, NEIGHBOUR_KEY, Address, Kind, NextHopRecord, Reason
@@ -21,11 +21,12 @@ from ..protocols import arp, icmp6
 from ..protocols.ethernet import ETH_P_IP, ETH_P_IPV6, Frame, read_frame
 from ..protocols.internet import read_ipv6
 from ..routing.answers import Answers
+from ..routing.conflicts import Conflicts, announcement, announcements
 from ..routing.followed import Ways, longest
 from ..routing.following import Following
 from ..routing.kernel_neighbours import KernelNeighbours
 from ..routing.limit import ErrorLimit
-from ..routing.neighbours import Entry, Held, Key, Neighbours, announcements
+from ..routing.neighbours import Entry, Held, Key, Neighbours
 from ..routing.ports import Outlet, Ports, Route, RouterPort
 from ..routing.tables import described, has_tables, open_tables, routes_netns
 from ..rtnetlink import Prefix
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
 
 TICK_SECONDS = 0.1
 HOST = "host"
-DEFENCE = 10.0
-"""Seconds between two announcements of an address that somebody else uses too (RFC 5227 1.1, DEFEND_INTERVAL)."""
-
 REPORT = 60.0
 """Seconds between two reports of what has been lost."""
 
@@ -126,8 +124,8 @@ class Router(Struct):
     outlet: Outlet
     neighbours: Neighbours
     answers: Answers
+    conflicts: Conflicts
     following: Following | None = None
-    defended: dict[int, float] = field(default_factory=dict)  # by port: when it was last done
     lost: tuple[int, int, int] = (0, 0, 0)  # what has been reported
     reported: float = float("-inf")
 
@@ -181,10 +179,11 @@ class Router(Struct):
     def _discovery(self, port: RouterPort, frame: bytes, now: float) -> None:
         parsed = read_frame(frame)
         found = icmp6.read_discovery(read_ipv6(parsed.payload))
-        if found.type == icmp6.Type.ADVERTISEMENT:
-            if port.owns(found.target):
-                self._defend(port, found.target, parsed.source, now)
-            elif found.mac is None:
+        claims = (found.source, found.target)[: 1 + (found.type == icmp6.Type.ADVERTISEMENT)]
+        if claimed := next(filter(port.owns, claims), None):
+            self._defend(port, claimed, parsed.source, now)
+        elif found.type == icmp6.Type.ADVERTISEMENT:
+            if found.mac is None:
                 if found.flags & icmp6.Flag.SOLICITED:
                     self.neighbours.confirm(Key(port.index, found.target), now)
             else:
@@ -208,12 +207,9 @@ class Router(Struct):
         self.outlet.send(port.index, frame.packed())
 
     def _defend(self, port: RouterPort, address: Address, mac: bytes, now: float) -> None:
-        """Somebody else uses an address of ours: all are told whose it is, not too often."""
-        if mac == port.mac or now - self.defended.get(port.index, float("-inf")) < DEFENCE:
-            return
-        self.defended[port.index] = now
-        self.context.log.warning("address-conflict", address=address, port=port.name, mac=mac.hex(":"))
-        self.announce([port])
+        """Somebody else uses an address of ours: all are told whose it is, not too often (RFC 5227 2.4 c)."""
+        if self.conflicts.claimed(port, address, mac, now):
+            self.outlet.send(port.index, announcement(port, address))
 
     def report(self, now: float) -> None:
         """Says how many packets and neighbours have been lost so far, when there are more of them."""
@@ -224,16 +220,18 @@ class Router(Struct):
         self.lost, self.reported = lost, now
         self.context.log.warning("packets-lost", overflowed=lost[0], neighbours_without_room=lost[1], senseless=lost[2])
 
-    def announce(self, ports: list[RouterPort]) -> None:
-        """Tells the links of these ports where their addresses are."""
+    def announce(self, ports: Sequence[RouterPort], now: float) -> None:
+        """Tells the links of these ports where their addresses are, and asks whether somebody else has them."""
         for index, frame in announcements(ports):
             self.outlet.send(index, frame)
+        self.conflicts.probe(ports, now)
 
 
 def start(context: Context) -> None:
     """Takes up what programs know already, and tells all links where the router's addresses are."""
-    context.state = _router(context, time.monotonic())
-    context.state.announce(list(context.state.ports.ports))
+    now = time.monotonic()
+    context.state = _router(context, now)
+    context.state.announce(context.state.ports.ports, now)
 
 
 def reload(context: Context) -> None:
@@ -244,9 +242,10 @@ def reload(context: Context) -> None:
     old: Router = context.state
     before = {(port.name, port.mac, port.addresses) for port in old.ports.ports}
     stop(context)
-    context.state = _router(context, time.monotonic())
+    now = time.monotonic()
+    context.state = _router(context, now, old.conflicts)
     ports = context.state.ports.ports
-    context.state.announce([port for port in ports if (port.name, port.mac, port.addresses) not in before])
+    context.state.announce([port for port in ports if (port.name, port.mac, port.addresses) not in before], now)
     for held in old.neighbours.waiting():
         name = old.ports[held.port].name
         if name in context.ports:
@@ -256,7 +255,7 @@ def reload(context: Context) -> None:
 def on_link(context: Context, port: Port) -> None:
     """A link that has come up may have other neighbours, who are told whose its addresses are."""
     if port.up:
-        context.state.announce([context.state.ports[port.index]])
+        context.state.announce([context.state.ports[port.index]], time.monotonic())
 
 
 def on_packet(context: Context, packet: Packet) -> None:
@@ -278,10 +277,12 @@ def tick(context: Context) -> None:
     now = time.monotonic()
     context.state.neighbours.tick(now)
     context.state.answers.tick(now)
+    context.state.conflicts.tick(now)
     context.state.report(now)
 
 
-def _router(context: Context, now: float) -> Router:
+def _router(context: Context, now: float, conflicts: Conflicts | None = None) -> Router:
+    """What is known of conflicts goes on."""
     way, following = _in_tables(context)
     ports = Ports(
         tuple(_port(context, index, record) for index, record in enumerate(context.config["ports"])),
@@ -305,7 +306,11 @@ def _router(context: Context, now: float) -> Router:
     neighbours = Neighbours(ports, known, outlet, gone, now)
     if following:
         following.follower.on_neighbour = KernelNeighbours(following.followed.ports, ports, neighbours).take
-    return Router(context, ports, outlet, neighbours, answers, following)
+    if conflicts is None:
+        conflicts = Conflicts(ports.ports, outlet, context.log, context.problems)
+    else:
+        conflicts.move(ports.ports, outlet)
+    return Router(context, ports, outlet, neighbours, answers, conflicts, following)
 
 
 def _nexthops(context: Context) -> Callable[[int], NextHopRecord]:

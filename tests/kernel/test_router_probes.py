@@ -9,10 +9,12 @@ from typing import cast
 import pytest
 
 from runtime.control import Context, Packet, Port
+from runtime.log import Log
 from runtime.protocols import icmp6
 from runtime.protocols.ethernet import ETH_P_ARP, ETH_P_IPV6, read_frame
 from runtime.protocols.internet import read_ipv6
 from runtime.routing.answers import Answers
+from runtime.routing.conflicts import Conflicts
 from runtime.routing.limit import ErrorLimit
 from runtime.routing.neighbours import REACHABLE, Held, Key, Neighbours, State
 from runtime.routing.ports import Ports, RouterPort
@@ -59,7 +61,8 @@ def test_a_stack_that_is_asked_alone_stays_known(address: Address) -> None:
             outlet = WireOutlet(wire)
             answers = Answers(ports, outlet, ErrorLimit(1, 1, now))
             neighbours = Neighbours(ports, table, outlet, lambda _held: None, now)
-            router = Router(cast("Context", None), ports, outlet, neighbours, answers)
+            conflicts = Conflicts((port,), outlet, Log(), {})
+            router = Router(cast("Context", None), ports, outlet, neighbours, answers, conflicts)
             neighbours.resolve(key, HELD, now)
             _hear(router, wire, now)
             assert outlet.injected == [HELD]

@@ -86,10 +86,24 @@ def _with_tag(frame: bytes, auxdata: bytes) -> bytes:
     return frame[:_ADDRESSES] + struct.pack("!HH", tpid, tci) + frame[_ADDRESSES:]
 
 
-def collect(wires: Mapping[str, Wire], expected: Mapping[str, int], timeout: float = 2.0) -> dict[str, list[bytes]]:
+def is_probe(frame: bytes) -> bool:
+    """Whether it asks if an address is free, from nobody's address (RFC 5227 2.1.1, RFC 4862 5.4.2)."""
+    at = _ADDRESSES
+    while frame[at : at + 2] == b"\x81\x00":
+        at += 4
+    packet = frame[at + 2 :]
+    if frame[at : at + 2] == b"\x08\x06":
+        return packet[14:18] == bytes(4)
+    return frame[at : at + 2] == b"\x86\xdd" and packet[8:24] == bytes(16) and packet[40:41] == b"\x87"
+
+
+def collect(
+    wires: Mapping[str, Wire], expected: Mapping[str, int], timeout: float = 2.0, *, probes: bool = False
+) -> dict[str, list[bytes]]:
     """The frames that arrive at each wire until all that are expected (0 if not named) are there, or time is up.
 
-    Then a quiet moment is waited out, so that duplicates and frames that should not be there are seen too.
+    Then a quiet moment is waited out, so that duplicates and frames that should not be there are seen too. Probes,
+    which a router sends in its own time, are left out unless wanted.
     """
     arrived: dict[str, list[bytes]] = {name: [] for name in wires}
     deadline = time.monotonic() + timeout
@@ -100,5 +114,5 @@ def collect(wires: Mapping[str, Wire], expected: Mapping[str, int], timeout: flo
             break
         for name, wire in wires.items():
             if wire in ready and (frame := wire.receive(timeout=0)) is not None:
-                arrived[name].append(frame)
+                arrived[name] += [frame] if probes or not is_probe(frame) else []
     return arrived

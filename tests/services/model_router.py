@@ -161,7 +161,8 @@ class RouterModel:
         if source.is_multicast or source == LOOPBACK or destination in (UNSPECIFIED, LOOPBACK):
             return "drop martian", frame
         if not own and (self._is_own(source) or self._is_anycast(source)):
-            return "drop martian", frame
+            discovery = packet[6] == 58 and packet[7] == 255 and packet[40:41] in (b"\x87", b"\x88")
+            return "slow-path nd" if discovery and source in self._own(port) else "drop martian", frame
         mine = self._is_own(destination) or self._is_anycast(destination) or str(destination) == self._link_local(port)
         if mine or destination.is_multicast:
             return self._local6(port, frame, destination)
@@ -258,8 +259,9 @@ class RouterModel:
         usual = int.from_bytes(packet[4:6], "big") == 32
         if kind == 136:
             known = (port, str(target)) in self.neighbours
-            news = not usual or self._moved(port, str(target), packet[66:72])
-            return ("slow-path nd" if not destination.is_multicast or (known and news) else "drop not-asked"), frame
+            news = known and (not usual or self._moved(port, str(target), packet[66:72]))
+            claimed = target in self._own(port) or str(target) == self._link_local(port)
+            return ("slow-path nd" if not destination.is_multicast or news or claimed else "drop not-asked"), frame
         if kind != 135:
             return "drop not-asked", frame
         source = ipaddress.IPv6Address(packet[8:24])

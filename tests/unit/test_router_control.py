@@ -12,10 +12,11 @@ import pytest
 from runtime.control import Context, Packet, Port
 from runtime.log import Log
 from runtime.routing.answers import Answers
+from runtime.routing.conflicts import DEFENCE, Conflicts
 from runtime.routing.limit import ErrorLimit
 from runtime.routing.neighbours import Neighbours
 from runtime.routing.ports import Ports, RouterPort
-from runtime.services.router import DEFENCE, REPORT, Router
+from runtime.services.router import REPORT, Router
 from schemas.manifest import Hook
 from schemas.services.router import Kind, NextHopRecord
 from tests.services import router_frames as frames
@@ -44,6 +45,7 @@ class Logging:
 
     text: io.StringIO = field(default_factory=io.StringIO)
     log: Log = field(init=False)
+    problems: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.log = Log(to=self.text)
@@ -60,7 +62,8 @@ class Desk:
         ports = Ports(PORTS, (), lambda index: NEXTHOPS[index])
         answers = Answers(ports, self.outlet, ErrorLimit(10, 10, 0.0))
         neighbours = Neighbours(ports, Table(), self.outlet, lambda _held: None, 0.0)
-        self.router = Router(cast("Context", self.context), ports, self.outlet, neighbours, answers)
+        conflicts = Conflicts(PORTS, self.outlet, self.context.log, self.context.problems)
+        self.router = Router(cast("Context", self.context), ports, self.outlet, neighbours, answers, conflicts)
 
     def packet(
         self, reason: str, frame: bytes, note: int = 0, *, port: int = 0, now: float = 0.0, cut: int = 0

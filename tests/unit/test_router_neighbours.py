@@ -25,7 +25,6 @@ from runtime.routing.neighbours import (
     Key,
     Neighbours,
     State,
-    announcements,
 )
 from runtime.routing.ports import Ports, RouterPort
 from schemas.services.router import Kind, NextHopRecord
@@ -365,15 +364,6 @@ def test_a_link_local_gateway_is_asked_from_the_link_local_address(world: World)
     world.packet(1, Key(0, IPv6Address("fe80::1")))
     found = icmp6.read_discovery(read_ipv6(read_frame(world.outlet.sent[0][1]).payload))
     assert found.source == PORT.link_local
-
-
-def test_announcements_tell_every_address() -> None:
-    frames = list(announcements([PORT, OTHER]))
-    assert [index for index, _ in frames] == [0, 0, 1]
-    first = arp.read_arp(read_frame(frames[0][1]).payload)
-    assert (first.sender, first.target, first.sender_mac) == (IPv4Address("10.7.1.1"), IPv4Address("10.7.1.1"), MAC)
-    told = icmp6.read_discovery(read_ipv6(read_frame(frames[1][1]).payload))
-    assert (told.type, told.target, told.mac) == (icmp6.Type.ADVERTISEMENT, IPv6Address("fd00:1::1"), MAC)
 
 
 def test_one_that_is_fixed_is_neither_asked_nor_moved_nor_forgotten(world: World) -> None:

@@ -100,6 +100,22 @@ static __always_inline __u32 ipv6_route(struct packet *pkt, const struct router_
 	return upcall(pkt, ROUTER_NO_ROUTE, 0);
 }
 
+/*
+ * From an address of the router, but not by the control plane. Neighbour discovery on the address's own link is by
+ * somebody who has it too: the answer to a duplicate address probe comes so. All else is forged, or has come back.
+ */
+static __always_inline __u32 ipv6_claimed(const struct packet *pkt, const struct router_config *cfg,
+					  const struct ipv6hdr *ip)
+{
+	const struct nd_message *message = (const void *)(ip + 1);
+
+	if (ip->nexthdr != IPPROTO_ICMPV6 || ip->hop_limit != ND_HOP_LIMIT || (void *)&message->code > pkt->end ||
+	    (message->type != ND_SOLICITATION && message->type != ND_ADVERTISEMENT) ||
+	    cfg->port_address6(&ip->saddr) != ADDRESS_OWN)
+		return drop(DROP_MARTIAN);
+	return slow_path(ROUTER_ND);
+}
+
 /* What is for the router itself, or for a group: neighbour discovery, and what its own addresses are asked. */
 static __always_inline __u32 ipv6_local(struct packet *pkt, const struct router_config *cfg, struct ipv6hdr *ip)
 {
@@ -134,8 +150,10 @@ static __always_inline __u32 ipv6_receive(struct packet *pkt, const struct route
 	verdict = ipv6_check(ip, pkt->bytes - sizeof(*pkt->eth));
 	if (unlikely(verdict != PARSED))
 		return verdict;
-	if (unlikely(is_martian6(ip) || (cfg->address6(&ip->saddr) != ADDRESS_FOREIGN && !own)))
+	if (unlikely(is_martian6(ip)))
 		return drop(DROP_MARTIAN);
+	if (unlikely(cfg->address6(&ip->saddr) != ADDRESS_FOREIGN && !own))
+		return ipv6_claimed(pkt, cfg, ip);
 	destination = cfg->address6(&ip->daddr);
 	if (destination != ADDRESS_FOREIGN || is_multicast6(&ip->daddr) || is_own_link_local(cfg, &ip->daddr))
 		return ipv6_local(pkt, cfg, ip);

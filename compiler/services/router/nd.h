@@ -81,6 +81,12 @@ static __always_inline __u32 nd_answer(struct packet *pkt, const struct router_c
 	return cfg->port;
 }
 
+/* Whether a neighbour cannot have this address, because the port has it. */
+static __always_inline bool nd_is_own(const struct router_config *cfg, const struct in6_addr *address)
+{
+	return cfg->port_address6(address) == ADDRESS_OWN || is_own_link_local(cfg, address);
+}
+
 static __always_inline struct neighbour *nd_neighbour(const struct router_config *cfg, const struct in6_addr *address)
 {
 	struct neighbour6_key key = {.address = *address, .port = cfg->port};
@@ -110,13 +116,17 @@ static __always_inline __u32 nd_solicited(struct packet *pkt, const struct route
 	return nd_answer(pkt, cfg, ip, message, kind);
 }
 
-/* Advertisements that answer the control plane go up, and those that everybody gets if they tell something new. */
+/*
+ * Up go advertisements that answer the control plane, those that everybody gets if they tell something new, and those
+ * of whoever has an address of the port too (RFC 4862 5.4.4).
+ */
 static __always_inline __u32 nd_advertised(const struct router_config *cfg, const struct ipv6hdr *ip,
 					   struct nd_message *message, bool usual)
 {
 	struct neighbour *known = nd_neighbour(cfg, &message->target);
 
-	if (is_multicast6(&ip->daddr) && (!known || (usual && !neighbour_changed(known, message->mac))))
+	if (is_multicast6(&ip->daddr) && !nd_is_own(cfg, &message->target) &&
+	    (!known || (usual && !neighbour_changed(known, message->mac))))
 		return drop(DROP_NOT_ASKED);
 	return slow_path(ROUTER_ND);
 }
