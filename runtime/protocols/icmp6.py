@@ -46,6 +46,7 @@ class Flag(IntEnum):
 
 
 ALL_NODES = IPv6Address("ff02::1")
+ALL_ROUTERS = IPv6Address("ff02::2")
 UNSPECIFIED = IPv6Address("::")
 ND_HOP_LIMIT = 255
 REASSEMBLY = 1  # code of EXPIRED: fragments have not become a whole packet in time

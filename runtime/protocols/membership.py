@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from msgspec import Struct
@@ -76,6 +76,12 @@ def packed_tail(query: Query) -> bytes:
     """The end of a query that asks about no sources."""
     flags = (query.robustness or 0) & 7 | query.suppress << 3
     return _TAIL.pack(flags, encoded(round(query.interval_s or 0), _INTERVAL_MANTISSA_BITS), 0)
+
+
+def packed_records(kind: int, groups: Iterable[Address]) -> bytes:
+    """What follows the checksum of a report that says the same of several groups, and names no senders."""
+    records = [_RECORD.pack(kind, 0, 0) + group.packed for group in groups]
+    return bytes(2) + len(records).to_bytes(2, "big") + b"".join(records)
 
 
 def read_records(report: bytes, address_bytes: int) -> Iterator[Join | Leave]:

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from ipaddress import IPv6Address
 
 from .ethernet import ETH_P_IPV6, Frame
 from .icmp6 import group_mac
 from .internet import HOP_BY_HOP, ICMPV6, Ipv6, read_ipv6, transport_checksum
-from .membership import Join, Leave, Message, Query, RouterHello, decoded, encoded, packed_tail, read_records, read_tail
+from .membership import (
+    Join,
+    Leave,
+    Message,
+    Query,
+    RouterHello,
+    decoded,
+    encoded,
+    packed_records,
+    packed_tail,
+    read_records,
+    read_tail,
+)
 from .pim import PIM, read_hello
 
 ALL_NODES = IPv6Address("ff02::1")
 UNSPECIFIED = IPv6Address("::")
+LISTENERS = IPv6Address("ff02::16")
+"""Where MLDv2 reports go (RFC 3810 5.2.14)."""
 
 _LEAST = 24  # bytes of a message about one group
 _V2_QUERY = 28
@@ -94,7 +108,26 @@ def query(station: bytes, query: Query) -> Frame:
     blank = _MESSAGE.pack(Type.QUERY, 0, 0, code, 0, group.packed) + packed_tail(query)
     assert isinstance(query.source, IPv6Address)
     assert isinstance(destination, IPv6Address)
-    summed = transport_checksum(query.source, destination, ICMPV6, blank)
-    message = blank[:2] + summed.to_bytes(2, "big") + blank[4:]
-    packet = Ipv6(query.source, destination, HOP_BY_HOP, _ROUTER_ALERT + message, hop_limit=1)
+    return _frame(station, query.source, destination, blank)
+
+
+def report(station: bytes, source: IPv6Address, groups: Iterable[IPv6Address], kind: int) -> Frame:
+    """An MLDv2 report of a station (a MAC address with its link-local one) that it is in these groups.
+
+    `kind`: MODE_IS_EXCLUDE, or CHANGE_TO_EXCLUDE where that is new (RFC 3810 5.2.12).
+    """
+    records = packed_records(kind, groups)
+    return _frame(station, source, LISTENERS, bytes((Type.V2_REPORT, 0, 0, 0)) + records)
+
+
+def report1(station: bytes, source: IPv6Address, group: IPv6Address) -> Frame:
+    """The MLDv1 report that it is in a group, which goes to that group (RFC 2710 3.5)."""
+    return _frame(station, source, group, _MESSAGE.pack(Type.V1_REPORT, 0, 0, 0, 0, group.packed))
+
+
+def _frame(station: bytes, source: IPv6Address, destination: IPv6Address, message: bytes) -> Frame:
+    """`message` has a checksum of 0."""
+    summed = transport_checksum(source, destination, ICMPV6, message)
+    whole = _ROUTER_ALERT + message[:2] + summed.to_bytes(2, "big") + message[4:]
+    packet = Ipv6(source, destination, HOP_BY_HOP, whole, hop_limit=1)
     return Frame(group_mac(destination), station, ETH_P_IPV6, packet.packed())

@@ -26,6 +26,7 @@ from ..routing.followed import Ways, longest
 from ..routing.following import Following
 from ..routing.kernel_neighbours import KernelNeighbours
 from ..routing.limit import ErrorLimit
+from ..routing.memberships import Memberships
 from ..routing.neighbours import Entry, Held, Key, Neighbours
 from ..routing.ports import Outlet, Ports, Route, RouterPort
 from ..routing.tables import described, has_tables, open_tables, routes_netns
@@ -125,6 +126,7 @@ class Router(Struct):
     neighbours: Neighbours
     answers: Answers
     conflicts: Conflicts
+    memberships: Memberships
     following: Following | None = None
     lost: tuple[int, int, int] = (0, 0, 0)  # what has been reported
     reported: float = float("-inf")
@@ -141,6 +143,8 @@ class Router(Struct):
                 self._discovery(self.ports[port], frame, now)
             case Reason.LOCAL:
                 self.answers.local(port, frame, now)
+            case Reason.MLD:
+                self.memberships.asked(port, read_frame(frame).payload, now)
             case Reason.OPTIONS:
                 self.answers.options(port, frame, now)
             case Reason.REDIRECT:
@@ -221,7 +225,12 @@ class Router(Struct):
         self.context.log.warning("packets-lost", overflowed=lost[0], neighbours_without_room=lost[1], senseless=lost[2])
 
     def announce(self, ports: Sequence[RouterPort], now: float) -> None:
-        """Tells the links of these ports where their addresses are, and asks whether somebody else has them."""
+        """Tells the links of these ports where their addresses are, and asks whether somebody else has them.
+
+        Their groups first: a switch in between then lets questions and answers through.
+        """
+        for port in ports:
+            self.memberships.join(port.index, now)
         for index, frame in announcements(ports):
             self.outlet.send(index, frame)
         self.conflicts.probe(ports, now)
@@ -278,6 +287,7 @@ def tick(context: Context) -> None:
     context.state.neighbours.tick(now)
     context.state.answers.tick(now)
     context.state.conflicts.tick(now)
+    context.state.memberships.tick(now)
     context.state.report(now)
 
 
@@ -310,7 +320,7 @@ def _router(context: Context, now: float, conflicts: Conflicts | None = None) ->
         conflicts = Conflicts(ports.ports, outlet, context.log, context.problems)
     else:
         conflicts.move(ports.ports, outlet)
-    return Router(context, ports, outlet, neighbours, answers, conflicts, following)
+    return Router(context, ports, outlet, neighbours, answers, conflicts, Memberships(ports, outlet), following)
 
 
 def _nexthops(context: Context) -> Callable[[int], NextHopRecord]:

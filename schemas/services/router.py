@@ -26,6 +26,7 @@ class Reason(IntEnum):
     ND = 9
     SCOPE = 10
     REDIRECT = 11
+    MLD = 12
 
 
 class Kind(IntEnum):

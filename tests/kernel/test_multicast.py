@@ -28,6 +28,7 @@ from tests.rig.daemon import DaemonProcess, daemon, own_bpffs
 from tests.rig.frames import Wire, collect
 from tests.rig.lab import Cable, Lab, Namespace
 from tests.rig.network import running
+from tests.rig.switch import asking_switch
 from tests.rig.waiting import eventually
 
 pytestmark = pytest.mark.kernel
@@ -153,20 +154,7 @@ def hosts(
 
 def ask(host: Namespace, **more: Any) -> None:
     """Makes a host's `eth0` a port of a bridge of the kernel's that asks who listens; once more: changes it."""
-    hundredths = {
-        "br_mcast_query_intvl": 100 * QUERY_SECONDS,
-        "br_mcast_startup_query_intvl": 100 * QUERY_SECONDS,
-        "br_mcast_query_response_intvl": 100 * RESPONSE_SECONDS,
-    }
-    with host.netlink() as netlink:
-        netlink.link("add", ifname="br0", kind="bridge", br_mcast_querier=1, **hundredths, **more)
-        (index,) = netlink.link_lookup(ifname="br0")
-        (port,) = netlink.link_lookup(ifname="eth0")
-        host.sysctl("net/ipv6/conf/br0/disable_ipv6", "0")
-        netlink.addr("add", index=index, address="fe80::99", prefixlen=64)
-        netlink.addr("add", index=index, address="10.0.0.99", prefixlen=24)
-        netlink.link("set", index=port, master=index)
-        netlink.link("set", index=index, state="up")
+    asking_switch(host, ("eth0",), QUERY_SECONDS, RESPONSE_SECONDS, **more)
 
 
 def stop_asking(host: Namespace) -> None:

@@ -16,6 +16,7 @@ from runtime.protocols.internet import read_ipv6
 from runtime.routing.answers import Answers
 from runtime.routing.conflicts import Conflicts
 from runtime.routing.limit import ErrorLimit
+from runtime.routing.memberships import Memberships
 from runtime.routing.neighbours import REACHABLE, Held, Key, Neighbours, State
 from runtime.routing.ports import Ports, RouterPort
 from runtime.services.router import Router
@@ -62,7 +63,8 @@ def test_a_stack_that_is_asked_alone_stays_known(address: Address) -> None:
             answers = Answers(ports, outlet, ErrorLimit(1, 1, now))
             neighbours = Neighbours(ports, table, outlet, lambda _held: None, now)
             conflicts = Conflicts((port,), outlet, Log(), {})
-            router = Router(cast("Context", None), ports, outlet, neighbours, answers, conflicts)
+            memberships = Memberships(ports, outlet)
+            router = Router(cast("Context", None), ports, outlet, neighbours, answers, conflicts, memberships)
             neighbours.resolve(key, HELD, now)
             _hear(router, wire, now)
             assert outlet.injected == [HELD]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from runtime.netns import entered
 
@@ -23,6 +24,9 @@ MAX_FRAME = 65536
 _AUXDATA = struct.Struct("IIIHHHH")  # struct tpacket_auxdata: status, len, snaplen, mac, net, vlan_tci, vlan_tpid
 _ADDRESSES = 12  # bytes of a frame before its first tag
 
+MLD_REPORTS = bytes.fromhex("333300000016")
+"""Where MLDv2 reports go (RFC 3810 5.2.14): a router sends them at the start, and again and again."""
+
 QUIET = 0.08
 """Seconds without a frame after which none is expected any more; a veth delivers in microseconds."""
 
@@ -30,11 +34,13 @@ QUIET = 0.08
 class Wire:
     """A tap on a device: what is sent goes out of it, what is received came in from its far end.
 
-    `buffer`: bytes that may wait to be received, where that is more than sockets have by themselves.
+    `buffer`: bytes that may wait to be received, where that is more than sockets have by themselves. Frames to
+    the addresses in `passed_over` are not seen: what a router says when it likes is no part of what a test has asked.
     """
 
-    def __init__(self, device: Device, buffer: int = 0) -> None:
+    def __init__(self, device: Device, buffer: int = 0, passed_over: Collection[bytes] = ()) -> None:
         self.device = device
+        self._passed_over = passed_over
         with entered(device.namespace.name):
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
             self._socket.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
@@ -59,8 +65,10 @@ class Wire:
 
     def drain(self) -> None:
         """Forgets what has arrived so far."""
-        while self.receive(0) is not None:
-            pass
+        self._socket.settimeout(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._socket.recv(MAX_FRAME)
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -75,7 +83,7 @@ class Wire:
         for level, kind, content in ancillary:
             if (level, kind) == (SOL_PACKET, PACKET_AUXDATA):
                 frame = _with_tag(frame, content)
-        return frame
+        return None if frame[:6] in self._passed_over else frame
 
 
 def _with_tag(frame: bytes, auxdata: bytes) -> bytes:

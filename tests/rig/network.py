@@ -14,7 +14,7 @@ import bpfchain
 from compiler.build import Compiled
 from runtime.netns import entered
 
-from .frames import Wire, collect
+from .frames import MLD_REPORTS, Wire, collect
 from .lab import Cable, Lab, Namespace, unique_name
 
 
@@ -57,4 +57,8 @@ def network(*ports: str) -> Iterator[Network]:
     with Lab() as lab, contextlib.ExitStack() as wires:
         dut, far = lab.namespace("dut"), lab.namespace("far")
         cables = {port: lab.cable((dut, port), (far, f"to-{port}")) for port in ports}
-        yield Network(dut, cables, {port: wires.enter_context(Wire(cables[port].station)) for port in ports})
+        yield Network(
+            dut,
+            cables,
+            {port: wires.enter_context(Wire(cables[port].station, passed_over=(MLD_REPORTS,))) for port in ports},
+        )

@@ -246,7 +246,8 @@ class RouterModel:
         if packet[6] == 58 and len(packet) > 40 and 133 <= packet[40] <= 137:
             return self._discovery(port, frame, destination)
         if destination.is_multicast:
-            return "drop not-routed", frame
+            asks = packet[6] == 0 and packet[40:42] == b"\x3a\0" and packet[48:49] == b"\x82"
+            return ("slow-path mld" if asks else "drop not-routed"), frame
         return ("slow-path options" if packet[6] == 0 else "slow-path local"), frame
 
     def _discovery(self, port: str, frame: bytes, destination: ipaddress.IPv6Address) -> tuple[str, bytes]:

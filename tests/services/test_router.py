@@ -150,11 +150,11 @@ def to_server6(**fields: Any) -> bytes:
 MALFORMED, TRUNCATED, CHECKSUM, MARTIAN, NOT_ROUTED, NOT_ASKED = (
     f"drop {reason}" for reason in ("malformed", "truncated", "checksum", "martian", "not-routed", "not-asked")
 )
-RESOLVE, EXPIRED, NO_ROUTE, UNREACHABLE, PROHIBITED, TOO_BIG, OPTIONS, LOCAL, SLOW_ARP, SLOW_ND, SCOPE = (
+RESOLVE, EXPIRED, NO_ROUTE, UNREACHABLE, PROHIBITED, TOO_BIG, OPTIONS, LOCAL, SLOW_ARP, SLOW_ND, SCOPE, MLD = (
     f"slow-path {reason}"
     for reason in (
         *("resolve", "expired", "no-route", "unreachable", "prohibited", "too-big", "options", "local", "arp", "nd"),
-        "scope",
+        *("scope", "mld"),
     )
 )
 
@@ -300,6 +300,9 @@ CHECKSUM_ROWS = [
 ]
 
 GROUP_OF_LEFT, ALL_NODES = "33:33:ff:00:00:01", "33:33:00:00:00:01"
+ALERT = bytes.fromhex("3a00050200000100")
+"""A hop-by-hop header with a router alert before ICMPv6."""
+LONG_ALERT = b"\x3a\1" + ALERT[2:] + b"\1\6" + bytes(6)
 
 
 def asks(
@@ -356,6 +359,24 @@ IPV6_ROWS = [
     left("IPv6: destination is unspecified", MARTIAN, ipv6(HERE6, "::"), IPV6),
     left("IPv6: destination is somebody's link-local address", MARTIAN, ipv6(HERE6, "fe80::99"), IPV6),
     left("IPv6: destination is a group", NOT_ROUTED, ipv6(HERE6, "ff05::2"), IPV6, to="33:33:00:00:00:02"),
+    *(
+        left(f"IPv6: {name}", verdict, ipv6("fe80::10", to, hops + message, protocol=0, hop_limit=1), IPV6, to=mac)
+        for name, verdict, to, mac, hops, message in (
+            ("multicast listener query", MLD, "ff02::1", "33:33:00:00:00:01", ALERT, b"\x82" + bytes(23)),
+            ("query about a group", MLD, "ff02::1:ff00:1", GROUP_OF_LEFT, ALERT, b"\x82" + bytes(27)),
+            ("done behind a router alert", NOT_ROUTED, "ff02::2", "33:33:00:00:00:02", ALERT, b"\x84" + bytes(23)),
+            ("a query in a longer header", NOT_ROUTED, "ff02::1", "33:33:00:00:00:01", LONG_ALERT, b"\x82" + bytes(23)),
+            (
+                "a router alert before UDP",
+                NOT_ROUTED,
+                "ff02::1",
+                "33:33:00:00:00:01",
+                b"\x11" + ALERT[1:],
+                b"\x82" + bytes(23),
+            ),
+            ("a query cut short", NOT_ROUTED, "ff02::1", "33:33:00:00:00:01", ALERT[:4], b""),
+        )
+    ),
     left("IPv6: multicast listener report", NOT_ROUTED, icmp6("fe80::10", "ff02::16", b"\x8f" + bytes(7)), IPV6),
     left("IPv6: for the router", LOCAL, ipv6(HERE6, "fd00:1::1"), IPV6),
     left("IPv6: for the router's address on another port", LOCAL, ipv6(HERE6, "fd00:2::1"), IPV6),

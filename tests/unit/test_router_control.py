@@ -14,6 +14,7 @@ from runtime.log import Log
 from runtime.routing.answers import Answers
 from runtime.routing.conflicts import DEFENCE, Conflicts
 from runtime.routing.limit import ErrorLimit
+from runtime.routing.memberships import Memberships
 from runtime.routing.neighbours import Neighbours
 from runtime.routing.ports import Ports, RouterPort
 from runtime.services.router import REPORT, Router
@@ -63,7 +64,10 @@ class Desk:
         answers = Answers(ports, self.outlet, ErrorLimit(10, 10, 0.0))
         neighbours = Neighbours(ports, Table(), self.outlet, lambda _held: None, 0.0)
         conflicts = Conflicts(PORTS, self.outlet, self.context.log, self.context.problems)
-        self.router = Router(cast("Context", self.context), ports, self.outlet, neighbours, answers, conflicts)
+        memberships = Memberships(ports, self.outlet)
+        self.router = Router(
+            cast("Context", self.context), ports, self.outlet, neighbours, answers, conflicts, memberships
+        )
 
     def packet(
         self, reason: str, frame: bytes, note: int = 0, *, port: int = 0, now: float = 0.0, cut: int = 0

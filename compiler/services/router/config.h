@@ -23,6 +23,7 @@ enum router_reason {
 	ROUTER_ND = 9,          /* neighbour discovery that does */
 	ROUTER_SCOPE = 10,      /* from a link-local source to another link (RFC 4443 3.1) */
 	ROUTER_REDIRECT = 11,   /* a copy: it leaves by the port that it came in by */
+	ROUTER_MLD = 12,        /* a switch or a router asks who is in which group */
 };
 
 enum router_address {

@@ -4,6 +4,7 @@
 #define BPFCHAIN_ROUTER_IPV6_H
 
 #include "config.h"
+#include "mld.h"
 #include "nd.h"
 #include "neighbour.h"
 #include "parse.h"
@@ -126,7 +127,7 @@ static __always_inline __u32 ipv6_local(struct packet *pkt, const struct router_
 			return verdict;
 	}
 	if (is_multicast6(&ip->daddr))
-		return drop(DROP_NOT_ROUTED);
+		return is_mld_query(pkt, ip) ? slow_path(ROUTER_MLD) : drop(DROP_NOT_ROUTED);
 	return upcall(pkt, ip->nexthdr == IPPROTO_HOPOPTS ? ROUTER_OPTIONS : ROUTER_LOCAL, 0);
 }
 
