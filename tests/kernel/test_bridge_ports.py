@@ -50,6 +50,13 @@ def notes(machine: Host) -> dict[str, str]:
     return {port.name: port.note for port in machine.status().service("br0").ports}
 
 
+def notes_of_shut(machine: Host, port: str) -> dict[str, str]:
+    """The same, whenever it is asked: this port forwards nothing."""
+    found = notes(machine)
+    assert found[port].endswith("discarding"), found
+    return found
+
+
 def set_link(device: Device, state: str) -> None:
     with device.namespace.netlink() as netlink:
         netlink.link("set", index=device.ifindex, state=state)
@@ -78,10 +85,12 @@ def test_a_guarded_port_stays_shut_while_the_daemon_is_away(tmp_path: Path) -> N
         for end in (process.kill, process.stop):
             end()
             process.start()
-            assert notes(machine) == {"desk": SHUT, "other": OPEN}
+            eventually(lambda: notes_of_shut(machine, "desk"), {"desk": SHUT, "other": OPEN})
+            process.wait_for(machine.name, "br0", "running")
+            assert notes_of_shut(machine, "desk")
         machine.apply(bridge({"desk": guarded, "other": {"stp": {"edge": True, "priority": 16}}}))
         set_link(net.cables["other"].station, "down")
-        eventually(lambda: notes(machine), {"desk": SHUT, "other": DOWN})
+        eventually(lambda: notes_of_shut(machine, "desk"), {"desk": SHUT, "other": DOWN})
         for state, note in (("down", DOWN), ("up", OPEN)):
             set_link(net.cables["desk"].station, state)
             eventually(lambda: notes(machine)["desk"], note)

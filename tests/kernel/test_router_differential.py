@@ -8,6 +8,7 @@ choice. Where the two differ on purpose (docs/services/router.md), `common` and 
 from __future__ import annotations
 
 import contextlib
+import functools
 import ipaddress
 import random
 import struct
@@ -53,7 +54,7 @@ LINUX = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """A random network: own addresses and neighbours of each port, and routes."""
 
@@ -62,19 +63,23 @@ class Plan:
     routes: list[dict[str, Any]]
     macs: dict[str, str]
 
+    @functools.cached_property
     def own(self) -> set[str]:
         """The router's own addresses."""
         return {each.partition("/")[0] for port in self.addresses.values() for each in port}
 
-    def targets(self, version: int) -> list[str]:
-        """Addresses to send to: neighbours, the router's own, and some behind each route."""
+    @functools.cached_property
+    def targets(self) -> dict[int, list[str]]:
+        """Addresses to send to, by IP version: neighbours, the router's own, and some behind each route."""
         beyond = [
             str(ipaddress.ip_network(route["to"])[offset % ipaddress.ip_network(route["to"]).num_addresses])
             for route in self.routes
             for offset in (1, 77)
         ]
-        every = [*(address for _, address in self.neighbours), *sorted(self.own()), *beyond]
-        return [each for each in every if ipaddress.ip_address(each).version == version]
+        every = [*(address for _, address in self.neighbours), *sorted(self.own), *beyond]
+        return {
+            version: [each for each in every if ipaddress.ip_address(each).version == version] for version in (4, 6)
+        }
 
 
 def random_plan(generator: random.Random) -> Plan:
@@ -183,15 +188,15 @@ def random_packet(generator: random.Random, plan: Plan, number: int) -> Sent:
         for where, address in plan.neighbours
         if where == port and ipaddress.ip_address(address).version == version
     ]
-    targets = plan.targets(version)
-    senders = targets if version == 4 else [each for each in targets if each not in plan.own()]  # Linux lets IPv6 spoof
+    targets = plan.targets[version]
+    senders = targets if version == 4 else [each for each in targets if each not in plan.own]  # Linux lets IPv6 spoof
     source = pick(hosts) if generator.random() < 0.8 else pick(senders)
     destination = pick(targets) if generator.random() < 0.95 else pick(STRANGE[version])
     if generator.random() < 0.03:
         source = pick(STRANGE[version])
     packet = (_packet4 if version == 4 else _packet6)(generator, source, destination, number, MTUS[port])
     mac = pick([mac for (where, _), mac in plan.neighbours.items() if where == port])
-    parts = _parts(generator, packet) if destination in plan.own() else [packet]
+    parts = _parts(generator, packet) if destination in plan.own else [packet]
     kind = IPV4 if version == 4 else IPV6
     return Sent(port, tuple(ethernet(mac, plan.macs[port], kind, part) for part in parts))
 
@@ -388,8 +393,8 @@ def test_linux_says_the_same(tmp_path: Path) -> None:
             for wires, found in ((linux_wires, theirs), (our_wires, mine)):
                 for packet in packets[first : first + BURST]:
                     wires[packet.port].send(*packet.frames)
-                take(wires, plan.own(), found, 0.5)
-        take(our_wires, plan.own(), mine, 3.0)
+                take(wires, plan.own, found, 0.5)
+        take(our_wires, plan.own, mine, 3.0)
     different = [
         (packet, theirs[number], mine[number])
         for number, packet in enumerate(packets)

@@ -85,7 +85,7 @@ class Terminal:
 
     def run(self, *arguments: object) -> tuple[int, str, str]:
         process = self.start(*arguments)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
         return process.returncode, out, err
 
     def is_tried(self) -> bool:
@@ -136,7 +136,7 @@ def test_confirmed_from_elsewhere(machine: Host, terminal: Terminal, net: Networ
     assert blocks(net)
     assert len(machine.generations()) == 2
     assert terminal.run("confirm", machine.name) == (0, "", f"chain {machine.name}: confirmed\n")
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0
     assert err.splitlines()[-1] == f"chain {machine.name}: confirmed"
     assert f"chain {machine.name}: goes back in 60 s; `bpfchain confirm {machine.name}` keeps it" in err
@@ -197,7 +197,7 @@ def test_an_answer_on_the_terminal(typed: bytes, code: int, terminal: Terminal, 
     with os.fdopen(ours, "wb", buffering=0) as keyboard:
         until(terminal.is_tried)
         keyboard.write(typed)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert "Enter keeps it, n goes back" in err
     assert process.returncode == code, err
     assert blocks(net) == (code == 0)
@@ -214,7 +214,7 @@ def test_ctrl_c_before_it_has_begun_goes_back_all_the_same(
             os.close(theirs)
             until(lambda: Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
             keyboard.write(b"\x03")
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=PATIENCE_SECONDS)
     nothing = f"chain {machine.name}: nothing was changed: its guard was told to end"
     assert process.returncode == (1 if err.splitlines()[-1] == nothing else 4), err
     assert not blocks(net)
@@ -227,13 +227,14 @@ def _take_terminal(descriptor: int) -> None:
 
     os.setsid()
     fcntl.ioctl(descriptor, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # who runs the tests in the background has it ignored
 
 
 def test_aborted_from_elsewhere(machine: Host, terminal: Terminal, net: Network, strict: Path) -> None:
     process = terminal.start("try", strict)
     until(terminal.is_tried)
     assert terminal.run("abort", machine.name) == (0, "", f"chain {machine.name}: rolled back\n")
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 4
     assert err.splitlines()[-1] == f"chain {machine.name}: rolled back: it was aborted"
     assert not blocks(net)
@@ -280,7 +281,7 @@ def test_the_terminal_dies_and_the_guard_goes_back(
     process = terminal.start("try", strict, "--timeout", 3, start_new_session=True)
     until(terminal.is_tried)
     os.killpg(process.pid, number)
-    process.communicate(timeout=20)
+    process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == -number
     assert is_guarded(chain_pins(bpffs_root(), machine.name))
     assert blocks(net)
@@ -293,7 +294,7 @@ def test_the_terminal_dies_and_somebody_confirms(machine: Host, terminal: Termin
     process = terminal.start("try", strict, start_new_session=True)
     until(terminal.is_tried)
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=20)
+    process.communicate(timeout=PATIENCE_SECONDS)
     assert terminal.run("confirm", machine.name)[0] == 0
     assert not is_guarded(chain_pins(bpffs_root(), machine.name))
     assert blocks(net)
@@ -311,7 +312,7 @@ def test_the_guard_is_killed_and_the_terminal_goes_back(
     process = terminal.start("try", strict)
     until(terminal.is_tried)
     os.kill(guard_of(process), signal.SIGKILL)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 4
     assert err.splitlines()[-1] == f"chain {machine.name}: rolled back: its guard was killed"
     assert not blocks(net)
@@ -322,7 +323,7 @@ def test_a_guard_that_is_told_to_end_goes_back(machine: Host, terminal: Terminal
     process = terminal.start("try", strict)
     until(terminal.is_tried)
     os.kill(guard_of(process), signal.SIGTERM)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 4
     assert err.splitlines()[-1] == f"chain {machine.name}: rolled back: its guard was told to end"
     assert not blocks(net)
@@ -335,7 +336,7 @@ def test_both_are_killed_and_it_is_said(machine: Host, terminal: Terminal, net: 
     child = guard_of(process)
     os.kill(process.pid, signal.SIGKILL)
     os.kill(child, signal.SIGKILL)
-    process.communicate(timeout=20)
+    process.communicate(timeout=PATIENCE_SECONDS)
     until(lambda: not is_guarded(chain_pins(bpffs_root(), machine.name)))
     name = machine.name
     assert blocks(net)
@@ -693,7 +694,7 @@ def waits(terminal: Terminal, *arguments: object) -> int:
                 assert select.select([screen], [], [], PATIENCE_SECONDS)[0], shown
                 shown += screen.read(4096)
         os.close(theirs)
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE_SECONDS)
     return process.returncode
 
 

@@ -30,6 +30,9 @@ MLD_REPORTS = bytes.fromhex("333300000016")
 QUIET = 0.08
 """Seconds without a frame after which none is expected any more; a veth delivers in microseconds."""
 
+ARRIVAL = 10.0
+"""Seconds in which expected frames have to come; on a busy machine softirqs wait for their turn."""
+
 
 class Wire:
     """A tap on a device: what is sent goes out of it, what is received came in from its far end.
@@ -59,7 +62,7 @@ class Wire:
         for frame in frames:
             self._socket.send(frame)
 
-    def collect(self, expected: int, timeout: float = 2.0) -> list[bytes]:
+    def collect(self, expected: int, timeout: float = ARRIVAL) -> list[bytes]:
         """As `collect`, for this wire alone."""
         return collect({"": self}, {"": expected}, timeout)[""]
 
@@ -106,7 +109,7 @@ def is_probe(frame: bytes) -> bool:
 
 
 def collect(
-    wires: Mapping[str, Wire], expected: Mapping[str, int], timeout: float = 2.0, *, probes: bool = False
+    wires: Mapping[str, Wire], expected: Mapping[str, int], timeout: float = ARRIVAL, *, probes: bool = False
 ) -> dict[str, list[bytes]]:
     """The frames that arrive at each wire until all that are expected (0 if not named) are there, or time is up.
 

@@ -7,7 +7,6 @@ import ipaddress
 import itertools
 import os
 import re
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from runtime.pin import chains
 from schemas.diagnostic import LoadFailed
 
 from .ethtool import Feature, set_feature
+from .waiting import PATIENCE_SECONDS, until
 
 _T = TypeVar("_T")
 
@@ -30,8 +30,8 @@ _OWNED = re.compile(r"bpfchain-[a-z]+-([0-9]+)-[0-9]+(-.+)?")
 
 _serial = itertools.count(1)
 
-LINK_WATCH_TIMEOUT = 5.0
-"""Seconds; it takes one at most."""
+pyroute2.config.default_communicate_timeout = int(PATIENCE_SECONDS)
+"""Making a namespace waits for those that are being taken apart: two seconds, as it has by itself, may be too few."""
 
 # Frames that nobody asked for make packet tests random: no router solicitations, no link-local addresses, no DAD.
 _QUIET = {
@@ -222,11 +222,10 @@ def _wait_until_it_sends(device: Device) -> None:
 
     The link watch does that in its own time, and gives the device its queue then (net/core/link_watch.c, dev_activate).
     """
-    deadline = time.monotonic() + LINK_WATCH_TIMEOUT
     with device.namespace.netlink() as netlink:
-        while time.monotonic() < deadline:
+
+        def sends() -> bool:
             (link,) = netlink.get_links(device.ifindex)
-            if link.get("operstate") == "UP" and link.get("qdisc") != "noop":
-                return
-            time.sleep(0.002)
-    raise TimeoutError(f"{device.name} in {device.namespace.name} has no carrier")
+            return bool(link.get("operstate") == "UP" and link.get("qdisc") != "noop")
+
+        until(sends, lambda: f"{device.name} in {device.namespace.name} has no carrier")
