@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -99,10 +100,10 @@ class Footprint:
     def left(self) -> Footprint:
         """What of it is still there."""
         return Footprint(
-            self.progs & set(sys.ids(Cmd.BPF_PROG_GET_NEXT_ID)),
-            self.maps & set(sys.ids(Cmd.BPF_MAP_GET_NEXT_ID)),
-            self.links & set(sys.ids(Cmd.BPF_LINK_GET_NEXT_ID)),
-            self.btfs & set(sys.ids(Cmd.BPF_BTF_GET_NEXT_ID)),
+            _present(Cmd.BPF_PROG_GET_NEXT_ID, self.progs),
+            _present(Cmd.BPF_MAP_GET_NEXT_ID, self.maps),
+            _present(Cmd.BPF_LINK_GET_NEXT_ID, self.links),
+            _present(Cmd.BPF_BTF_GET_NEXT_ID, self.btfs),
         )
 
     def __sub__(self, other: Footprint) -> Footprint:
@@ -114,6 +115,21 @@ class Footprint:
         return Footprint(
             self.progs | other.progs, self.maps | other.maps, self.links | other.links, self.btfs | other.btfs
         )
+
+
+def _present(cmd: Cmd, wanted: frozenset[int]) -> frozenset[int]:
+    """Those of these ids that the kernel has: the next one after the number before it is the id itself."""
+    found = set()
+    for number in wanted:
+        attr = sys.IdAttr(start_id=number - 1)
+        try:
+            sys.syscall(cmd, attr)
+        except sys.SyscallFailed as failure:
+            if failure.errno != errno.ENOENT:  # there is none that is so high
+                raise
+        if attr.next_id == number:
+            found.add(number)
+    return frozenset(found)
 
 
 NOTHING = Footprint()

@@ -108,7 +108,9 @@ def trunks(mode: str) -> dict[str, Any]:
         "green": {"device": "trunk", "vlan": 20},
         "street": {"device": "street"},
     }
-    described = bridge({"red": {}, "green": {}, "up": {}}, interfaces, guard={"kind": "ddos", "block": {}})
+    edge = {"stp": {"edge": True}}  # who hears nothing opens at once
+    described = bridge({"red": edge, "green": edge, "up": edge}, interfaces, guard={"kind": "ddos", "block": {}})
+    described["services"]["br0"]["stp"] = {"hello": 1}
     links = [["br0.red", "red"], ["br0.green", "green"], ["br0.up", "guard.inside"], ["guard.outside", "street"]]
     return described | {"mode": mode, "links": links}
 
