@@ -151,6 +151,12 @@ class Ipv6(Struct, frozen=True):
         """Where the number of its fragment header stands, and where that begins; None where it has none."""
         return next((place for place in self._headers() if self._is_fragment_header(*place)), None)
 
+    def extension_headers(self) -> Iterator[tuple[int, int]]:
+        """The kind of each and where in the packet it begins, as far as there are 8 bytes of it."""
+        for named_at, at in self._headers():
+            if self._byte(named_at) in _EXTENSIONS and len(self.payload) >= at - IPV6_HEADER + 8:
+                yield self._byte(named_at), at
+
     def cut(self, mtu: int, identification: int) -> Iterator[Ipv6]:
         """Its fragments as its source makes them (RFC 8200 4.5), each at most `mtu` bytes long.
 

@@ -30,7 +30,7 @@ from ..protocols.internet import (
 from ..protocols.reassembly import FragmentProblem
 from .fragments import Fragments, fitting4, fitting6
 from .limit import ErrorLimit, RedirectLimit
-from .options import OptionProblem, checked6, processed4
+from .options import OptionProblem, checked6, checked_for_the_router, processed4
 from .ports import Outlet, Ports, RouterPort
 
 TTL = 65
@@ -170,7 +170,8 @@ class Answers:
 
     def _local6(self, arrived: RouterPort, frame: Frame, packet: Ipv6, now: float) -> None:
         asked = packet.destination
-        source = asked if not self._is_anycast(asked) else self._ports.source_towards(packet.source, arrived)
+        shared = asked.is_multicast or self._is_anycast(asked)
+        source = self._ports.source_towards(packet.source, arrived) if shared else asked
         if source is None or packet.source == icmp6.UNSPECIFIED:
             return
         assert isinstance(source, IPv6Address)
@@ -187,6 +188,12 @@ class Answers:
         protocol, payload, later = packet.transport()
         if later:
             return  # a fragment within a fragment
+        try:
+            checked_for_the_router(packet)
+        except OptionProblem as found:
+            if found.pointer is not None:
+                self._tell6(arrived, frame, icmp6.Type.PARAMETER_PROBLEM, found.code, found.pointer, now, source)
+            return
         if protocol == ICMPV6:
             reply = icmp6.echo_reply(packet, source, TTL)
             if reply is not None:

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address
 
 from msgspec.structs import replace
 
-from ..protocols.internet import Ipv4, Ipv6
+from ..protocols.internet import DESTINATION_OPTIONS, IPV6_HEADER, ROUTING, Ipv4, Ipv6
 
 RECORD_ROUTE, TIMESTAMP, LOOSE_SOURCE_ROUTE, STRICT_SOURCE_ROUTE = 7, 68, 131, 137
 _END, _NO_OPERATION = 0, 1
@@ -91,7 +91,22 @@ _UNRECOGNIZED = 2  # code of a parameter problem (RFC 4443 3.4)
 
 def checked6(packet: Ipv6) -> None:
     """Raises OptionProblem for a hop-by-hop header that stops its packet (RFC 8200 4.2, 4.3)."""
-    header = packet.payload[: 8 + 8 * packet.payload[1]] if len(packet.payload) >= 8 else b""
+    _checked_options(packet, IPV6_HEADER)
+
+
+def checked_for_the_router(packet: Ipv6) -> None:
+    """Raises OptionProblem for an extension header that has its destination refuse the packet (RFC 8200 4.2, 4.4)."""
+    for kind, at in packet.extension_headers():
+        if kind == ROUTING and packet.payload[at - IPV6_HEADER + 3]:  # segments left; no kind of route is known here
+            raise OptionProblem(at + 2)
+        if kind == DESTINATION_OPTIONS:
+            _checked_options(packet, at)
+
+
+def _checked_options(packet: Ipv6, start: int) -> None:
+    """Those of the header that begins at `start` in the packet."""
+    header = packet.payload[start - IPV6_HEADER :]
+    header = header[: 8 + 8 * header[1]] if len(header) >= 8 else b""
     if len(header) < 8 or len(header) != 8 + 8 * header[1]:
         raise OptionProblem(None)
     at = 2
@@ -101,9 +116,9 @@ def checked6(packet: Ipv6) -> None:
             continue
         length = header[at + 1] if at + 1 < len(header) else 0xFF
         if at + 2 + length > len(header):
-            raise OptionProblem(40 + at)
+            raise OptionProblem(start + at)
         if header[at] not in (_PADN, _ROUTER_ALERT):
-            _unknown6(packet, header[at], 40 + at)
+            _unknown6(packet, header[at], start + at)
         at += 2 + length
 
 

@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from runtime.netns import entered
 
@@ -158,27 +159,51 @@ def send_udp(namespace: Namespace, source: str, target: tuple[str, int], payload
 
 def trace(namespace: Namespace, target: str, hops: int, timeout: float = 2.0) -> list[str]:
     """Who answers to UDP datagrams with TTL 1, 2, …, `hops`; an empty string where nobody does."""
-    return [_told_by(namespace, target, ttl, timeout) for ttl in range(1, hops + 1)]
+    told = (told_of(namespace, target, ttl=ttl, timeout=timeout) for ttl in range(1, hops + 1))
+    return [found.by if found else "" for found in told]
 
 
-def _told_by(namespace: Namespace, target: str, ttl: int, timeout: float) -> str:
-    """The address of the ICMP error about one datagram (IP_RECVERR, ip(7))."""
+class Told(NamedTuple):
+    """An ICMP error as a stack tells of it: type, code, and whom it is from."""
+
+    type: int
+    code: int
+    by: str
+
+
+def told_of(
+    namespace: Namespace, target: str, *, ttl: int = 64, source: str = "", device: str = "", timeout: float = 10.0
+) -> Told | None:
+    """The ICMP error about one datagram (IP_RECVERR, ip(7)), None where there is none.
+
+    A link-local `source` is one of `device`.
+    """
     v6 = _family(target) == socket.AF_INET6
     level = socket.IPPROTO_IPV6 if v6 else socket.IPPROTO_IP
-    with udp_socket(namespace, "::" if v6 else "0.0.0.0") as sender:
+    with (
+        udp_socket(namespace, "::" if v6 else "0.0.0.0") if not source else _scoped(namespace, source, device) as sender
+    ):
         sender.setsockopt(level, socket.IPV6_UNICAST_HOPS if v6 else socket.IP_TTL, ttl)
         sender.setsockopt(level, _IPV6_RECVERR if v6 else _IP_RECVERR, 1)
         sender.sendto(b"?", (target, 33434 + ttl))
         poll = select.poll()
         poll.register(sender, select.POLLERR)
         if not poll.poll(timeout * 1000):
-            return ""
+            return None
         _, ancillary, _, _ = sender.recvmsg(512, 512, socket.MSG_ERRQUEUE)
     (content,) = [
         content for found, kind, content in ancillary if found == level and kind in (_IP_RECVERR, _IPV6_RECVERR)
     ]
     offender = content[_EXTENDED_ERROR_BYTES:]
-    return str(ipaddress.ip_address(offender[8:24] if v6 else offender[4:8]))
+    return Told(content[5], content[6], str(ipaddress.ip_address(offender[8:24] if v6 else offender[4:8])))
+
+
+def _scoped(namespace: Namespace, source: str, device: str) -> socket.socket:
+    """A UDP socket with a link-local address of a device."""
+    with entered(namespace.name):
+        made = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        made.bind((source, 0, 0, socket.if_nametoindex(device)))
+    return made
 
 
 def tcp_exchange(client: Namespace, server: Namespace, address: str, content: bytes, port: int = 9000) -> bytes:

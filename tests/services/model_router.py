@@ -21,6 +21,8 @@ MARTIAN4 = [
 ]
 UNSPECIFIED, LOOPBACK = ipaddress.IPv6Address("::"), ipaddress.IPv6Address("::1")
 LINK_LOCAL = ipaddress.IPv6Network("fe80::/10")
+MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+PINGED_GROUPS = ("ff02::1", "ff02::2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,8 @@ class RouterModel:
         source, destination = ipaddress.IPv6Address(packet[8:24]), ipaddress.IPv6Address(packet[24:40])
         if source.is_multicast or source == LOOPBACK or destination in (UNSPECIFIED, LOOPBACK):
             return "drop martian", frame
+        if source in MAPPED or destination in MAPPED:
+            return "drop martian", frame
         if not own and (self._is_own(source) or self._is_anycast(source)):
             discovery = packet[6] == 58 and packet[7] == 255 and packet[40:41] in (b"\x87", b"\x88")
             return "slow-path nd" if discovery and source in self._own(port) else "drop martian", frame
@@ -245,7 +249,8 @@ class RouterModel:
         packet = frame[14:]
         if packet[6] == 58 and len(packet) > 40 and 133 <= packet[40] <= 137:
             return self._discovery(port, frame, destination)
-        if destination.is_multicast:
+        pinged = str(destination) in PINGED_GROUPS and packet[6] == 58 and packet[40:41] == b"\x80"
+        if destination.is_multicast and not pinged:
             asks = packet[6] == 0 and packet[40:42] == b"\x3a\0" and packet[48:49] == b"\x82"
             return ("slow-path mld" if asks else "drop not-routed"), frame
         return ("slow-path options" if packet[6] == 0 else "slow-path local"), frame

@@ -358,6 +358,37 @@ IPV6_ROWS = [
     left("IPv6: destination is loopback", MARTIAN, ipv6(HERE6, "::1"), IPV6),
     left("IPv6: destination is unspecified", MARTIAN, ipv6(HERE6, "::"), IPV6),
     left("IPv6: destination is somebody's link-local address", MARTIAN, ipv6(HERE6, "fe80::99"), IPV6),
+    left("IPv6: source is an IPv4 address in IPv6 (RFC 6890)", MARTIAN, ipv6("::ffff:10.7.1.10", THERE6), IPV6),
+    left("IPv6: destination is an IPv4 address in IPv6", MARTIAN, ipv6(HERE6, "::ffff:10.7.2.20"), IPV6),
+    left(
+        "IPv6: another source of zeros is anybody's", SCOPE.replace("scope", "resolve"), ipv6("::2", "fd00:2::99"), IPV6
+    ),
+    left(
+        "IPv6: echo request to all nodes", LOCAL, icmp6("fe80::10", "ff02::1", b"\x80" + bytes(7)), IPV6, to=ALL_NODES
+    ),
+    left(
+        "IPv6: echo request to all routers",
+        LOCAL,
+        icmp6(HERE6, "ff02::2", b"\x80" + bytes(7)),
+        IPV6,
+        to="33:33:00:00:00:02",
+    ),
+    left(
+        "IPv6: echo request to another group",
+        NOT_ROUTED,
+        icmp6(HERE6, "ff02::3", b"\x80" + bytes(7)),
+        IPV6,
+        to="33:33:00:00:00:03",
+    ),
+    left(
+        "IPv6: echo request to all routers of the site",
+        NOT_ROUTED,
+        icmp6(HERE6, "ff05::2", b"\x80" + bytes(7)),
+        IPV6,
+        to="33:33:00:00:00:02",
+    ),
+    left("IPv6: echo reply to all nodes", NOT_ROUTED, icmp6(HERE6, "ff02::1", b"\x81" + bytes(7)), IPV6, to=ALL_NODES),
+    left("IPv6: UDP to all nodes", NOT_ROUTED, ipv6(HERE6, "ff02::1"), IPV6, to=ALL_NODES),
     left("IPv6: destination is a group", NOT_ROUTED, ipv6(HERE6, "ff05::2"), IPV6, to="33:33:00:00:00:02"),
     *(
         left(f"IPv6: {name}", verdict, ipv6("fe80::10", to, hops + message, protocol=0, hop_limit=1), IPV6, to=mac)
@@ -712,6 +743,7 @@ ADDRESSES6 = [
         "::1",
     ),
     *("2001:db8:4::1", "2001:db8:5::1", "2001:db8:5::2", "ff02::1", "ff05::2", "fe80::99", "2001:db9::1"),
+    "::ffff:10.7.2.20",
     *(link_local(LEFT), link_local(RIGHT)),
 ]
 

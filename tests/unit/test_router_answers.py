@@ -346,6 +346,48 @@ def test_ping_of_the_link_local_address_goes_straight_back(desk: Desk) -> None:
     assert (port, frame) == (0, ethernet(LEFT, HOST, IPV6, reply).ljust(60, b"\0"))
 
 
+@pytest.mark.parametrize("group", ["ff02::1", "ff02::2"])
+def test_ping_of_all_on_the_link_is_answered_by_an_address_of_the_port(desk: Desk, group: str) -> None:
+    """RFC 4443 4.2: the source of an answer is no group. Who asks from a link-local address is answered from one."""
+    request = b"\x80\0\0\0\x12\x34\0\x01"
+    group_mac = f"33:33:00:00:00:0{group[-1]}"
+    said = desk.about(icmp6(HERE6, group, request, hop_limit=1), Reason.LOCAL, to=group_mac)
+    assert said == icmp6("fd00:1::1", HERE6, b"\x81" + request[1:], hop_limit=65)
+    assert desk.about(icmp6("fe80::10", group, request, hop_limit=1), Reason.LOCAL, to=group_mac) is None
+    ((port, frame),) = desk.outlet.sent
+    reply = icmp6(link_local(LEFT), "fe80::10", b"\x81" + request[1:], hop_limit=64)
+    assert (port, frame) == (0, ethernet(LEFT, HOST, IPV6, reply).ljust(60, b"\0"))
+
+
+@pytest.mark.parametrize(
+    ("header", "protocol", "code", "pointer"),
+    [
+        (b"\x11\0\0\1" + bytes(4), 43, 0, 42),
+        (b"\x11\0\0\0" + bytes(4), 43, None, 0),
+        (b"\x3c\0\0\0" + bytes(4) + b"\x11\0\x9e\4" + bytes(4), 43, 2, 50),
+        (b"\x11\0\x9e\4" + bytes(4), 60, 2, 42),
+        (b"\x11\0\xde\4" + bytes(4), 60, 2, 42),
+        (b"\x11\0\x1e\4" + bytes(4), 60, None, 0),
+    ],
+    ids=["a route to go on", "a route at its end", "behind a route", "tell", "tell if no group", "skip"],
+)
+def test_extension_headers_for_the_router(
+    desk: Desk, header: bytes, protocol: int, code: int | None, pointer: int
+) -> None:
+    """RFC 8200 4.2, 4.4. What can be passed over is, and there is UDP behind it."""
+    packet = ipv6(HERE6, "fd00:1::1", header + ports(), protocol=protocol)
+    said = desk.about(packet, Reason.LOCAL)
+    if code is None:
+        assert said == error6("fd00:1::1", 1, 4, packet)
+    else:
+        assert said == error6("fd00:1::1", 4, code, packet, struct.pack("!I", pointer))
+
+
+def test_options_that_have_the_router_discard_a_packet_in_silence(desk: Desk) -> None:
+    packet = ipv6(HERE6, "fd00:1::1", b"\x11\0\x5e\4" + bytes(4) + ports(), protocol=60)
+    assert desk.about(packet, Reason.LOCAL) is None
+
+
 def test_udp_for_the_router(desk: Desk) -> None:
     packet = ipv4(HERE, "10.7.2.1", ports(4000, 33434, bytes(20)))
     assert desk.about(packet, Reason.LOCAL) == error4("10.7.2.1", 3, 3, packet)

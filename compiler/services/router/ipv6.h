@@ -17,10 +17,21 @@ static __always_inline bool is_low6(const struct in6_addr *address, __u32 last)
 	       address->u6_addr32[3] == bpf_htonl(last);
 }
 
-/* RFC 4291 2.5.2, 2.5.3, 2.7: what no packet on a link may come from or go to. The unspecified source is a probe's. */
+/* ::, ::1 and ::ffff:0:0/96, the IPv4 addresses of programs, which are on no link (RFC 6890 2.2.3). */
+static __always_inline bool is_nowhere6(const struct in6_addr *address)
+{
+	const __u64 *high = (const __u64 *)address;
+
+	if (likely(*high))
+		return false;
+	return address->u6_addr32[2] == bpf_htonl(0xffff) || is_low6(address, 0) || is_low6(address, 1);
+}
+
+/* What no packet on a link may come from or go to (RFC 4291 2.5, 2.7). The unspecified source is a probe's. */
 static __always_inline bool is_martian6(const struct ipv6hdr *ip)
 {
-	return is_multicast6(&ip->saddr) || is_low6(&ip->saddr, 1) || is_low6(&ip->daddr, 0) || is_low6(&ip->daddr, 1);
+	return is_multicast6(&ip->saddr) || is_nowhere6(&ip->daddr) ||
+	       (is_nowhere6(&ip->saddr) && !is_low6(&ip->saddr, 0));
 }
 
 /* RFC 6438: addresses, flow label, next header, and the ports where they come first: not all senders set labels. */
@@ -117,6 +128,17 @@ static __always_inline __u32 ipv6_claimed(const struct packet *pkt, const struct
 	return slow_path(ROUTER_ND);
 }
 
+/* An echo request to all nodes or all routers on the link: `ping ff02::2%eth0` is how people look for them. */
+static __always_inline bool is_group_ping6(const struct packet *pkt, const struct ipv6hdr *ip)
+{
+	const __u8 *type = (const void *)(ip + 1);
+	const __u32 *group = ip->daddr.u6_addr32;
+
+	return ip->nexthdr == IPPROTO_ICMPV6 && (void *)(type + 1) <= pkt->end && *type == ICMPV6_ECHO_REQUEST &&
+	       group[0] == bpf_htonl(0xff020000) && !(group[1] | group[2]) &&
+	       (group[3] == bpf_htonl(1) || group[3] == bpf_htonl(2));
+}
+
 /* What is for the router itself, or for a group: neighbour discovery, and what its own addresses are asked. */
 static __always_inline __u32 ipv6_local(struct packet *pkt, const struct router_config *cfg, struct ipv6hdr *ip)
 {
@@ -126,7 +148,7 @@ static __always_inline __u32 ipv6_local(struct packet *pkt, const struct router_
 		if (verdict != NOT_ND)
 			return verdict;
 	}
-	if (is_multicast6(&ip->daddr))
+	if (is_multicast6(&ip->daddr) && !is_group_ping6(pkt, ip))
 		return is_mld_query(pkt, ip) ? slow_path(ROUTER_MLD) : drop(DROP_NOT_ROUTED);
 	return upcall(pkt, ip->nexthdr == IPPROTO_HOPOPTS ? ROUTER_OPTIONS : ROUTER_LOCAL, 0);
 }
