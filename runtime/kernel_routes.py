@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -53,6 +54,9 @@ _TOGETHER = 16384
 """Changes that are told of together, about, at most."""
 
 
+Paths = tuple[Path, ...]
+
+
 class Outcome(Enum):
     """What a change has done to a table."""
 
@@ -82,6 +86,14 @@ class KernelRoutes:
         yield from self._alone.items()
         for prefix, paths in self._several.items():
             yield prefix, paths[0]
+
+    def paths(self, prefix: Prefix) -> Paths:
+        """All routes of a prefix."""
+        return tuple(self._of(prefix))
+
+    def put(self, prefix: Prefix, paths: Paths) -> None:
+        """Makes these all routes of a prefix."""
+        self._set(prefix, list(paths))
 
     def __len__(self) -> int:
         return len(self._alone) + len(self._several)
@@ -206,6 +218,168 @@ def _without(before: list[Path], gone: Path) -> list[Path] | None:
     return [*before[:at], *left, *before[at + 1 :]]
 
 
+class Dump:
+    """Routes that are dumped while they change, and what they are after all of these changes.
+
+    The kernel does not say at which of the changes it has dumped a prefix, and a change that is made twice is another
+    than one that is made once: what has been appended would be appended behind what came after it. So each place that
+    there can have been is thought through, and what goes on one way only, or comes to the same on all, is certain.
+
+    A dump comes in pieces, and routes that nobody has touched can be missing in between. For IPv4 the kernel goes on
+    at the same first address, at the number of the route there that comes next (fn_trie_dump_leaf(),
+    net/ipv4/fib_trie.c). For IPv6 it goes on where it was, but after a route has been added, it goes back to the
+    beginning and passes as many prefixes over as it had dumped, also those that have gone (fib6_dump_table(),
+    net/ipv6/ip6_fib.c). `complete` says that nothing of that can have been.
+    """
+
+    def __init__(self, table: int) -> None:
+        self.routes = KernelRoutes(table)
+        self.complete = True
+        self._families: set[int] = set()
+        self._ends: set[int] = set()  # first addresses, of IPv4, at which a piece ended
+        self._gone6 = False
+        self._possible: dict[Prefix, tuple[Paths, ...]] = {}
+        self._told: defaultdict[Prefix, _Told] = defaultdict(_Told)
+        self._uncertain: set[Prefix] = set()
+
+    def begin(self, family: int) -> None:
+        """Its routes are dumped from now on; all changes up to now have been replayed."""
+        self._families.add(family)
+
+    def add(self, piece: Sequence[RouteChange]) -> None:
+        """Takes routes that were dumped together, of one prefix in the order of the kernel's preference."""
+        for change in piece:
+            if self.routes.follows(change.path):
+                self.routes.enter(change.prefix, change.path, NLM_F_APPEND)
+        if piece and piece[-1].prefix[0] == socket.AF_INET:
+            self._ends.add(piece[-1].prefix[1])
+
+    def replay(self, change: RouteChange) -> None:
+        """Takes a change, when all routes of its family have been added; otherwise the dump that is to come has it."""
+        if change.prefix[0] in self._families:
+            self._look_for_gaps(change)
+            if self.routes.follows(change.path):
+                self._think_through(change)
+
+    def settle(self) -> bool:
+        """Brings `routes` to what they are now; what is uncertain stays as it was dumped. False if something is."""
+        for prefix, (paths, *others) in self._possible.items():
+            if others:
+                self._uncertain.add(prefix)
+            elif prefix not in self._uncertain:
+                self.routes.put(prefix, paths)
+        return not self._uncertain
+
+    def keep(self, before: KernelRoutes) -> None:
+        """Takes over what was there before, and may be missing for no reason."""
+        for prefix in before.prefixes():
+            if prefix not in self._possible and self.routes.best(prefix) is None:
+                self.routes.put(prefix, before.paths(prefix))
+
+    def _look_for_gaps(self, change: RouteChange) -> None:
+        if change.prefix[0] == socket.AF_INET:
+            self.complete &= change.prefix[1] not in self._ends
+        elif change.path.table == self.routes.table:
+            self._gone6 |= change.gone
+            self.complete &= change.gone or not self._gone6
+
+    def _think_through(self, change: RouteChange) -> None:
+        prefix, dumped = change.prefix, self.routes.paths(change.prefix)
+        after: dict[Paths, None] = {}
+        for paths in self._possible.get(prefix, (dumped,)):
+            if not _is_impossible(paths, change):
+                outcome, changed = self._changed(paths, change)
+                if outcome is Outcome.CHANGED:
+                    after[changed] = None
+                elif outcome is Outcome.UNCERTAIN:
+                    self._uncertain.add(prefix)
+        told = self._told[prefix]
+        told.take(change)
+        if _may_be_the_last(dumped, change) and told.allows(dumped):
+            after[dumped] = None
+        if not after:
+            self._uncertain.add(prefix)
+        self._possible[prefix] = tuple(after) or (dumped,)
+
+    def _changed(self, paths: Paths, change: RouteChange) -> tuple[Outcome, Paths]:
+        """What a change makes of the routes of its prefix."""
+        if not paths and not change.gone:
+            return Outcome.CHANGED, (change.path,)
+        alone = KernelRoutes(self.routes.table)
+        alone.put(change.prefix, paths)
+        return alone.change(change), alone.paths(change.prefix)
+
+
+class _Told:
+    """What changes tell of the routes of a prefix, whatever they were before; only of IPv4."""
+
+    __slots__ = ("absent", "first", "present")
+
+    def __init__(self) -> None:
+        self.first: dict[int, Path] = {}  # by metric, as far as it is known
+        self.present: set[Path] = set()
+        self.absent: set[Path] = set()
+
+    def take(self, change: RouteChange) -> None:
+        path = change.path
+        if path.family != socket.AF_INET:
+            return
+        first = self.first.get(path.metric)
+        if change.gone:
+            self._leave(path)
+        elif change.flags & NLM_F_REPLACE and first is not None:
+            self._leave(first)
+        elif change.flags & NLM_F_REPLACE:
+            self.present = {other for other in self.present if other.metric != path.metric}
+        if not change.gone:
+            self.present.add(path)
+            self.absent.discard(path)
+            if not change.flags & NLM_F_APPEND:
+                self.first[path.metric] = path
+
+    def _leave(self, path: Path) -> None:
+        self.present.discard(path)
+        self.absent.add(path)
+        if self.first.get(path.metric) == path:
+            del self.first[path.metric]
+
+    def allows(self, paths: Paths) -> bool:
+        """Whether these can be the routes now."""
+        if not self.present.issubset(paths) or not self.absent.isdisjoint(paths):
+            return False
+        firsts: dict[int, Path] = {}
+        for path in paths:
+            firsts.setdefault(path.metric, path)
+        return all(firsts.get(metric) == first for metric, first in self.first.items())
+
+
+def _is_impossible(before: Paths, change: RouteChange) -> bool:
+    """Whether the kernel would not have made a new route of this one, because it has it.
+
+    In IPv6 one that is to be replaced by itself is; and to what has gateways come others, and all of them are told of.
+    """
+    path = change.path
+    if change.gone:
+        return False
+    if path.family == socket.AF_INET:
+        return path in before
+    if change.flags & NLM_F_REPLACE:
+        return False
+    same = [other for other in before if other.metric == path.metric and _has_gateways(other)]
+    return path in before or (_has_gateways(path) and any(not set(other.hops) <= set(path.hops) for other in same))
+
+
+def _may_be_the_last(after: Paths, change: RouteChange) -> bool:
+    """Whether a prefix can have these routes right after a change."""
+    path = change.path
+    same = [other for other in after if other.metric == path.metric]
+    if change.gone:
+        return not any(other.type == path.type and set(path.hops) <= set(other.hops) for other in same)
+    if path.family != socket.AF_INET:
+        return path in same
+    return bool(same) and same[-1 if change.flags & NLM_F_APPEND else 0] == path
+
+
 @dataclass(slots=True)
 class Follower:
     """Follows one table of a namespace. `update` gets every prefix that has changed, with its route (None: none).
@@ -222,6 +396,7 @@ class Follower:
     buffer: int = RECEIVE_BUFFER
     resyncs: int = 0
     whole: bool = False
+    has_gaps: bool = False
     routes: KernelRoutes = field(init=False)
     _subscription: Subscription = field(init=False)
     _changed: set[Prefix] = field(default_factory=set)  # not told of yet
@@ -270,22 +445,28 @@ class Follower:
         """Dumps the table, takes what changed meanwhile, and tells what differs from before.
 
         Do not `read` before the end of the iterator. Then `whole` says whether this is how things are; if not, because
-        routes may have gone without a word meanwhile, another is due. Raises `Interrupted` where the kernel's table
-        does not hold still for long.
+        routes may have gone without a word meanwhile, or because of the order in which they have changed, another is
+        due. If it `has_gaps`, that is only because routes that have not changed may be missing: those that were known
+        before are kept, and it may be read until then. Raises `Interrupted` where the kernel's table does not hold
+        still for long.
         """
         self.resyncs += 1
         deadline = time.monotonic() + _DUMP_SECONDS
         while True:
             self._subscription.discard()  # the dump has it; and older changes would undo those that were lost
-            fresh = KernelRoutes(self.table)
+            dump = Dump(self.table)
             try:
-                yield from self._dump(fresh)
+                whole = yield from self._dump(dump)
                 break
             except Interrupted:
                 if time.monotonic() > deadline:
                     raise
-        self.whole = yield from self._catch_up(fresh)
-        before, self.routes = self.routes, fresh
+        sure = dump.settle() and whole
+        self.whole, self.has_gaps = sure and dump.complete, sure and not dump.complete
+        before, fresh = self.routes, dump.routes
+        if not dump.complete:
+            dump.keep(before)
+        self.routes = fresh
         for chunk in _chunks(fresh.prefixes()):
             self._tell_differences(before, chunk)
             yield
@@ -299,16 +480,19 @@ class Follower:
         if differing:
             self.update(differing)
 
-    def _dump(self, fresh: KernelRoutes) -> Iterator[None]:
+    def _dump(self, dump: Dump) -> Generator[None, None, bool]:
+        """Dumps all routes and replays the changes meanwhile; returns whether these tell all."""
+        whole = True
         self._running = {link.ifindex: link.running for link in links(self.netns)}
         if self.on_neighbour is not None:
             self._tell_neighbours(self.on_neighbour)
         for family in FAMILIES:
+            dump.begin(family)
             for found in routes(self.netns, family, self.table):
-                for change in found:
-                    if fresh.follows(change.path):  # the kernel dumps in the order of its preference
-                        fresh.enter(change.prefix, change.path, NLM_F_APPEND)
+                dump.add(found)
                 yield
+            whole &= yield from self._catch_up(dump)
+        return whole
 
     def _tell_neighbours(self, tell: Callable[[NeighbourChange], object]) -> None:
         found = {(each.ifindex, each.address): each for each in neighbours(self.netns)}
@@ -327,50 +511,54 @@ class Follower:
             self._neighbours[key] = change
         tell(change)
 
-    def _catch_up(self, fresh: KernelRoutes) -> Generator[None, None, bool]:
-        """Takes the changes that are waiting; returns whether they are all, and can be told from routes alone.
-
-        The first of them are older than what was dumped, and none of that may be told of. So what goes that is not
-        there had gone before it was dumped.
-        """
+    def _catch_up(self, dump: Dump) -> Generator[None, None, bool]:
+        """Replays the changes that are waiting; returns whether they are all, and tell of routes by themselves."""
         whole = True
         while True:
             try:
                 changes = self._subscription.receive(_BITE)
             except Overrun:
                 return False
-            whole &= self._apply(changes, fresh, set(), replayed=True)
+            whole &= self._replay(changes, dump)
             if len(changes) < _BITE:
                 return whole
             yield
 
-    def _apply(
-        self, changes: Iterable[Change], table: KernelRoutes, changed: set[Prefix], *, replayed: bool = False
-    ) -> bool:
-        """Enters changes into `table`; False if some of them may have done more to it, or other things, than they tell.
-
-        `replayed` are those that the table may have been dumped after.
-        """
-        whole, uncertain = True, set[Prefix]()  # what comes after that is as uncertain
+    def _replay(self, changes: Iterable[Change], dump: Dump) -> bool:
+        """As `_apply`, with routes that are dumped meanwhile."""
+        whole = True
         for change in changes:
             if isinstance(change, RouteChange):
-                if change.prefix in uncertain or not table.follows(change.path):
-                    continue
+                dump.replay(change)
+            else:
+                whole &= self._take_other(change)
+        return whole
+
+    def _apply(self, changes: Iterable[Change], table: KernelRoutes, changed: set[Prefix]) -> bool:
+        """Enters changes into `table`; False if some may have done more to it, or other things, than they tell."""
+        whole, uncertain = True, set[Prefix]()  # what comes after that is as uncertain
+        for change in changes:
+            if not isinstance(change, RouteChange):
+                whole &= self._take_other(change)
+            elif change.prefix not in uncertain and table.follows(change.path):
                 outcome = table.change(change)
                 if outcome is Outcome.CHANGED:
                     changed.add(change.prefix)
-                elif outcome is Outcome.UNCERTAIN:
-                    uncertain.add(change.prefix)
-                    whole = False
                 else:
-                    whole &= replayed
-            elif isinstance(change, LinkChange):
-                whole &= not self._lets_routes_vanish(change)
-            elif isinstance(change, (Upheaval, Lost)):
-                whole = False
-            elif self.on_neighbour is not None:
-                self._neighbour(change, self.on_neighbour)
+                    whole = False
+                if outcome is Outcome.UNCERTAIN:
+                    uncertain.add(change.prefix)
         return whole
+
+    def _take_other(self, change: LinkChange | NeighbourChange | Upheaval | Lost) -> bool:
+        """What is no route; False if it may have changed routes."""
+        if isinstance(change, LinkChange):
+            return not self._lets_routes_vanish(change)
+        if isinstance(change, NeighbourChange):
+            if self.on_neighbour is not None:
+                self._neighbour(change, self.on_neighbour)
+            return True
+        return False
 
     def _lets_routes_vanish(self, change: LinkChange) -> bool:
         """IPv4 routes by a device that goes down are removed without a message (fib_sync_down_dev, net/ipv4).

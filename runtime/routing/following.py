@@ -14,6 +14,9 @@ from .followed import Followed
 _PAUSE_SECONDS = 0.5
 """Before the table is dumped again because it changed while it was."""
 
+_LONGEST_PATIENCE_SECONDS = 8.0
+"""Likewise, at most, where changes are followed meanwhile, and only a route that has not changed may be missing."""
+
 
 @dataclass(slots=True)
 class Following:
@@ -39,6 +42,7 @@ class Following:
 
     async def _resync(self) -> None:
         """Reads the table until nothing meanwhile asks for more."""
+        patience = _PAUSE_SECONDS
         while True:
             try:
                 await in_steps(self.follower.resync())
@@ -46,10 +50,32 @@ class Following:
                     await self._load()
                 if self.follower.whole:
                     break
+                if self.follower.has_gaps:
+                    await self._read_for(patience)
+                    patience = min(2 * patience, _LONGEST_PATIENCE_SECONDS)
+                    continue
             except Interrupted:
                 self.context.log.warning("kernel-routes-do-not-hold-still", again_in=_PAUSE_SECONDS)
             await asyncio.sleep(_PAUSE_SECONDS)
         self._work = self.context.watch(self.follower, self._read)
+
+    async def _read_for(self, seconds: float) -> None:
+        """Follows changes for a while, or until they do not tell enough."""
+        trouble = asyncio.Event()
+
+        def read() -> None:
+            if not self.follower.read():
+                watch.cancel()
+                trouble.set()
+
+        watch = self.context.watch(self.follower, read)
+        try:
+            await asyncio.wait_for(trouble.wait(), seconds)
+            await asyncio.sleep(_PAUSE_SECONDS)
+        except TimeoutError:
+            pass
+        finally:
+            watch.cancel()
 
     async def _load(self) -> None:
         """What is told of before is in the follower's table."""

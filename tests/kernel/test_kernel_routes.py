@@ -6,7 +6,7 @@ import random
 import select
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any
@@ -15,7 +15,7 @@ import pyroute2
 import pytest
 
 from runtime import kernel_routes, rtnetlink
-from runtime.kernel_routes import Follower
+from runtime.kernel_routes import Dump, Follower
 from runtime.rtnetlink import (
     RTN_BLACKHOLE,
     RTN_PROHIBIT,
@@ -394,6 +394,7 @@ def test_a_route_that_goes_and_was_never_seen_lets_the_table_be_read_anew() -> N
 def test_what_goes_before_it_is_dumped_takes_nothing_else_along(monkeypatch: pytest.MonkeyPatch) -> None:
     with net() as (made, netlink):
         netlink.route("add", dst="10.99.0.0/16", gateway="10.1.0.2")
+        netlink.route("add", dst="10.200.0.0/16", gateway="10.1.0.2")  # or a piece of the dump would end there
         follower = made.follower()
 
         def late(netns: str | None, family: int, table: int) -> Iterator[list[RouteChange]]:
@@ -412,15 +413,143 @@ def test_what_goes_before_it_is_dumped_takes_nothing_else_along(monkeypatch: pyt
         follower.close()
 
 
+def interleaved(monkeypatch: pytest.MonkeyPatch, between: Callable[[int], None]) -> None:
+    """Calls `between` before each piece of a dump of routes, and after the last one, with the family."""
+
+    def routes(netns: str | None, family: int, table: int) -> Iterator[list[RouteChange]]:
+        between(family)
+        for piece in rtnetlink.routes(netns, family, table):
+            yield piece
+            between(family)
+
+    monkeypatch.setattr(kernel_routes, "routes", routes)
+
+
+@FAMILIES
+@pytest.mark.parametrize("seed", range(4))
+def test_changes_between_the_pieces_of_a_dump_end_as_the_kernel_has_them(
+    family: int, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever a follower says that it knows all, it does; and it says so often enough, and always in the end."""
+    random_ = random.Random(seed)
+    with net() as (made, netlink):
+        ifindexes = [cable.port.ifindex for cable in made.cables]
+        netlink.route("add", dst="10.200.0.0/16", gateway="10.1.0.2")
+        follower = made.follower()
+
+        def between(_family: int) -> None:
+            for _ in range(random_.choice((0, 1, 3))):
+                change(netlink, random_, family, ifindexes)
+
+        certain = 0
+        for _ in range(25):
+            for _ in range(3):
+                change(netlink, random_, family, ifindexes)
+            interleaved(monkeypatch, between)
+            for _ in follower.resync():
+                pass
+            monkeypatch.undo()
+            certain += follower.whole
+            if not follower.whole:
+                resync(follower)
+            follow(follower)
+            assert made.told == as_dumped(made)
+        follower.close()
+        assert family == socket.AF_INET6 or certain > 12
+
+
+def test_one_route_of_a_prefix_is_certain_whatever_takes_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As routing daemons have them."""
+    random_ = random.Random(1)
+    with net() as (made, netlink):
+        netlink.route("add", dst="10.200.0.0/16", gateway="10.1.0.2")
+        follower = made.follower()
+
+        def between(family: int) -> None:
+            for _ in range(4 if family == socket.AF_INET else 0):
+                prefix = f"10.64.{random_.randrange(4)}.0/24"
+                netlink.route("replace", dst=prefix, gateway=random_.choice(GATEWAYS[socket.AF_INET]))
+
+        for _ in range(20):
+            interleaved(monkeypatch, between)
+            for _ in follower.resync():
+                pass
+            monkeypatch.undo()
+            assert follower.whole
+            assert made.told == as_dumped(made)
+        follower.close()
+
+
+def test_what_a_dump_of_ipv6_passes_over_is_kept_until_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some that it has told of go, one comes: it begins anew, and passes as many over as it had told of."""
+    with net() as (made, netlink):
+        for number in range(1000):
+            netlink.route("add", family=socket.AF_INET6, dst=f"fd70:{number:x}::/32", gateway="fd01::2")
+        follower = made.follower()
+        before = dict(made.told)
+        pieces = 0
+
+        def between(family: int) -> None:
+            nonlocal pieces
+            pieces += family == socket.AF_INET6
+            if pieces == 3:
+                for number in range(10):
+                    netlink.route("del", family=socket.AF_INET6, dst=f"fd70:{number:x}::/32", gateway="fd01::2")
+                netlink.route("add", family=socket.AF_INET6, dst="fd7f::/32", gateway="fd01::2")
+
+        interleaved(monkeypatch, between)
+        for _ in follower.resync():
+            pass
+        monkeypatch.undo()
+        assert pieces > 4, "or it was told of in one piece"
+        assert (follower.whole, follower.has_gaps) == (False, True)
+        gone = {(socket.AF_INET6, 0xFD70 << 112 | number << 96, 32) for number in range(10)}
+        assert made.told.keys() == before.keys() - gone | {(socket.AF_INET6, 0xFD7F << 112, 32)}
+        netlink.route("del", family=socket.AF_INET6, dst="fd70:64::/32", gateway="fd01::2")
+        assert follower.read(), "it goes on meanwhile"
+        resync(follower)
+        assert made.told == as_dumped(made)
+        follower.close()
+
+
+def test_what_goes_where_a_piece_of_a_dump_ends_lets_the_table_be_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel goes on with the number of the route that comes next, and another one has that number now."""
+    with net() as (made, netlink):
+        for metric in range(1000):
+            netlink.route("add", dst="10.70.0.0/16", gateway="10.1.0.2", priority=100 + metric)
+        netlink.route("add", dst="10.200.0.0/16", gateway="10.1.0.2")
+        follower = made.follower()
+        pieces = 0
+
+        def between(family: int) -> None:
+            nonlocal pieces
+            pieces += family == socket.AF_INET
+            if pieces == 2:
+                netlink.route("del", dst="10.70.0.0/16", gateway="10.1.0.2", priority=100)
+
+        interleaved(monkeypatch, between)
+        for _ in follower.resync():
+            pass
+        monkeypatch.undo()
+        assert pieces > 3
+        assert follower.has_gaps
+        resync(follower)
+        for metric in range(1, 1000):
+            netlink.route("del", dst="10.70.0.0/16", gateway="10.1.0.2", priority=100 + metric)
+        follow(follower)
+        assert made.told == as_dumped(made)
+        follower.close()
+
+
 def test_catching_up_goes_on_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     applied: list[int] = []
-    apply = Follower._apply
+    replay = Follower._replay
 
-    def counted(self: Follower, changes: list[Change], *others: Any, **named: Any) -> bool:
+    def counted(self: Follower, changes: list[Change], dump: Dump) -> bool:
         applied.append(len(changes))
-        return apply(self, changes, *others, **named)
+        return replay(self, changes, dump)
 
-    monkeypatch.setattr(Follower, "_apply", counted)
+    monkeypatch.setattr(Follower, "_replay", counted)
     with net() as (made, netlink):
         follower = made.follower()
         work = follower.resync()
