@@ -14,7 +14,7 @@ import pytest
 import bpfchain
 from schemas.manifest import Mode
 from tests.rig.daemon import DaemonProcess, daemon, own_bpffs
-from tests.rig.frames import Wire, collect, is_probe
+from tests.rig.frames import MLD_REPORTS, Wire, collect, is_probe
 from tests.rig.lab import Cable, Lab
 from tests.rig.network import running
 from tests.rig.tools import pings, run
@@ -134,7 +134,7 @@ def test_a_link_that_comes_up_is_probed(tmp_path: Path) -> None:
                 netlink.link("set", index=station.ifindex, state="down")
                 time.sleep(down_seconds)
                 netlink.link("set", index=station.ifindex, state="up")
-            with Wire(station) as wire:
+            with Wire(station, passed_over=(MLD_REPORTS,)) as wire:
                 heard[:] = collect({"left": wire}, wanted, timeout=5, probes=True)["left"]
             return bool(heard)
 
