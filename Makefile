@@ -8,7 +8,8 @@ READY  := $(VENV)/.ready
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Most tests wait, for timers and for packets: half as many again at a time as there are CPUs.
 WORKERS := $(shell echo $$(( $$(nproc) > 5 ? 8 : ($$(nproc) * 3 + 1) / 2 )))
-PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS)
+# Neighbours share what they have compiled, so each worker begins with a run of them, and takes from others at the end.
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal
 
 # The ziglang wheel carries a whole clang (90 MB): left out where the machine has one that will do.
 WITHOUT_ZIGLANG := awk '/^[^ ]/ { keep = !/^ziglang==/ } keep'

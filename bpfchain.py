@@ -76,7 +76,7 @@ BUG = 70
 
 
 def validate(file: str | os.PathLike[str]) -> tuple[Diagnostic, ...]:
-    """Every mistake of a chain file; none for a valid one."""
+    """Every mistake of a chain file; none for a valid one. A file that cannot be read has one, too (C100)."""
     from compiler.cli import check
 
     return check(os.fspath(file), {})
@@ -87,7 +87,8 @@ def compile(  # noqa: A001 - the name of the command
 ) -> Compiled:
     """Compile a chain file; with `directory`, write `manifest.json`, `objects/` and the generated C in `src/` there.
 
-    Raises InvalidChain with every mistake of the file, CompileFailed where there is no clang.
+    `clang` names one to use. Raises InvalidChain with every mistake of the file, CompileFailed where there is no clang
+    that will do, or where it refuses a service's C.
     """
     from compiler.build import build
 
@@ -95,14 +96,20 @@ def compile(  # noqa: A001 - the name of the command
 
 
 def load(directory: str | os.PathLike[str]) -> CompiledChain:
-    """A compiled chain from the directory that `compile` wrote. Raises LoadFailed for what is not whole."""
+    """A compiled chain from the directory that `compile` wrote.
+
+    Raises LoadFailed (M101 to M109) for what is not whole, or could have been written by others.
+    """
     from schemas.compiled import load as load_compiled
 
     return load_compiled(directory)
 
 
 def plan(chain: Compiled | CompiledChain) -> Plan:
-    """What `apply` would do on this host; changes nothing. `str()` of it is for people."""
+    """What `apply` would do on this host; changes nothing. It is true where there is something to do.
+
+    `str()` of it is for people. Raises LoadFailed, NotSupported.
+    """
     from runtime.apply import plan as make_plan
 
     return make_plan(_compiled(chain))
@@ -111,7 +118,7 @@ def plan(chain: Compiled | CompiledChain) -> Plan:
 def cost(chain: Compiled | CompiledChain) -> Cost:
     """What a chain costs here, before it runs; `str()` of it is for people. Programs are loaded where that is allowed.
 
-    Raises ChainError where the kernel refuses them.
+    Raises LoadFailed, VerifierRejected where the kernel refuses them.
     """
     from runtime.cost import cost as cost_of
 
@@ -161,9 +168,10 @@ def try_(
 
 
 def confirm(chain: str | None = None) -> tuple[Diagnostic, ...]:
-    """Keep what is being tried under a chain's name, or the only thing that is. Raises LoadFailed where nothing is.
+    """Keep what is being tried under a chain's name, or the only thing that is.
 
-    Returns warnings of what could not be tidied up.
+    Returns warnings of what could not be tidied up (A114). Raises LoadFailed: A109 and A141 where nothing is tried, or
+    more than one thing and none is named; A142 where it does not run on all hooks.
     """
     from runtime.trying import confirm as keep
 
@@ -171,7 +179,10 @@ def confirm(chain: str | None = None) -> tuple[Diagnostic, ...]:
 
 
 def abort(chain: str | None = None) -> None:
-    """Go back from what is being tried under a chain's name, or from the only thing that is. Raises LoadFailed."""
+    """Go back from what is being tried under a chain's name, or from the only thing that is.
+
+    Raises LoadFailed: A109 and A141 as `confirm` does, A143 where what ran before is not there any more.
+    """
     from runtime.trying import abort as go_back
 
     go_back(chain)
@@ -182,21 +193,30 @@ def status(chain: str) -> ChainStatus: ...
 @overload
 def status(chain: None = None) -> tuple[ChainStatus, ...]: ...
 def status(chain: str | None = None) -> ChainStatus | tuple[ChainStatus, ...]:
-    """What runs under a chain's name, or all that runs here, with counters, as the kernel has it."""
+    """What runs under a chain's name, or all that runs here, with counters, as the kernel has it.
+
+    `str()` of one is for people. Raises LoadFailed (A109) where no chain of this name runs.
+    """
     from runtime.status import status as read_status
 
     return read_status(chain)
 
 
 def detach(chain: str) -> None:
-    """Stop a chain and remove everything of it: programs, maps, pins, links, veths."""
+    """Stop a chain and remove everything of it: programs, maps, pins, links, veths.
+
+    Raises LoadFailed (A109) where it does not run.
+    """
     from runtime.apply import detach as remove
 
     remove(chain)
 
 
 def doctor(chain: Compiled | CompiledChain | None = None) -> tuple[Diagnostic, ...]:
-    """What would keep a chain, or any chain, from working on this host; `help` of each is what mends it."""
+    """What would keep a chain, or any chain, from working on this host; `help` of each is what mends it.
+
+    Errors and warnings, told apart by `severity`; nothing where all is well.
+    """
     from importlib.util import find_spec
 
     from runtime.doctor import examine
@@ -206,14 +226,17 @@ def doctor(chain: Compiled | CompiledChain | None = None) -> tuple[Diagnostic, .
 
 
 def render(error: ChainError, sources: Mapping[str, str] | None = None, *, format: str = "text") -> str:
-    """The diagnostics of an error as text; `format` is text, short, json or github. `sources`: texts by file."""
+    """The diagnostics of an error as text; `format` is text, short, json or github. `sources`: texts by file.
+
+    Without `sources`, the files are read. Raises ValueError for another format.
+    """
     from schemas.render import render as render_diagnostics
 
     return render_diagnostics(error.diagnostics, sources or _sources(error), format)
 
 
 def main() -> None:
-    """The command line: exits with 0, 1 (input or system), 2 (usage), 3 (differences pending) or 70 (our bug)."""
+    """The command line: exits with 0, 1 (input or system), 2 (usage), 3 (differences pending), 4 (taken back) or 70."""
     with _no_garbage_collection():
         compilers = _compiler_commands()
         try:

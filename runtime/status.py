@@ -95,7 +95,11 @@ class TrialStatus(Struct, frozen=True):
 
 
 class ChainStatus(Struct, frozen=True):
-    """A chain that runs, or what is left of one. `problems` are worded for people."""
+    """A chain that runs, or what is left of one. `problems` are worded for people.
+
+    `source` is the chain file's name, `version` that of the bpfchain that compiled it; `applied_at` is in seconds of
+    Unix time. Of a generation that cannot be read there are only the problems; None: none was ever finished.
+    """
 
     chain: str
     generation: int | None
