@@ -216,14 +216,13 @@ def _reloads(found: Results) -> str:
     """Frames lost under load, and the way of a change from the saved file to live, without load."""
     stages = ("clang", "load", "swap")
     lines = [
-        [row.mode, f"{row.swaps}", f"{row.frames:,}", f"{row.lost}", f"{row.mpps:.2f}", f"{row.live_ms:.0f} ms"]
+        [row.mode, f"{row.swaps}", f"{row.frames:,}", f"{row.lost}", f"{row.mpps:.2f}"]
         + [f"{row.stages_ms[stage]:.0f} ms" for stage in stages]
-        + [f"{ms:.0f} ms" if ms else "–" for ms in (row.command_ms, row.code_live_ms)]
+        + [" / ".join(f"{ms:.0f}" if ms else "–" for ms in way) for way in row.ways]
         for row in found.reloads
     ]
-    return _table(
-        ("mode", "swaps", "frames", "lost", "Mpps", "until live", *stages, "command", "code: until live"), lines
-    )
+    ways = ("number: API", "command", "code: API", "command")
+    return _table(("mode", "swaps", "frames", "lost", "Mpps", *stages, *ways), lines)
 
 
 def _routes(found: Results) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,13 +39,14 @@ if TYPE_CHECKING:
 class Applied(Struct, frozen=True):
     """What an apply did. `generation` is the number of the one that runs now.
 
-    `timings` are those of its stages: look, then load and swap, or update (in place), then clean up. With the end of
-    the second last one the change is live.
+    `timings` are those of its stages: look, then load and swap, or update (in place), then clean up. `live_at` is when
+    all of the chain was as it is now, before anything was cleaned up: in the seconds of `time.monotonic()`.
     """
 
     plan: Plan
     generation: int
     timings: Timings
+    live_at: float
     warnings: tuple[Diagnostic, ...] = ()
 
     @property
@@ -133,7 +135,13 @@ def apply(
                 current.pins.write_record(new_record(chain.manifest, current.record.facts))
             warnings += tidy_up(staged("clean up", _clean_up(chain.manifest, live, current)), on_step)
     tell_daemon(root)
-    return Applied(wanted, number, watch.stop(), warnings)
+    return applied(wanted, number, watch, warnings)
+
+
+def applied(done: Plan, generation: int, watch: Stopwatch, warnings: tuple[Diagnostic, ...]) -> Applied:
+    """What was done up to now, by the watch that was told of its stages."""
+    timings = watch.stop()
+    return Applied(done, generation, timings, time.monotonic() - dict(timings).get("clean up", 0.0), warnings)
 
 
 def _settled(root: Path, chain: str, on_step: OnStep | None) -> tuple[LiveChain | None, tuple[Diagnostic, ...]]:

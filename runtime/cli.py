@@ -7,6 +7,7 @@ import importlib
 import json
 import pkgutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 from msgspec import Struct
 
-from schemas.stopwatch import Stopwatch, Timings, timings_text
+from schemas.stopwatch import Stopwatch, Timings, process_age, timings_text
 from schemas.terminal import ProgressLine
 
 from . import services
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from schemas.compiled import CompiledChain
     from schemas.diagnostic import Diagnostic
 
+    from .apply import Applied
     from .plan import Plan
 
 DIFFERENCES = 3
@@ -125,12 +127,20 @@ def apply(
         )
     if timings:
         click.echo(timings_text(built.seconds + applied.timings), err=True)
+        if applied.plan:
+            click.echo(_live_text(applied), err=True)
     if not quiet:
         if applied.plan:
             click.echo(str(applied.plan))
         click.echo(str(applied))
     _show(applied.warnings)
     _warn_of_losses(applied.plan)
+
+
+def _live_text(applied: Applied) -> str:
+    """When packets met the change: after the start of this process, and by the clock of the kernel's traces."""
+    after = process_age() - (time.monotonic() - applied.live_at)
+    return f"live after {after * 1000:.0f} ms, at {applied.live_at:.6f} s of CLOCK_MONOTONIC"
 
 
 def _warn_of_losses(plan: Plan) -> None:

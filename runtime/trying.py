@@ -22,7 +22,7 @@ from schemas.manifest import Manifest, Mode
 from schemas.stopwatch import Stopwatch
 
 from . import features, link
-from .apply import Applied, would_lose
+from .apply import Applied, applied, would_lose
 from .attach import Holder
 from .bpffs import bpffs_root, ensure_bpffs, locked
 from .counts import carry_counts
@@ -84,7 +84,7 @@ def begin(
         live, warnings = settle(root, chain.manifest.chain, on_step)
         wanted = make_plan(chain.manifest, live, look(chain.manifest))
         if not wanted and live and live.current:
-            return Applied(wanted, live.current.number, watch.stop(), warnings), None
+            return applied(wanted, live.current.number, watch, warnings), None
         _require_way_back(live, wanted, accept_state_loss=accept_state_loss)
         from .swap import swap_generations
 
@@ -109,7 +109,7 @@ def begin(
                 _take_back(root, pins.chain, announced.trial, error)
             raise
     tell_daemon(root)
-    return Applied(swapped, wanted.following, watch.stop(), warnings), announced.trial
+    return applied(swapped, wanted.following, watch, warnings), announced.trial
 
 
 def _require_way_back(live: LiveChain | None, wanted: Plan, *, accept_state_loss: bool) -> None:

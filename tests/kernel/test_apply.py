@@ -295,6 +295,13 @@ def test_commands(machine: Host, tmp_path: Path) -> None:
         assert "p2         p2      native  br0__p2__xdp" in shown
         (found,) = json.loads(runner.invoke(show, [machine.name, "--format", "json"]).output)["chains"]
         assert found == status_data(status(machine.name))
+        save(machine.compiled(bridge(aging="77s")), tmp_path / "other")
+        begun = time.monotonic()
+        timings = runner.invoke(apply, [str(tmp_path / "other"), "--quiet", "--timings"]).output
+        stages = "".join(rf"{stage} \d+ ms  " for stage in ("read", "look", "load", "swap"))
+        live = re.fullmatch(rf"{stages}clean up \d+ ms\nlive after \d+ ms, at ([\d.]+) s of CLOCK_MONOTONIC\n", timings)
+        assert live
+        assert begun < float(live[1]) < time.monotonic()
         assert runner.invoke(detach, [machine.name]).exit_code == 0
         missing = runner.invoke(detach, [machine.name])
     assert missing.exit_code == 1

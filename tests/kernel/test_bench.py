@@ -78,7 +78,8 @@ def test_reloads_under_load_lose_nothing() -> None:
     assert (row.swaps, row.lost) == (2, 0)
     assert row.frames > 0
     assert list(row.stages_ms) == ["read", "validate", "lower", "clang", "write", "look", "load", "swap", "clean up"]
-    assert 0 < row.live_ms < sum(row.stages_ms.values())
-    assert row.code_live_ms
-    assert row.command_ms
+    for live, whole in row.ways:
+        assert live
+        assert whole
+        assert 0 < live < whole
     assert "native        2" in table([row])

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+
 import pytest
 
 from runtime.steps import Step, carry_out, staged, timed
@@ -38,3 +42,10 @@ def test_steps_are_counted_for_their_stage(clock: list[float]) -> None:
     carry_out(steps, timed(watch, lambda step: heard.append(step.title)))
     assert watch.stop() == (("look", 2), ("load", 2), ("swap", 1))
     assert heard == ["a", "b", "c"]
+
+
+def test_a_process_knows_its_age() -> None:
+    asked = "import time; time.sleep(0.3); from schemas.stopwatch import process_age; print(process_age())"
+    begun = time.monotonic()
+    ran = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert 0.3 <= float(ran.stdout) <= time.monotonic() - begun + 0.011  # it is kept in hundredths
