@@ -17,7 +17,8 @@ import gc
 import os
 import sys
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, overload
 
 from schemas.diagnostic import (
@@ -34,13 +35,15 @@ from schemas.diagnostic import (
 
 if TYPE_CHECKING:
     from datetime import timedelta
+    from pathlib import Path
 
     import click
 
+    from compiler.ahead import Ahead
     from compiler.build import Compiled
     from runtime.apply import Applied
     from runtime.attempt import Attempt
-    from runtime.cli import Compiler
+    from runtime.cli import Built, Compiler
     from runtime.cost import Cost
     from runtime.plan import Plan
     from runtime.status import ChainStatus
@@ -73,6 +76,8 @@ __all__ = [
 
 BUG = 70
 """Exit code for a defect of bpfchain (EX_SOFTWARE)."""
+_RUNNING = ("apply", "cost", "doctor", "plan", "try")
+"""Commands that compile a chain file to go on with it."""
 
 
 def validate(file: str | os.PathLike[str]) -> tuple[Diagnostic, ...]:
@@ -237,10 +242,10 @@ def render(error: ChainError, sources: Mapping[str, str] | None = None, *, forma
 
 def main() -> None:
     """The command line: exits with 0, 1 (input or system), 2 (usage), 3 (differences pending), 4 (taken back) or 70."""
-    with _no_garbage_collection():
+    with _no_garbage_collection(), _compiling_ahead() as ahead:
         compilers = _compiler_commands()
         try:
-            _commands(compilers).main(prog_name="bpfchain", obj=_compiler() if compilers else None)
+            _commands(compilers).main(prog_name="bpfchain", obj=_compiler(ahead) if compilers else None)
         except ChainError as error:
             _explain(error)
             sys.exit(1)
@@ -291,23 +296,47 @@ def _compiler_commands() -> tuple[click.Command, ...]:
     return commands
 
 
-def _compiler() -> Compiler:
+def _compiling_ahead() -> AbstractContextManager[Ahead | None]:
+    """Here the halves of a command part: one compiles, one gets ready to load. They meet in `_compile_to_run`."""
+    file = _chain_file(sys.argv[1:])
+    if file is None:
+        return nullcontext()
+    try:
+        from compiler.ahead import compiling_ahead
+    except ModuleNotFoundError as missing:
+        if missing.name not in ("compiler", "compiler.ahead"):
+            raise
+        return nullcontext()
+    return compiling_ahead(file)
+
+
+def _chain_file(words: list[str]) -> Path | None:
+    """The chain file that a command line seems to run; what it really says is found out once that can be imported."""
+    from pathlib import Path
+
+    if words[:1] and words[0] in _RUNNING:
+        return next((Path(word) for word in words[1:] if word.endswith((".yaml", ".yml"))), None)
+    return None
+
+
+def _compiler(ahead: Ahead | None) -> Compiler:
     from runtime.cli import Compiler
 
-    return Compiler(_compile_to_run, _check_compiler)
+    return Compiler(partial(_compile_to_run, ahead), _check_compiler)
 
 
-def _compile_to_run(file: os.PathLike[str]) -> Compiled:
-    """Compiles a chain file for a command that goes on with it, and imports what that needs while clang runs."""
+def _compile_to_run(ahead: Ahead | None, file: Path) -> Built:
+    """A compiled chain for a command that goes on with it, which is ready to do so by then."""
+    from runtime.swap import get_ready
+
+    get_ready()
+    if ahead and (compiled := ahead.compiled(file)):
+        return compiled
     from compiler.build import build
-    from compiler.cli import CompileProgress
-
-    def import_loader() -> None:
-        import runtime.apply
-        import runtime.swap  # noqa: F401
+    from compiler.progress import CompileProgress
 
     with CompileProgress() as progress:
-        return build(file, progress=progress, meanwhile=import_loader)
+        return build(file, progress=progress)
 
 
 def _check_compiler() -> None:

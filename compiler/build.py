@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from threading import Thread
 
 from msgspec import Struct
 
@@ -18,7 +16,6 @@ from schemas.drop import GLUE_DROPS, SLOW_PATH_DROPS, named
 from schemas.stopwatch import Stopwatch, Timings
 
 from .clang import CompiledObject, compile_units, find_clang
-from .emit import CUnit
 from .emit import units as c_units
 from .installed import installed
 from .ir import (
@@ -77,11 +74,9 @@ def build(
     clang: str | None = None,
     jobs: int | None = None,
     progress: Callable[[CompiledObject, int], None] | None = None,
-    meanwhile: Callable[[], None] | None = None,
 ) -> Compiled:
     """Compile a chain file; write the result to `directory`, if one is given. `progress` hears (object, of how many).
 
-    `meanwhile` is done in a thread while clang runs: most of the time is spent waiting for it.
     Raises InvalidChain for what is wrong in the file, CompileFailed if there is no clang.
     """
     watch = Stopwatch()
@@ -94,24 +89,11 @@ def build(
     units = c_units(ir, version())
     watch.enter("clang")
     done = (lambda compiled: progress(compiled, len(units))) if progress else None
-    with _alongside(meanwhile):
-        objects = compile_units(units, find_clang(clang), jobs=jobs, done=done)
+    objects = compile_units(units, find_clang(clang), jobs=jobs, done=done)
     watch.enter("write")
     compiled = CompiledChain(make_manifest(ir, objects), {object_file(each.elf): each.elf for each in objects})
     written = _write(Path(directory), compiled, objects) if directory is not None else None
     return Compiled(compiled, objects, written, watch.stop())
-
-
-@contextmanager
-def _alongside(work: Callable[[], None] | None) -> Iterator[None]:
-    thread = Thread(target=work) if work else None
-    if thread:
-        thread.start()
-    try:
-        yield
-    finally:
-        if thread:
-            thread.join()
 
 
 def _write(directory: Path, chain: CompiledChain, objects: tuple[CompiledObject, ...]) -> Path:
@@ -214,15 +196,16 @@ def _program(compiled: CompiledObject) -> m.ProgramRecord:
         function=program.name,
         span=program.span.brief,
         constants=() if isinstance(program, Injector) else _constants(program),
-        lines=_lines(compiled.unit),
+        lines=_lines(compiled),
         egress=isinstance(program, Program) and program.egress,
         values=() if isinstance(program, Injector) else _values(program, compiled),
     )
 
 
-def _lines(unit: CUnit) -> tuple[m.LineRecord, ...]:
+def _lines(compiled: CompiledObject) -> tuple[m.LineRecord, ...]:
     """The last word on every line of C, in order."""
-    return tuple(m.LineRecord(line, f"{span.brief}:{span.column}") for line, span in sorted(dict(unit.lines).items()))
+    lines = dict(compiled.unit.lines(compiled.marks))
+    return tuple(m.LineRecord(line, f"{span.brief}:{span.column}") for line, span in sorted(lines.items()))
 
 
 def _constants(program: Program) -> tuple[m.ConstantRecord, ...]:

@@ -6,19 +6,21 @@ What it takes to run clang is imported where that is done: usually the cache has
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
-import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 from msgspec import Struct
 
 from schemas.diagnostic import CompileFailed, Diagnostic, Span
+from schemas.threads import in_threads
 
 from .cache import cache_folder, write_whole
-from .emit import CUnit
+from .emit import CUnit, Mark
+from .essence import essence
 
 MIN_VERSION = 15
 SYSTEM_NAMES = ("clang", *(f"clang-{version}" for version in range(30, MIN_VERSION - 1, -1)))
@@ -38,10 +40,11 @@ class Clang(Struct, frozen=True):
 
 
 class CompiledObject(Struct, frozen=True):
-    """An ELF object, and whether it came from the cache."""
+    """An ELF object, which lines of its C stem from somewhere, and whether it came from the cache."""
 
     unit: CUnit
     elf: bytes
+    marks: tuple[Mark, ...]
     cached: bool
 
     @property
@@ -65,9 +68,8 @@ def find_clang(chosen: str | None = None) -> Clang:
     chosen = chosen or os.environ.get("BPFCHAIN_CLANG") or None
     if chosen:
         return _chosen(chosen)
-    for name in SYSTEM_NAMES:
-        path = shutil.which(name)
-        if path and (clang := _usable((path,))):
+    for path in _on_path(SYSTEM_NAMES):
+        if clang := _usable((path,)):
             return clang
     if bundled := _bundled():
         return bundled
@@ -81,7 +83,17 @@ def find_clang(chosen: str | None = None) -> Clang:
     )
 
 
+def _on_path(names: Iterable[str]) -> Iterator[str]:
+    """Commands of these names, as `shutil.which` finds them, whose module takes longer to import."""
+    folders = os.get_exec_path()
+    for name in names:
+        found = (os.path.join(folder, name) for folder in folders)
+        yield from (path for path in found if os.access(path, os.X_OK) and os.path.isfile(path))
+
+
 def _chosen(command: str) -> Clang:
+    import shutil
+
     path = shutil.which(command)
     clang = _usable((path,)) if path else None
     if clang:
@@ -139,24 +151,55 @@ def compile_units(
     done: Callable[[CompiledObject], None] | None = None,
 ) -> tuple[CompiledObject, ...]:
     """Compile units, as many at a time as there are CPUs; `done` hears of each. Raises CompileFailed: all errors."""
-    headers = _digest(_header_texts(units))
-    places = {unit.name: _place(unit, clang, headers) for unit in units}
-    objects = {unit.name: found for unit in units if (found := _kept(unit, places[unit.name]))}
+    known = {unit.name: _known(unit, clang) for unit in units}
+    objects = {name: found for name, found in known.items() if found}
+    unknown = [unit for unit in units if unit.name not in objects]
+    places = _places(unknown, clang)
+    objects |= {unit.name: found for unit in unknown if (found := _kept(unit, places[unit.name]))}
     if done:
         for kept in objects.values():
             done(kept)
-    missing = [unit for unit in units if unit.name not in objects]
+    missing = [unit for unit in unknown if unit.name not in objects]
     if missing:
         objects |= _compile_in_parallel(missing, clang, places, jobs, done)
+    for unit in unknown:
+        _remember(unit, clang, places[unit.name])
     return tuple(objects[unit.name] for unit in units)
 
 
-def _place(unit: CUnit, clang: Clang, headers: str) -> Path:
-    return cache_folder() / "objects" / _digest([clang.version, *FLAGS, headers, unit.name, unit.code])
+def _places(units: Sequence[CUnit], clang: Clang) -> dict[str, Path]:
+    """Where the objects of units are kept: by their C, all headers, and how it is compiled."""
+    headers = _digest(_header_texts(units))
+    parts = [clang.version, *FLAGS, headers]
+    return {unit.name: cache_folder() / "objects" / _digest([*parts, unit.name, unit.code]) for unit in units}
 
 
 def _kept(unit: CUnit, place: Path) -> CompiledObject | None:
-    return CompiledObject(unit, place.read_bytes(), cached=True) if place.exists() else None
+    return CompiledObject(unit, place.read_bytes(), unit.marks, cached=True) if place.exists() else None
+
+
+# What is known of a unit by its essence, without its C: the name of the object's file, and the marks.
+
+
+def _known(unit: CUnit, clang: Clang) -> CompiledObject | None:
+    note = _note(unit, clang)
+    try:
+        place, marks = json.loads(note.read_bytes()) if note else ("", ())
+        elf = (cache_folder() / "objects" / place).read_bytes()
+        return CompiledObject(unit, elf, tuple((line, place) for line, place in marks), cached=True)
+    except (OSError, ValueError, TypeError):  # it is not there, or not whole
+        return None
+
+
+def _remember(unit: CUnit, clang: Clang, place: Path) -> None:
+    note = _note(unit, clang)
+    if note:
+        write_whole(note, json.dumps([place.name, unit.marks]).encode())
+
+
+def _note(unit: CUnit, clang: Clang) -> Path | None:
+    found = essence(unit)
+    return cache_folder() / "units" / _digest([clang.version, *FLAGS, found.hex()]) if found else None
 
 
 def _compile_in_parallel(
@@ -167,25 +210,21 @@ def _compile_in_parallel(
     done: Callable[[CompiledObject], None] | None,
 ) -> dict[str, CompiledObject]:
     """The objects by their units' names, once they are in their places too."""
-    from concurrent.futures import ThreadPoolExecutor
 
-    def one(unit: CUnit) -> CompiledObject | CompileFailed:
-        try:
-            compiled = CompiledObject(unit, _run(unit, clang), cached=False)
-        except CompileFailed as failed:
-            return failed
+    def one(unit: CUnit) -> CompiledObject:
+        compiled = CompiledObject(unit, _run(unit, clang), unit.marks, cached=False)
         write_whole(places[unit.name], compiled.elf)
         if done:
             done(compiled)
         return compiled
 
-    with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
-        results = list(pool.map(one, units))
-    failures = [
-        diagnostic for failed in results if isinstance(failed, CompileFailed) for diagnostic in failed.diagnostics
-    ]
-    if failures:
-        raise CompileFailed(*failures)
+    results = in_threads(one, units, jobs)
+    for failed in results:
+        if isinstance(failed, BaseException) and not isinstance(failed, CompileFailed):
+            raise failed
+    refused = [failed for failed in results if isinstance(failed, CompileFailed)]
+    if refused:
+        raise CompileFailed(*(diagnostic for failed in refused for diagnostic in failed.diagnostics))
     return {result.unit.name: result for result in results if isinstance(result, CompiledObject)}
 
 
@@ -243,7 +282,8 @@ def _span_of(unit: CUnit, file: str, line: int) -> Span:
     """The place in the chain file that line `line` of the unit stems from; the program's own for lines of headers."""
     if file != unit.name:
         return unit.program.span
-    return max((placed for placed in unit.lines if placed[0] <= line), key=lambda placed: placed[0])[1]
+    lines = unit.lines(unit.marks)
+    return max((placed for placed in lines if placed[0] <= line), key=lambda placed: placed[0])[1]
 
 
 def _header_texts(units: Iterable[CUnit]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -12,10 +11,6 @@ from schemas import SCHEMAS
 from schemas.diagnostic import Diagnostic, InvalidChain
 from schemas.render import Format, render
 from schemas.stopwatch import timings_text
-from schemas.terminal import ProgressLine
-
-if TYPE_CHECKING:
-    from .clang import CompiledObject
 
 format_option = click.option(
     "--format", "format", type=click.Choice([f.value for f in Format]), default="text", help="How to print findings."
@@ -116,6 +111,7 @@ def compile_chain(
     Needs no privilege. The directory is all that `bpfchain apply` needs, on this host or another one.
     """
     from .build import build
+    from .progress import CompileProgress
 
     if shown:
         click.echo(_shown(chain, shown), nl=False)
@@ -138,18 +134,6 @@ def _shown(chain: str, what: str) -> str:
 
     ir = lowered(chain)
     return text(ir) if what == "ir" else "\n".join(unit.text for unit in units(ir, version()))
-
-
-class CompileProgress(ProgressLine):
-    """Counts programs while they compile."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._done = 0
-
-    def __call__(self, compiled: CompiledObject, total: int) -> None:
-        self._done += 1
-        self.show(f"compiling {self._done}/{total} {compiled.unit.program.name}")
 
 
 commands: tuple[click.Command, ...] = (validate, compile_chain, schema, explain)

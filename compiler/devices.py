@@ -21,7 +21,7 @@ from .ir import Constant, GeneratedFunction, Inlined, LoweredPort
 from .model import Chain, Interface, Link, LinkEnd, Port, ServiceInstance
 from .service import Service
 from .source import Report, Value
-from .templates import environment
+from .templates import Rendering
 from .words import listed, show
 
 DROP, HOST = "drop", "host"
@@ -125,7 +125,7 @@ def _from_device(instance: ServiceInstance, port: Port, sorting: _Sorting) -> Lo
     others = elsewhere.get(sorting.others) or str(whole.index if whole else "")
     untagged = (whole.name, str(whole.index)) if whole else (sorting.others, others)
     name = f"{instance.name.replace('-', '_')}__port_of"
-    text = environment(_BPF).get_template("port_of_vlan.c.j2").render(name=name, members=tagged)
+    rendering = Rendering(_BPF, "port_of_vlan.c.j2", {"name": name, "members": tagged})
     span = port.span
     return LoweredPort(
         constants=(
@@ -137,7 +137,7 @@ def _from_device(instance: ServiceInstance, port: Port, sorting: _Sorting) -> Lo
                 for interface, _ in tagged
             ),
         ),
-        functions=(GeneratedFunction("port_of", name, text, span),),
+        functions=(GeneratedFunction("port_of", name, rendering, span),),
     )
 
 

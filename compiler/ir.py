@@ -12,6 +12,7 @@ from schemas.diagnostic import Span
 from schemas.manifest import Hook, HostFact, Role, Scope
 
 from .model import Interface, ServiceInstance, SlowPath
+from .templates import Rendering
 
 ProgramName = str
 MapName = str
@@ -96,12 +97,19 @@ class MapDef(Struct, frozen=True):
 
 
 class GeneratedFunction(Struct, frozen=True):
-    """A table that became code: C text of a `static __always_inline` function; config field `field` is set to it."""
+    """A table that became code: a `static __always_inline` function `name`; config field `field` is set to it.
+
+    `source` is its C, or what that is made from: usually the object is there already, and nobody asks for the text.
+    """
 
     field: str
     name: str
-    text: str
+    source: str | Rendering
     span: Span
+
+    @property
+    def text(self) -> str:
+        return self.source if isinstance(self.source, str) else self.source.text()
 
 
 class LoweredPort(Struct, frozen=True):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
+
+from msgspec import Struct, field
 
 from schemas.diagnostic import Span
 from schemas.manifest import Hook
@@ -18,8 +19,7 @@ HOST, FROM_HOST = "host", "from-host"
 RESERVED = (HOST, FROM_HOST)  # link ends that no interface or service may be named like
 
 
-@dataclass(frozen=True)
-class Ends:
+class Ends(Struct, frozen=True, dict=True):
     """What a link can lead to.
 
     `interfaces` and `services` are those that could be resolved, the `known_…` names all that the file has. Ports of
@@ -56,8 +56,7 @@ class Ends:
                 yield str(port), port.span
 
 
-@dataclass(slots=True)
-class _Uses:
+class _Uses(Struct):
     """Where each end was named first.
 
     What is not named may still be meant: `meant` were misspelt, `astray` counts, by service, wrong ends that may have

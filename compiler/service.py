@@ -11,9 +11,10 @@ import importlib
 import json
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from schemas.diagnostic import CompileFailed, Diagnostic
 
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
     from .source import Report, Value
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
+class Service(Struct, frozen=True):
     """A kind of service.
 
     `schema`: JSON Schema file of one instance (an object schema with `kind` as a const). It and `resolve` are None for
@@ -79,7 +79,7 @@ class Service:
     injects: bool = False
     templates: Traversable | None = None
     check: Callable[[ServiceInstance, Report], None] | None = None
-    origin: str = field(default="bpfchain", compare=False)
+    origin: str = "bpfchain"
 
     @property
     def constant_verdicts(self) -> bool:

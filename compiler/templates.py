@@ -11,9 +11,11 @@ import functools
 import hashlib
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from .cache import cache_folder
 
@@ -30,6 +32,23 @@ class CText(str):
     """Text that is C already: made by this program or checked by a filter."""
 
     __slots__ = ()
+
+
+class Remark(str):
+    """Text for comments, and for nothing else: what differs in remarks only is the same code (compiler/essence.py)."""
+
+    __slots__ = ()
+
+
+class Rendering(Struct, frozen=True):
+    """C that is yet to be written: a template in a folder of them, and what goes into it."""
+
+    folder: Path
+    template: str
+    words: Mapping[str, object]
+
+    def text(self) -> str:
+        return environment(self.folder).get_template(self.template).render(self.words)
 
 
 def environment(folder: Traversable) -> jinja2.Environment:
@@ -72,6 +91,7 @@ def _bytecode(folder: Path) -> jinja2.BytecodeCache:
 
 def c_ident(name: str) -> CText:
     """A chain's name as a C identifier: `guard-2` becomes `guard_2`; ValueError for what is no name."""
+    _refuse_remark(name)
     if not _NAME.fullmatch(name):
         raise ValueError(f"not a name: {name!r}")
     return CText(name.replace("-", "_"))
@@ -79,11 +99,13 @@ def c_ident(name: str) -> CText:
 
 def c_field(path: str) -> CText:
     """A field of a struct, or of one within it, as a designator spells it: `rate.interval`."""
+    _refuse_remark(path)
     return CText(".".join(map(c_ident, path.split("."))))
 
 
 def c_text(text: str) -> CText:
     """Vouches that `text` is C."""
+    _refuse_remark(text)
     return CText(text)
 
 
@@ -105,6 +127,7 @@ def loaded(symbol: str) -> CText:
 
 def mac(address: str) -> CText:
     """A MAC address as `mac_u64()` (packet.h) reads it: first byte on the wire lowest."""
+    _refuse_remark(address)
     if not _MAC.fullmatch(address):
         raise ValueError(f"not a MAC address: {address!r}")
     return CText(f"{int.from_bytes(bytes.fromhex(address.replace(':', '')), 'little'):#x}ULL")
@@ -131,6 +154,11 @@ FILTERS: dict[str, Callable[..., CText]] = {
     "loaded": loaded,
     "mac": mac,
 }
+
+
+def _refuse_remark(text: str) -> None:
+    if isinstance(text, Remark):
+        raise TypeError(f"{text!r} is for comments, and reaches C")
 
 
 def _unsigned(number: int, bits: int) -> int:

@@ -42,13 +42,13 @@ def ensure_bpffs(root: Path) -> None:
 
 def is_bpffs(path: Path) -> bool:
     """Whether `path` lies in a mounted bpffs."""
-    wanted = path.resolve()
-    best, found = -1, False
+    wanted = f"{path.resolve()}/"
+    best, found = 0, False
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
-        mounted = Path(before.split()[_MOUNT_POINT].replace("\\040", " "))
-        if (wanted == mounted or mounted in wanted.parents) and len(mounted.parts) >= best:
-            best, found = len(mounted.parts), after.split()[0] == "bpf"
+        mounted = before.split()[_MOUNT_POINT].replace("\\040", " ").rstrip("/") + "/"
+        if wanted.startswith(mounted) and len(mounted) >= best:
+            best, found = len(mounted), after.split()[0] == "bpf"
     return found
 
 

@@ -137,7 +137,7 @@ def _check_header(content: bytes) -> None:
 
 
 def _read_sections(content: bytes) -> tuple[Section, ...]:
-    structs = _structs()
+    structs = bpf_structs()
     try:
         header = structs.Elf_Ehdr.parse(content)
         table, count, names = header["e_shoff"], header["e_shnum"], header["e_shstrndx"]
@@ -156,7 +156,7 @@ def _read_sections(content: bytes) -> tuple[Section, ...]:
 
 
 @functools.cache
-def _structs() -> ELFStructs:
+def bpf_structs() -> ELFStructs:
     """What pyelftools knows of the structures of a BPF object; the rest of it, DWARF above all, is slow to import."""
     from elftools.elf.structs import ELFStructs
 

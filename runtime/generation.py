@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +13,7 @@ from msgspec import Struct, field
 from schemas.compiled import CompiledChain
 from schemas.diagnostic import Diagnostic, LoadFailed
 from schemas.manifest import Manifest, MapRecord, ObjectRecord, ProgramRecord, Role
+from schemas.threads import in_threads
 
 from . import link, sys
 from .compare import refilled, stays
@@ -146,18 +146,18 @@ def load_programs(
 
     Several at a time: the verifier takes half of the time, and runs outside of the interpreter's lock.
     """
-    from concurrent.futures import ThreadPoolExecutor  # rarely needed
 
     def load(record: ObjectRecord) -> Mapping[str, sys.Fd]:
         return _load(generation, record, objects[record.file], log_directory, on_verified)
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        loads = [pool.submit(load, record) for record in generation.manifest.objects]
-    for each in loads:
-        if each.exception() is None:
-            generation.programs.update(each.result())
-    for each in loads:
-        each.result()  # raises what the first of those that failed has to say
+    largest_first = sorted(generation.manifest.objects, key=lambda record: -len(objects[record.file]))
+    loads = in_threads(load, largest_first)
+    for loaded in loads:
+        if not isinstance(loaded, BaseException):
+            generation.programs.update(loaded)
+    for failed in loads:
+        if isinstance(failed, BaseException):
+            raise failed
 
 
 def _values(generation: Generation, programs: Sequence[ProgramRecord]) -> Mapping[str, int]:

@@ -19,6 +19,7 @@ from schemas.manifest import Manifest
 from . import features, hooks, link, sys, veth
 from .counts import carry_counts
 from .devices import find_device
+from .elf import bpf_structs
 from .generation import Generation, Predecessor, fill_maps, load_programs, make_maps, prepare
 from .host import Host, host_facts, look, require_interfaces
 from .pin import ChainPins, GenerationPins
@@ -31,6 +32,13 @@ from .takedown import drop_rest
 if TYPE_CHECKING:
     from .foreign import Replace
     from .handback import HandBack
+
+
+def get_ready() -> None:
+    """Imports what the first swap of a process would wait for, where there is time to do so before."""
+    from . import foreign  # noqa: F401
+
+    bpf_structs()
 
 
 def swap_generations(

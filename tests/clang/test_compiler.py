@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,6 +106,55 @@ def test_moved_lines_change_no_object(tmp_path: Path) -> None:
     assert [p.elf for p in after.programs] == [p.elf for p in before.programs]
     assert all(program.cached for program in after.programs)
     assert after.manifest.programs[0].span == "plain.yaml:7"
+
+
+@pytest.fixture
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("BPFCHAIN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_what_is_known_by_its_essence_is_as_if_it_had_been_written(own_cache: Path, tmp_path: Path) -> None:
+    text = examples()["guarded-bridge"].read_text()
+    compiled(tmp_path, text)
+    known = compiled(tmp_path, f"# moved\n\n{text}")
+    shutil.rmtree(own_cache / "units")
+    written = compiled(tmp_path, f"# moved\n\n{text}")
+    assert known.manifest == written.manifest
+    assert known.chain.objects == written.chain.objects
+    assert [each.marks for each in known.programs] == [each.marks for each in written.programs]
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b'["no such object", []]', b"[7, []]", b"[]", b'["", [[1]]]', b"\xff"])
+def test_what_is_known_and_not_whole_is_found_out_again(damage: bytes, own_cache: Path, tmp_path: Path) -> None:
+    text = BRIDGE.format(mode="native", fdb="")
+    before = compiled(tmp_path, text)
+    notes = sorted((own_cache / "units").iterdir())
+    assert len(notes) == len(before.programs)
+    whole = [note.read_bytes() for note in notes]
+    for note in notes:
+        note.write_bytes(damage)
+    after = compiled(tmp_path, text)
+    assert after.chain == before.chain
+    assert [note.read_bytes() for note in notes] == whole
+
+
+def test_an_object_that_is_gone_from_the_cache_is_made_again(own_cache: Path, tmp_path: Path) -> None:
+    text = BRIDGE.format(mode="native", fdb="")
+    before = compiled(tmp_path, text)
+    shutil.rmtree(own_cache / "objects")
+    after = compiled(tmp_path, text)
+    assert after.chain == before.chain
+    assert not any(each.cached for each in after.programs)
+
+
+def test_nothing_is_rendered_for_objects_that_are_there(own_cache: Path, tmp_path: Path) -> None:
+    for aging in (60, 61):
+        file = tmp_path / "plain.yaml"
+        file.write_text(BRIDGE.format(mode="native", fdb=f"fdb: {{aging: {aging}s}}, "))
+        asked = f"import sys, bpfchain; bpfchain.compile({str(file)!r}); print('jinja2' in sys.modules)"
+        ran = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+        assert ran.stdout.strip() == str(aging == 60)
 
 
 def test_one_changed_value_recompiles_what_holds_it(tmp_path: Path) -> None:

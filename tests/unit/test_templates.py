@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 import pytest
 
-from compiler.templates import FILTERS, CText, environment
+from compiler.templates import FILTERS, CText, Remark, Rendering, environment
 
 
 def rendered(folder: Path, text: str, **values: Any) -> str:
@@ -87,3 +87,17 @@ def test_filter(name: str, value: Any, expected: str) -> None:
 def test_filter_refuses(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=r"not a|is no"):
         FILTERS[name](value)
+
+
+@pytest.mark.parametrize("name", ["c_ident", "c_field", "c_text", "loaded", "mac"])
+def test_remarks_reach_comments_only(name: str) -> None:
+    remark = Remark("52:54:00:12:34:56" if name == "mac" else "remark")
+    assert str(FILTERS["comment"](remark)) == str(remark)
+    with pytest.raises(TypeError, match="is for comments, and reaches C"):
+        FILTERS[name](remark)
+
+
+def test_a_rendering_is_written_when_it_is_asked_for(tmp_path: Path) -> None:
+    rendering = Rendering(tmp_path, "unit.j2", {"number": 7})
+    (tmp_path / "unit.j2").write_text("<{ number }>;\n")
+    assert rendering.text() == "7;\n"

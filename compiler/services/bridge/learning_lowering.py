@@ -15,10 +15,11 @@ from ...ir import Constant, GeneratedFunction, Inlined, InMap, LoadTime, MapDef
 from ...lower import port_name
 from ...maps import BPF_F_MMAPABLE, array, map_name, port_order, with_headroom
 from ...model import Port, ServiceInstance
-from ...templates import environment
+from ...templates import Rendering
 from .learning import Moves
 from .model import BridgeModel, StaticEntry
 
+TEMPLATES = Path(__file__).parent / "templates"
 MOVERS = 256  # and one element for the whole bridge (moves.h)
 MOVER_SIZE = 48  # struct mover
 QUOTA_SIZE = 24  # struct quota
@@ -59,16 +60,15 @@ def learning_maps(instance: ServiceInstance, port: Port, model: BridgeModel) -> 
 
 def learning_functions(instance: ServiceInstance, port: Port, model: BridgeModel) -> Iterator[GeneratedFunction]:
     """Whether the stations of a port stay where they are; and counting those of this one, where it has a limit."""
-    jinja = environment(Path(__file__).parent / "templates")
     sticky, own = model.learning.sticky, model.learning.limits.get(port.name)
     if sticky:
         name, ports = f"{port_name(port)}__sticky", [each for each in instance.ports if each.name in sticky]
-        text = jinja.get_template("sticky.c.j2").render(name=name, ports=ports)
-        yield GeneratedFunction("sticky", name, text, next(iter(sticky.values())).sticky_span)
+        rendering = Rendering(TEMPLATES, "sticky.c.j2", {"name": name, "ports": ports})
+        yield GeneratedFunction("sticky", name, rendering, next(iter(sticky.values())).sticky_span)
     if own:
         name, table = f"{port_name(port)}__count_set", map_name(instance.name, "fdb")
-        text = jinja.get_template("count_set.c.j2").render(name=name, map=table)
-        yield GeneratedFunction("count_set", name, text, own.limit_span)
+        rendering = Rendering(TEMPLATES, "count_set.c.j2", {"name": name, "map": table})
+        yield GeneratedFunction("count_set", name, rendering, own.limit_span)
 
 
 def static_constant(instance: ServiceInstance, entry: StaticEntry, home: Inlined | InMap) -> Constant:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from schemas.manifest import Hook, HostFact, Role
 
@@ -12,10 +11,10 @@ from ...ir import Constant, GeneratedFunction, HostBound, Inlined, LoadTime, Low
 from ...lower import port_name
 from ...maps import BPF_F_MMAPABLE, array, port_order
 from ...model import Port, ServiceInstance
-from ...templates import environment
+from ...templates import Rendering
 from . import multicast, stp
 from .fdb import MAC_BITS, SET_SIZE, Fdb
-from .learning_lowering import learning_constants, learning_functions, learning_maps, static_constant
+from .learning_lowering import TEMPLATES, learning_constants, learning_functions, learning_maps, static_constant
 from .model import BridgeModel
 from .storm import SORTS
 
@@ -202,14 +201,13 @@ def _fdb(instance: ServiceInstance, model: BridgeModel) -> MapDef:
 
 
 def _functions(instance: ServiceInstance, port: Port, model: BridgeModel) -> Iterator[GeneratedFunction]:
-    jinja = environment(Path(__file__).parent / "templates")
     if model.inlined:
         name = f"{port_name(port)}__static"
-        text = jinja.get_template("static.c.j2").render(name=name, entries=model.inlined)
-        yield GeneratedFunction("static_port", name, text, model.inlined[0].span)
+        rendering = Rendering(TEMPLATES, "static.c.j2", {"name": name, "entries": model.inlined})
+        yield GeneratedFunction("static_port", name, rendering, model.inlined[0].span)
     yield from learning_functions(instance, port, model)
     if model.vlans:
         name = f"{port_name(port)}__vlan_egress"
         members = [(other, model.vlans[other.name]) for other in instance.ports]
-        text = jinja.get_template("vlan_egress.c.j2").render(name=name, members=members)
-        yield GeneratedFunction("vlan_egress", name, text, model.vlans[port.name].span)
+        rendering = Rendering(TEMPLATES, "vlan_egress.c.j2", {"name": name, "members": members})
+        yield GeneratedFunction("vlan_egress", name, rendering, model.vlans[port.name].span)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from msgspec import Struct
 
@@ -14,12 +13,9 @@ from schemas.diagnostic import Span
 from ...addresses import Prefix
 from ...decision import Below, End, decision
 from ...ir import GeneratedFunction
-from ...templates import environment
+from ...templates import Rendering
 from .model import BlockedPorts, BlockedPrefix, BlockedProtocol
 from .near import HASH, MAX_SLOT_BITS, Neighbourhood, neighbourhood, sparse
-
-if TYPE_CHECKING:
-    import jinja2
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -101,11 +97,5 @@ def _tree(
     return decision(ordered, lambda item: first(item[0]), lambda depth, item: Match(depth, *item), depth)
 
 
-def _render(template: str, name: str, field: str, span: Span, **values: object) -> GeneratedFunction:
-    text = _environment().get_template(template).render(name=name, **values)
-    return GeneratedFunction(field, name, text, span)
-
-
-@functools.cache
-def _environment() -> jinja2.Environment:
-    return environment(TEMPLATES)
+def _render(template: str, name: str, field: str, span: Span, **words: object) -> GeneratedFunction:
+    return GeneratedFunction(field, name, Rendering(TEMPLATES, template, {"name": name, **words}), span)

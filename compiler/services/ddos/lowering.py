@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 
 from msgspec import Struct
 
@@ -83,20 +83,21 @@ def _of_version(entries: Iterable[BlockedPrefix], version: int) -> tuple[Blocked
     return tuple(entry for entry in entries if entry.prefix.version == version)
 
 
-@dataclass(frozen=True, slots=True)
-class _Lowering:
+class _Lowering(Struct, frozen=True, dict=True):
     """The block lists of one service, each as code or as a trie."""
 
     instance: ServiceInstance
     port: Port
     lists: Sequence[_List]
-    first: dict[str, int] = field(default_factory=dict, init=False)
 
-    def __post_init__(self) -> None:
-        counted = 0
+    @cached_property
+    def first(self) -> Mapping[str, int]:
+        """The index of the first entry's counter, for each list that is code."""
+        found, counted = {}, 0
         for each in self._inlined():
-            self.first[each.function] = counted
+            found[each.function] = counted
             counted += len(each.entries)
+        return found
 
     def _inlined(self) -> Iterator[_List]:
         return (each for each in self.lists if each.inlined)

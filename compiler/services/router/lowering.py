@@ -26,7 +26,7 @@ from ...ir import Constant, GeneratedFunction, HostBound, Inlined, InMap, LoadTi
 from ...lower import host_symbol, port_name, value_symbol
 from ...maps import BPF_F_MMAPABLE, array, map_name, port_order, with_headroom
 from ...model import Port, ServiceInstance
-from ...templates import CText, environment, loaded
+from ...templates import CText, Rendering, loaded
 from .fib import fib_literal, follow, followed_maps, nexthop_maps
 from .model import RouterModel, RouterPort
 from .nexthops import NextHops, number
@@ -297,8 +297,8 @@ class _Lowering(Struct, frozen=True):
 
     def _function(self, field: str, template: str, span: Span, **values: object) -> GeneratedFunction:
         name = f"{port_name(self.port)}__{field}"
-        text = environment(_TEMPLATES).get_template(template).render(name=name, words=words, **values)
-        return GeneratedFunction(field, name, text, span)
+        rendering = Rendering(_TEMPLATES, template, {"name": name, "words": words, **values})
+        return GeneratedFunction(field, name, rendering, span)
 
     def _ways_out(self) -> Iterator[tuple[Port, CText, CText]]:
         """Each port with the C of its MAC and of its MTU."""
