@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from itertools import chain, islice
+from itertools import islice
 
 from .rtnetlink import (
     NLM_F_APPEND,
@@ -70,22 +70,20 @@ class KernelRoutes:
 
     def __init__(self, table: int = MAIN_TABLE) -> None:
         self.table = table
-        self._alone: dict[Prefix, Path] = {}  # nearly all prefixes have one route
-        self._several: dict[Prefix, list[Path]] = {}
+        self._routes: dict[Prefix, Path | list[Path]] = {}  # nearly all prefixes have one
 
     def best(self, prefix: Prefix) -> Path | None:
         """The route in force, or None: that with the lowest metric, of equal ones the first."""
-        several = self._several.get(prefix)
-        return several[0] if several else self._alone.get(prefix)
+        found = self._routes.get(prefix)
+        return found[0] if isinstance(found, list) else found
 
     def prefixes(self) -> Iterator[Prefix]:
-        return chain(self._alone, self._several)
+        return iter(self._routes)
 
     def items(self) -> Iterator[tuple[Prefix, Path]]:
         """Every prefix with the route in force."""
-        yield from self._alone.items()
-        for prefix, paths in self._several.items():
-            yield prefix, paths[0]
+        for prefix, found in self._routes.items():
+            yield prefix, found[0] if isinstance(found, list) else found
 
     def paths(self, prefix: Prefix) -> Paths:
         """All routes of a prefix."""
@@ -96,7 +94,7 @@ class KernelRoutes:
         self._set(prefix, list(paths))
 
     def __len__(self) -> int:
-        return len(self._alone) + len(self._several)
+        return len(self._routes)
 
     def follows(self, path: Path) -> bool:
         """Whether a data plane can follow this route of the table: what is not one never comes in, nor goes out."""
@@ -104,8 +102,8 @@ class KernelRoutes:
 
     def enter(self, prefix: Prefix, path: Path, flags: int = 0) -> None:
         """Enters a route that is followed, as the request with these flags did."""
-        if prefix not in self._alone and prefix not in self._several:
-            self._alone[prefix] = path
+        if prefix not in self._routes:
+            self._routes[prefix] = path
         else:
             self._set(prefix, _entered(self._of(prefix), path, flags))
 
@@ -119,7 +117,14 @@ class KernelRoutes:
 
     def change(self, change: RouteChange) -> Outcome:
         """Enters or removes what is followed. Where the outcome is uncertain, the prefix stays as it is."""
-        prefix, path, gone, flags = change
+        prefix, path, gone, flags = change.prefix, change.path, change.gone, change.flags
+        there = self._routes.get(prefix)
+        if there is None and not gone:  # most changes are of a prefix that is new
+            self._routes[prefix] = path
+            return Outcome.CHANGED
+        if there == path and gone and not _may_be_there_twice(path):  # or are the end of one
+            del self._routes[prefix]
+            return Outcome.CHANGED
         if self._is_ambiguous(prefix, path, flags, gone=gone):
             return Outcome.UNCERTAIN
         before = self._of(prefix)
@@ -141,25 +146,23 @@ class KernelRoutes:
         """
         if prefix[0] != socket.AF_INET6:
             return False
-        if prefix not in self._several and not gone and not (flags & NLM_F_REPLACE and prefix in self._alone):
-            return False  # nothing to stand between or to replace: most changes are one route that is new
         same = [other for other in self._of(prefix) if other.metric == path.metric]
-        if len(same) > 1 or (gone and not _has_gateways(path)):
+        if len(same) > 1 or (gone and _may_be_there_twice(path)):
             return True
         replaces = bool(same) and bool(flags & NLM_F_REPLACE)
         return replaces and (len(same[0].hops) > 1 or _has_gateways(same[0]) != _has_gateways(path))
 
     def _of(self, prefix: Prefix) -> list[Path]:
-        alone = self._alone.get(prefix)
-        return [alone] if alone is not None else self._several.get(prefix, [])
+        found = self._routes.get(prefix)
+        if isinstance(found, list):
+            return found
+        return [] if found is None else [found]
 
     def _set(self, prefix: Prefix, paths: list[Path]) -> None:
-        self._alone.pop(prefix, None)
-        self._several.pop(prefix, None)
-        if len(paths) == 1:
-            self._alone[prefix] = paths[0]
-        elif paths:
-            self._several[prefix] = paths
+        if paths:
+            self._routes[prefix] = paths if len(paths) > 1 else paths[0]
+        else:
+            self._routes.pop(prefix, None)
 
 
 def _entered(before: list[Path], new: Path, flags: int) -> list[Path]:
@@ -191,7 +194,11 @@ def _replaced(before: Sequence[Path], new: Path, flags: int) -> Sequence[Path]:
 
 
 def _has_gateways(path: Path) -> bool:
-    return any(hop.gateway for hop in path.hops)
+    return any([hop.gateway for hop in path.hops])  # a generator takes twice as long
+
+
+def _may_be_there_twice(path: Path) -> bool:
+    return path.family == socket.AF_INET6 and not _has_gateways(path)
 
 
 def _place(before: Sequence[Path], new: Path, flags: int) -> int:

@@ -10,10 +10,12 @@ import errno
 import select
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from types import TracebackType
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from .netns import entered
 from .sys import ReceiveBatch, SyscallFailed
@@ -68,8 +70,12 @@ _LINK = struct.Struct("=BxHiII")  # ifinfomsg
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")  # ndmsg
 _NUMBER = struct.Struct("=I")
 _TABLE_SIZE = 8  # the attribute RTA_TABLE
-_PREFIX_SIZES = {_ATTRIBUTE.pack(4 + size, RTA_DST): size for size in (4, 16)}
-_MOST_PATHS = 1 << 14
+_BODY = _HEADER.size
+_TYPE = 4  # where the low byte of a message's type is: no type needs more
+_SEQUENCE = 8  # where a message's sequence number is, and behind it whom it answers
+_ADDRESS = _BODY + _ROUTE.size + _TABLE_SIZE + _ATTRIBUTE.size  # where a route's message has its prefix's first address
+_PREFIX_HEADERS = {size: _ATTRIBUTE.pack(_ATTRIBUTE.size + size, RTA_DST) for size in (4, 16)}
+_MOST_KINDS = 1 << 14
 _ATTRIBUTE_TYPE = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 
 
@@ -101,7 +107,7 @@ class Path(NamedTuple):
     special: bool
 
 
-class RouteChange(NamedTuple):
+class RouteChange(Struct, frozen=True, gc=False):
     """A route that is new (`flags` as the request had them) or gone."""
 
     prefix: Prefix
@@ -248,11 +254,12 @@ def _dumped(netns: str | None, request: int, body: bytes) -> Iterator[bytes]:
         done = False
         while not done:
             datagram = sock.recv(_RECEIVE_SIZE)
-            for kind, flags, at, end in _messages(datagram):
+            for message in _messages(datagram):
+                _, kind, flags, _, _ = _HEADER.unpack_from(message)
                 if flags & NLM_F_DUMP_INTR:
                     raise Interrupted
                 if kind in (NLMSG_ERROR, NLMSG_DONE):
-                    code = struct.unpack_from("=i", datagram, at)[0] if end - at >= 4 else 0
+                    code = struct.unpack_from("=i", message, _BODY)[0] if len(message) >= _BODY + 4 else 0
                     if code and -code != errno.ENOENT:  # no such table: no routes
                         raise SyscallFailed(-code, _REQUESTS[request])
                     done = True
@@ -270,121 +277,162 @@ def _open(netns: str | None) -> socket.socket:
     return sock
 
 
-def _messages(datagram: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Type, flags, begin and end of the body of each message."""
+def _messages(datagram: bytes) -> Iterable[bytes]:
+    """Each message, from its header on. Notifications come one by one, answers many together."""
+    if _NUMBER.unpack_from(datagram)[0] == len(datagram):
+        return (datagram,)
+    return _parted(datagram)
+
+
+def _parted(datagram: bytes) -> Iterator[bytes]:
     at, size = 0, len(datagram)
     while at + _HEADER.size <= size:
-        length, kind, flags, _, _ = _HEADER.unpack_from(datagram, at)
+        (length,) = _NUMBER.unpack_from(datagram, at)
         if length < _HEADER.size:
             return
-        yield kind, flags, at + _HEADER.size, at + length
+        yield datagram[at : at + length]
         at += length + 3 & ~3
 
 
+class _Alike(NamedTuple):
+    """What messages say that differ in nothing but a route's address: `path` is None for an entry of a cache."""
+
+    family: int
+    length: int
+    path: Path | None
+    gone: bool
+    flags: int
+
+
 class Decoder:
-    """Datagrams → changes. Routes differ in little but their prefixes, so the rest of a message is decoded only once.
+    """Datagrams → changes. Routes differ in little but their addresses, so the rest of a message is decoded only once.
 
     The kernel writes the table and the prefix first (fib_dump_info(), net/ipv4/fib_semantics.c; rt6_fill_node(),
     net/ipv6/route.c); a message that is otherwise, or has no prefix, is decoded as any.
     """
 
     def __init__(self) -> None:
-        self._paths: dict[bytes, Path | None] = {}
+        self._alike: dict[bytes, _Alike] = {}
+        self._paths: dict[Path, Path] = {}
 
     def decode(self, datagram: bytes, changes: list[Change]) -> None:
         """Adds the changes that a datagram tells of."""
-        for kind, flags, at, end in _messages(datagram):
+        for message in _messages(datagram):
+            kind = message[_TYPE]
             if kind in (RTM_NEWROUTE, RTM_DELROUTE):
-                prefix, path = self._route(datagram, at, end)
-                if path is not None:
-                    changes.append(RouteChange(prefix, path, kind == RTM_DELROUTE, flags))
-            elif kind in (RTM_NEWLINK, RTM_DELLINK):
-                _, _, ifindex, link_flags, _ = _LINK.unpack_from(datagram, at)
-                running = link_flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING
-                changes.append(LinkChange(ifindex, running, kind == RTM_DELLINK))
-            elif kind in (RTM_NEWNEIGH, RTM_DELNEIGH):
-                changes.append(_neighbour(datagram, at, end, gone=kind == RTM_DELNEIGH))
-            elif kind in (RTM_DELADDR, RTM_NEWNEXTHOP, RTM_DELNEXTHOP):
-                changes.append(Upheaval(kind))
+                change: Change | None = self._route(message)
+            else:
+                change = _other(kind, message)
+            if change is not None:
+                changes.append(change)
 
-    def _route(self, datagram: bytes, at: int, end: int) -> tuple[Prefix, Path | None]:
-        """The route that a message tells of; without a path where it is no route but an entry of a cache."""
-        family, length = datagram[at], datagram[at + 1]
-        address = at + _ROUTE.size + _TABLE_SIZE + _ATTRIBUTE.size
-        size = _PREFIX_SIZES.get(datagram[address - _ATTRIBUTE.size : address])
-        if size is None:
-            return (family, _address(datagram, at, end), length), _path(datagram, at, end)
-        rest = datagram[at + 2 : address] + datagram[address + size : end]
-        try:
-            path = self._paths[rest]
-        except KeyError:
-            if len(self._paths) >= _MOST_PATHS:
-                self._paths.clear()
-            path = self._paths[rest] = _path(datagram, at, end)
-        return (family, int.from_bytes(datagram[address : address + size], "big"), length), path
+    def _route(self, message: bytes) -> RouteChange | None:
+        """The route that a message tells of; None where it is no route but an entry of a cache."""
+        size = 16 if message[_BODY] == socket.AF_INET6 else 4
+        address = message[_ADDRESS : _ADDRESS + size]
+        rest = message[:_SEQUENCE] + message[_BODY:_ADDRESS] + message[_ADDRESS + size :]
+        found = self._alike.get(rest)
+        if found is None:
+            found = self._read(message)
+            if message[_ADDRESS - _ATTRIBUTE.size : _ADDRESS] == _PREFIX_HEADERS[size]:
+                self._remember(rest, found)
+            else:
+                address = _address(message)
+        family, length, path, gone, flags = found
+        if path is None:
+            return None
+        return RouteChange((family, int.from_bytes(address, "big"), length), path, gone, flags)
+
+    def _read(self, message: bytes) -> _Alike:
+        """All that a route's message says but its address; equal paths are one."""
+        _, kind, flags, _, _ = _HEADER.unpack_from(message)
+        path = _path(message)
+        if path is not None:
+            path = self._paths.setdefault(path, path)
+        return _Alike(message[_BODY], message[_BODY + 1], path, kind == RTM_DELROUTE, flags)
+
+    def _remember(self, rest: bytes, found: _Alike) -> None:
+        if len(self._alike) >= _MOST_KINDS:
+            self._alike.clear()
+            self._paths.clear()
+        self._alike[rest] = found
 
 
-def _attributes(datagram: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+def _other(kind: int, message: bytes) -> Change | None:
+    """What a message says that is not about a route."""
+    if kind in (RTM_NEWLINK, RTM_DELLINK):
+        _, _, ifindex, flags, _ = _LINK.unpack_from(message, _BODY)
+        running = flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING
+        return LinkChange(ifindex, running, kind == RTM_DELLINK)
+    if kind in (RTM_NEWNEIGH, RTM_DELNEIGH):
+        return _neighbour(message, gone=kind == RTM_DELNEIGH)
+    if kind in (RTM_DELADDR, RTM_NEWNEXTHOP, RTM_DELNEXTHOP):
+        return Upheaval(kind)
+    return None
+
+
+def _attributes(message: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Type, begin and end of the value of each attribute."""
     while at + 4 <= end:
-        length, kind = _ATTRIBUTE.unpack_from(datagram, at)
+        length, kind = _ATTRIBUTE.unpack_from(message, at)
         if length < 4:
             return
         yield kind & _ATTRIBUTE_TYPE, at + 4, at + length
         at += length + 3 & ~3
 
 
-def _address(datagram: bytes, at: int, end: int) -> int:
-    """The first address of a route's prefix; 0, where a message has none."""
-    for attribute, start, stop in _attributes(datagram, at + _ROUTE.size, end):
+def _address(message: bytes) -> bytes:
+    """The first address of a route's prefix; nothing, where a message has none: it is 0."""
+    for attribute, start, stop in _attributes(message, _BODY + _ROUTE.size, len(message)):
         if attribute == RTA_DST:
-            return int.from_bytes(datagram[start:stop], "big")
-    return 0
+            return message[start:stop]
+    return b""
 
 
-def _path(datagram: bytes, at: int, end: int) -> Path | None:
+def _path(message: bytes) -> Path | None:
     """What a message says of a route beside its prefix; None for what is no route but an entry of a cache."""
-    family, _, source_length, tos, table, protocol, _, kind, flags = _ROUTE.unpack_from(datagram, at)
+    family, _, source_length, tos, table, protocol, _, kind, flags = _ROUTE.unpack_from(message, _BODY)
     if flags & RTM_F_CLONED or family not in (socket.AF_INET, socket.AF_INET6):
         return None
     metric = ifindex = 0
     gateway, hops = b"", None
-    for attribute, start, stop in _attributes(datagram, at + _ROUTE.size, end):
+    for attribute, start, stop in _attributes(message, _BODY + _ROUTE.size, len(message)):
         if attribute == RTA_OIF:
-            ifindex = _NUMBER.unpack_from(datagram, start)[0]
+            ifindex = _NUMBER.unpack_from(message, start)[0]
         elif attribute == RTA_GATEWAY:
-            gateway = datagram[start:stop]
+            gateway = message[start:stop]
         elif attribute == RTA_PRIORITY:
-            metric = _NUMBER.unpack_from(datagram, start)[0]
+            metric = _NUMBER.unpack_from(message, start)[0]
         elif attribute == RTA_TABLE:
-            table = _NUMBER.unpack_from(datagram, start)[0]
+            table = _NUMBER.unpack_from(message, start)[0]
         elif attribute == RTA_VIA:
-            gateway = datagram[start + 2 : stop]
+            gateway = message[start + 2 : stop]
         elif attribute == RTA_MULTIPATH:
-            hops = tuple(sorted(_hops(datagram, start, stop)))
+            hops = tuple(sorted(_hops(message, start, stop)))
     if hops is None:
         hops = (Hop(ifindex, gateway, 1),) if ifindex and not flags & RTNH_F_DEAD else ()
     return Path(family, metric, kind, protocol, table, hops, bool(tos or source_length))
 
 
-def _hops(datagram: bytes, at: int, end: int) -> Iterator[Hop]:
+def _hops(message: bytes, at: int, end: int) -> Iterator[Hop]:
     """The ways of a multipath route that are not dead."""
     while at + _HOP.size <= end:
-        length, flags, weight, ifindex = _HOP.unpack_from(datagram, at)
+        length, flags, weight, ifindex = _HOP.unpack_from(message, at)
         if length < _HOP.size:
             return
         gateway = b""
-        for attribute, start, stop in _attributes(datagram, at + _HOP.size, at + length):
+        for attribute, start, stop in _attributes(message, at + _HOP.size, at + length):
             if attribute == RTA_GATEWAY:
-                gateway = datagram[start:stop]
+                gateway = message[start:stop]
             elif attribute == RTA_VIA:
-                gateway = datagram[start + 2 : stop]
+                gateway = message[start + 2 : stop]
         if not flags & RTNH_F_DEAD:
             yield Hop(ifindex, gateway, weight + 1)
         at += length + 3 & ~3
 
 
-def _neighbour(datagram: bytes, at: int, end: int, *, gone: bool) -> NeighbourChange:
-    family, ifindex, state, _, _ = _NEIGHBOUR.unpack_from(datagram, at)
-    found = {kind: datagram[start:stop] for kind, start, stop in _attributes(datagram, at + _NEIGHBOUR.size, end)}
+def _neighbour(message: bytes, *, gone: bool) -> NeighbourChange:
+    family, ifindex, state, _, _ = _NEIGHBOUR.unpack_from(message, _BODY)
+    attributes = _attributes(message, _BODY + _NEIGHBOUR.size, len(message))
+    found = {kind: message[start:stop] for kind, start, stop in attributes}
     return NeighbourChange(family, ifindex, found.get(NDA_DST, b""), found.get(NDA_LLADDR, b""), state, gone)

@@ -17,8 +17,8 @@ class Pool:
 
     def __init__(self, order: int, grace: Callable[[], None]) -> None:
         self._grace = grace
-        self._free: list[set[int]] = [set() for _ in range(order + 1)]
-        self._free[order].add(0)
+        self._free: list[dict[int, None]] = [{} for _ in range(order + 1)]
+        self._free[order][0] = None
         self._retired: list[tuple[int, int]] = []
 
     def take(self, order: int) -> int:
@@ -46,10 +46,10 @@ class Pool:
         """Gives back a block that nobody has ever read."""
         top = len(self._free) - 1
         while order < top and (buddy := first ^ 1 << order) in self._free[order]:
-            self._free[order].remove(buddy)
+            del self._free[order][buddy]
             first &= ~(1 << order)
             order += 1
-        self._free[order].add(first)
+        self._free[order][first] = None
 
     def claim(self, first: int, order: int) -> None:
         """Takes this very block, which is in use already: what a table finds in maps that it has not written."""
@@ -58,11 +58,11 @@ class Pool:
             larger += 1
             if larger == len(self._free):
                 raise Full
-        self._free[larger].remove(outer)
+        del self._free[larger][outer]
         while larger > order:
             larger -= 1
             half = first >> larger & 1
-            self._free[larger].add(outer | (half ^ 1) << larger)
+            self._free[larger][outer | (half ^ 1) << larger] = None
             outer |= half << larger
 
     @property
@@ -74,11 +74,11 @@ class Pool:
     def _try_take(self, order: int) -> int | None:
         for larger in range(order, len(self._free)):
             if self._free[larger]:
-                first = self._free[larger].pop()
+                first, _ = self._free[larger].popitem()
                 break
         else:
             return None
         while larger > order:
             larger -= 1
-            self._free[larger].add(first | 1 << larger)
+            self._free[larger][first | 1 << larger] = None
         return first
