@@ -43,15 +43,8 @@ from .rtnetlink import (
 MAIN_TABLE = 254
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _FOLLOWED = {RTN_UNICAST, RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT}
-_BITE = 2048
-"""Changes that are taken from the kernel in one step."""
-
-_GATHER_SECONDS = 0.02
-"""How long changes are gathered while more keep coming, or as long as it took to tell of the last ones, if that is
-longer: a block of the FIB that several changes are in is written once."""
-
-_TOGETHER = 16384
-"""Changes that are told of together, about, at most."""
+STEP = 4096
+"""Changes that are taken from the kernel and told of together, about, at most."""
 
 
 Paths = tuple[Path, ...]
@@ -194,7 +187,7 @@ def _replaced(before: Sequence[Path], new: Path, flags: int) -> Sequence[Path]:
 
 
 def _has_gateways(path: Path) -> bool:
-    return any([hop.gateway for hop in path.hops])  # a generator takes twice as long
+    return any(hop.gateway for hop in path.hops)
 
 
 def _may_be_there_twice(path: Path) -> bool:
@@ -391,8 +384,8 @@ def _may_be_the_last(after: Paths, change: RouteChange) -> bool:
 class Follower:
     """Follows one table of a namespace. `update` gets every prefix that has changed, with its route (None: none).
 
-    Begin with a `resync`. Then call `read` whenever `fileno` can be read, and `resync` again when it says so; that goes
-    on in steps of some thousand routes.
+    Begin with a `resync`. Then call `read` when `fileno` can be read, and `resync` again when it says so; that goes on
+    in steps of some thousand routes.
     `on_neighbour` gets the kernel's neighbours: all with a `resync` (and as gone those that are no more), then changes.
     """
 
@@ -406,9 +399,6 @@ class Follower:
     has_gaps: bool = False
     routes: KernelRoutes = field(init=False)
     _subscription: Subscription = field(init=False)
-    _changed: set[Prefix] = field(default_factory=set)  # not told of yet
-    _waiting_since: float = 0.0  # since when there are such
-    _telling_took: float = 0.0  # seconds, the last time
     _running: dict[int, bool] = field(default_factory=dict)
     _neighbours: dict[tuple[int, bytes], NeighbourChange] = field(default_factory=dict)
 
@@ -423,30 +413,18 @@ class Follower:
         self._subscription.close()
 
     def read(self) -> bool:
-        """Takes some of what has come; changes are told of as soon as nothing more waits, or it has been long enough.
+        """Takes what has come, some thousand changes at most, and tells of them.
 
         False if that is not enough to know how things are: then `resync` is due.
         """
-        if not self._changed:
-            self._waiting_since = time.monotonic()
+        changed = set[Prefix]()
         try:
-            whole = self._apply(self._subscription.receive(_BITE), self.routes, self._changed)
+            whole = self._apply(self._subscription.receive(STEP), self.routes, changed)
         except Overrun:
             whole = False
-        if not whole or self._is_enough() or not self._subscription.has_more():
-            self._tell_changes()
-        return whole
-
-    def _is_enough(self) -> bool:
-        gathering = time.monotonic() - self._waiting_since
-        return gathering > max(_GATHER_SECONDS, self._telling_took) or len(self._changed) >= _TOGETHER
-
-    def _tell_changes(self) -> None:
-        changed, self._changed = self._changed, set()
         if changed:
-            began = time.monotonic()
             self.update({prefix: self.routes.best(prefix) for prefix in changed})
-            self._telling_took = time.monotonic() - began
+        return whole
 
     def resync(self) -> Iterator[None]:
         """Dumps the table, takes what changed meanwhile, and tells what differs from before.
@@ -523,11 +501,11 @@ class Follower:
         whole = True
         while True:
             try:
-                changes = self._subscription.receive(_BITE)
+                changes = self._subscription.receive(STEP)
             except Overrun:
                 return False
             whole &= self._replay(changes, dump)
-            if len(changes) < _BITE:
+            if len(changes) < STEP:
                 return whole
             yield
 
@@ -584,5 +562,5 @@ _DUMP_SECONDS = 10.0
 
 
 def _chunks(prefixes: Iterator[Prefix]) -> Iterator[list[Prefix]]:
-    while chunk := list(islice(prefixes, _TOGETHER)):
+    while chunk := list(islice(prefixes, STEP)):
         yield chunk

@@ -7,7 +7,6 @@ this takes a microsecond or two). Formats: linux/rtnetlink.h, rtnetlink(7).
 from __future__ import annotations
 
 import errno
-import select
 import socket
 import struct
 from collections.abc import Iterable, Iterator
@@ -199,12 +198,6 @@ class Subscription:
             for datagram in datagrams:
                 self._decoder.decode(datagram, changes)
         return changes
-
-    def has_more(self) -> bool:
-        """Whether something is waiting, be it an overrun."""
-        waiting = select.poll()
-        waiting.register(self._socket, select.POLLIN)
-        return bool(waiting.poll(0))
 
     def discard(self) -> None:
         """Throws away what has come. After an overrun the kernel adds nothing until the queue is empty, nor says so."""

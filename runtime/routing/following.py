@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -17,6 +18,10 @@ _PAUSE_SECONDS = 0.5
 _LONGEST_PATIENCE_SECONDS = 8.0
 """Likewise, at most, where changes are followed meanwhile, and only a route that has not changed may be missing."""
 
+_GATHER_SECONDS = 0.01
+"""From one read of changes to the next, at least. To be woken for each of a burst, and to write blocks of the tables
+that several are in again and again, would take longer than all the rest."""
+
 
 @dataclass(slots=True)
 class Following:
@@ -28,17 +33,21 @@ class Following:
     table: int
     follower: Follower = field(init=False)
     loaded: bool = False
-    _work: Timer | None = None
+    _work: Timer = field(init=False)
     _unplaced: int = 0
 
     def __post_init__(self) -> None:
         self.follower = Follower(self.netns, self._take, self.table)
-        self._work = self.context.spawn(self._resync())
+        self._work = self.context.spawn(self._follow())
 
     def close(self) -> None:
-        if self._work is not None:
-            self._work.cancel()
+        self._work.cancel()
         self.follower.close()
+
+    async def _follow(self) -> None:
+        while True:
+            await self._resync()
+            await self._read_for(None)
 
     async def _resync(self) -> None:
         """Reads the table until nothing meanwhile asks for more."""
@@ -51,29 +60,39 @@ class Following:
                 if self.follower.whole:
                     break
                 if self.follower.has_gaps:
-                    await self._read_for(patience)
+                    enough = await self._read_for(patience)
                     patience = min(2 * patience, _LONGEST_PATIENCE_SECONDS)
-                    continue
+                    if enough:
+                        continue
             except Interrupted:
                 self.context.log.warning("kernel-routes-do-not-hold-still", again_in=_PAUSE_SECONDS)
             await asyncio.sleep(_PAUSE_SECONDS)
-        self._work = self.context.watch(self.follower, self._read)
 
-    async def _read_for(self, seconds: float) -> None:
-        """Follows changes for a while, or until they do not tell enough."""
-        trouble = asyncio.Event()
-
-        def read() -> None:
-            if not self.follower.read():
-                watch.cancel()
-                trouble.set()
-
-        watch = self.context.watch(self.follower, read)
+    async def _read_for(self, seconds: float | None) -> bool:
+        """Follows changes for a while (None: for ever), or until they do not tell enough: then False."""
         try:
-            await asyncio.wait_for(trouble.wait(), seconds)
-            await asyncio.sleep(_PAUSE_SECONDS)
+            async with asyncio.timeout(seconds):
+                while await self._read():
+                    pass
         except TimeoutError:
-            pass
+            return True
+        return False
+
+    async def _read(self) -> bool:
+        """Waits for changes, and takes some of them; False if they do not tell enough."""
+        await self._readable()
+        began = time.monotonic()
+        whole = self.follower.read()
+        if whole:
+            await asyncio.sleep(max(0.0, began + _GATHER_SECONDS - time.monotonic()))
+        return whole
+
+    async def _readable(self) -> None:
+        ready = asyncio.Event()
+        # By its number: what is new to it asyncio describes to itself, and a follower has all routes to tell of.
+        watch = self.context.watch(self.follower.fileno(), ready.set)
+        try:
+            await ready.wait()
         finally:
             watch.cancel()
 
@@ -83,12 +102,6 @@ class Following:
         self.loaded = True
         self.context.log.info("kernel-routes-loaded", routes=len(self.follower.routes))
         self._report()
-
-    def _read(self) -> None:
-        if not self.follower.read():
-            if self._work is not None:
-                self._work.cancel()
-            self._work = self.context.spawn(self._resync())
 
     def _take(self, routes: Mapping[Prefix, Path | None]) -> None:
         if self.loaded:

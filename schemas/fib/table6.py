@@ -130,7 +130,7 @@ class Fib6:
                 self._pool.retire(old >> 5, _order(old))
 
     def _block(self, part: Part, new: list[Part]) -> int:
-        """The block of a part: the one that it has, or a new one, and then the part is added to `new`. Raises `Full`."""
+        """The block of a part, which is added to `new` if it had none. Raises `Full`."""
         if not part.block:
             part.block = self._new_tail(part.route) if isinstance(part, Tail) else self._new_level(part, new)
             new.append(part)
@@ -157,7 +157,7 @@ class Fib6:
         """The ranges of a level; where only a few values have changed, as they were but for these."""
         below = level.below
         if level.stale or len(level.changed) * _REPLACING > len(level.routes) + len(below):
-            blocks = {start: part.block or self._block(part, new) for start, part in below.items()}
+            blocks = {value: part.block or self._block(part, new) for value, part in below.items()}
             return array("Q", [start << 48 | word for start, word in ranges(level.routes, blocks).items()])
         first = level.written >> 5
         words = array("Q", self._places[first : first + (1 << _order(level.written))].tobytes())
