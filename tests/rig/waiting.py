@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -19,6 +20,14 @@ def until(condition: Callable[[], object], tell: Callable[[], object] = str, sec
     while not condition():
         assert time.monotonic() < deadline, tell()
         time.sleep(_PAUSE_SECONDS)
+
+
+async def turned_until(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
+    """The same, while the event loop turns."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.001)
 
 
 def eventually(read: Callable[[], _T], wanted: _T, seconds: float = PATIENCE_SECONDS) -> None:
