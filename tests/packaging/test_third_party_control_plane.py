@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.clean import CHECKOUT, CleanEnvironment, build_wheel, clean_environment
+from tests.packaging.clean import CHECKOUT, CleanEnvironment, clean_environment, files_of, wheel_of
 from tests.rig.daemon import own_bpffs
 from tests.rig.frames import Wire, collect
 from tests.rig.lab import Lab, unique_name
 from tests.rig.waiting import PATIENCE_SECONDS, until
 
 PAGE = (CHECKOUT / "docs" / "control-planes.md").read_text(encoding="utf-8")
-FILES = dict(re.findall(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+FILES = files_of(PAGE)
 (CHAIN,) = re.findall(r"^```yaml\n(chain: guarded-door\n.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 BANNED = bytes.fromhex("020000000066")
 
@@ -26,11 +26,7 @@ BANNED = bytes.fromhex("020000000066")
 @pytest.fixture(scope="module")
 def clean(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> CleanEnvironment:
     """An environment with bpfchain and the distribution of the page."""
-    project = tmp_path_factory.mktemp("bpfchain-doorman")
-    for name, text in FILES.items():
-        (project / name).parent.mkdir(exist_ok=True)
-        (project / name).write_text(text, encoding="utf-8")
-    doorman = build_wheel(project, tmp_path_factory.mktemp("dist"))
+    doorman = wheel_of(FILES, tmp_path_factory.mktemp("doorman"))
     return clean_environment(tmp_path_factory.mktemp("clean"), wheel, doorman, extras=["clang"])
 
 

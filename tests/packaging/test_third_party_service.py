@@ -8,24 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.clean import CHECKOUT, CleanEnvironment, build_wheel, clean_environment
+from tests.packaging.clean import CHECKOUT, CleanEnvironment, clean_environment, files_of, wheel_of
 from tests.rig.frames import Wire, collect
 from tests.rig.lab import Lab, unique_name
 
 LONGEST = 512
 PAGE = (CHECKOUT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-FILES = dict(re.findall(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+FILES = files_of(PAGE)
 (CHAIN,) = re.findall(r"^```yaml\n(chain: short-frames\n.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
 def clean(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> CleanEnvironment:
     """An environment with bpfchain and the distribution of CONTRIBUTING.md."""
-    project = tmp_path_factory.mktemp("bpfchain-sizegate")
-    for name, text in FILES.items():
-        (project / name).parent.mkdir(exist_ok=True)
-        (project / name).write_text(text, encoding="utf-8")
-    sizegate = build_wheel(project, tmp_path_factory.mktemp("dist"))
+    sizegate = wheel_of(FILES, tmp_path_factory.mktemp("sizegate"))
     return clean_environment(tmp_path_factory.mktemp("clean"), wheel, sizegate, extras=["clang"])
 
 

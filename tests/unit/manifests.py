@@ -56,23 +56,37 @@ def program(name: str, content: bytes | None = None, **constants: str) -> Progra
     )
 
 
+MAP = MapRecord(
+    name="br0__map",
+    type="BPF_MAP_TYPE_ARRAY",
+    key_size=4,
+    value_size=8,
+    max_entries=1,
+    flags=0,
+    scope=Scope.SERVICE,
+    role=Role.STATE,
+    service="br0",
+    layout="0",
+    meaning="test",
+    counts=False,
+    filled="",
+    entries=(),
+    span="edge.yaml:10",
+)
+"""A map, for what has to be said of one beside what matters."""
+
+
 def counters(service: str, ports: int) -> MapRecord:
-    return MapRecord(
+    return replace(
+        MAP,
         name=f"{service}__counters",
         type="BPF_MAP_TYPE_PERCPU_ARRAY",
-        key_size=4,
         value_size=CounterLayout(ports).size,
         max_entries=ports,
-        flags=0,
-        scope=Scope.SERVICE,
         role=Role.COUNTERS,
         service=service,
         layout="0c",
         meaning="counters/1",
-        counts=False,
-        filled="",
-        entries=(),
-        span="edge.yaml:10",
     )
 
 
@@ -93,21 +107,15 @@ def blocked(*prefixes: str) -> MapRecord:
 
 
 def fdb(size: int = 64, layout: str = "fdb1") -> MapRecord:
-    return MapRecord(
+    return replace(
+        MAP,
         name="br0__fdb",
         type="BPF_MAP_TYPE_HASH",
         key_size=8,
         value_size=16,
         max_entries=size,
-        flags=0,
-        scope=Scope.SERVICE,
-        role=Role.STATE,
-        service="br0",
         layout=layout.encode().hex(),
         meaning=layout,
-        counts=False,
-        filled="",
-        entries=(),
         span="edge.yaml:20",
     )
 
@@ -131,21 +139,17 @@ def listed(**entries: int) -> MapRecord:
 
 
 def links(name: str, type: str, slots: int, service: str | None, value_size: int = 8) -> MapRecord:
-    return MapRecord(
+    return replace(
+        MAP,
         name=name,
         type=type,
-        key_size=4,
         value_size=value_size,
         max_entries=slots,
-        flags=0,
         scope=Scope.SERVICE if service else Scope.CHAIN,
         role=Role.LINKS,
         service=service,
         layout="11",
         meaning="links/1",
-        counts=False,
-        filled="",
-        entries=(),
         span="edge.yaml:40",
     )
 

@@ -11,8 +11,7 @@ from compiler.services.bridge.model import BridgeModel
 from compiler.services.bridge.vlans import PortVlans
 from compiler.source import read
 from compiler.verify import verify
-from schemas.diagnostic import InvalidChain
-from schemas.render import render
+from tests.unit import refused
 
 CHAIN = """\
 chain: edge
@@ -39,10 +38,7 @@ def model(p1: str = "{}", p2: str = "{}", fdb: str = "{}") -> BridgeModel:
 
 
 def printed(p1: str = "{}", p2: str = "{}", fdb: str = "{}") -> str:
-    whole = text(p1, p2, fdb)
-    with pytest.raises(InvalidChain) as caught:
-        resolve(read("edge.yaml", whole))
-    return render(caught.value.diagnostics, {"edge.yaml": whole})
+    return refused.printed(text(p1, p2, fdb))
 
 
 def vlans(p1: str) -> PortVlans:

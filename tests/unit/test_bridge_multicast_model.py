@@ -11,8 +11,7 @@ from compiler.lower import lower
 from compiler.resolve import resolve
 from compiler.source import read
 from compiler.verify import verify
-from schemas.diagnostic import InvalidChain
-from schemas.render import render
+from tests.unit import refused
 
 CHAIN = """\
 chain: edge
@@ -40,10 +39,7 @@ def control(multicast: str = "multicast: {}", p1: str = "{}", p2: str = "{}") ->
 
 
 def printed(multicast: str, p1: str = "{}", p2: str = "{}") -> str:
-    whole = CHAIN.format(multicast=multicast, p1=p1, p2=p2)
-    with pytest.raises(InvalidChain) as caught:
-        resolve(read("edge.yaml", whole))
-    return render(caught.value.diagnostics, {"edge.yaml": whole})
+    return refused.printed(CHAIN.format(multicast=multicast, p1=p1, p2=p2))
 
 
 def test_defaults() -> None:

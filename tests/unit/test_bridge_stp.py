@@ -14,8 +14,7 @@ from compiler.source import read
 from compiler.verify import verify
 from runtime.migrate import Table
 from runtime.services.bridge import migration
-from schemas.diagnostic import InvalidChain
-from schemas.render import render
+from tests.unit import refused
 from tests.unit.manifests import fdb
 
 CHAIN = """\
@@ -50,10 +49,7 @@ def control(stp: str = "stp: {}", p1: str = "{}") -> Any:
 
 
 def printed(stp: str, p1: str = "{}") -> str:
-    whole = CHAIN.format(stp=stp, p1=p1)
-    with pytest.raises(InvalidChain) as caught:
-        resolve(read("edge.yaml", whole))
-    return render(caught.value.diagnostics, {"edge.yaml": whole})
+    return refused.printed(CHAIN.format(stp=stp, p1=p1))
 
 
 def test_defaults() -> None:

@@ -10,7 +10,7 @@ from compiler.resolve import resolve
 from compiler.services.ddos.model import BlockedPorts, DdosModel
 from compiler.source import read
 from schemas.diagnostic import InvalidChain
-from schemas.render import render
+from tests.unit import refused
 
 CHAIN = """\
 chain: edge
@@ -30,16 +30,11 @@ def model(keys: str) -> DdosModel:
 
 
 def printed(keys: str) -> str:
-    text = CHAIN.format(keys=keys)
-    with pytest.raises(InvalidChain) as caught:
-        resolve(read("edge.yaml", text))
-    return render(caught.value.diagnostics, {"edge.yaml": text})
+    return refused.printed(CHAIN.format(keys=keys))
 
 
 def codes(keys: str) -> list[str]:
-    with pytest.raises(InvalidChain) as caught:
-        resolve(read("edge.yaml", CHAIN.format(keys=keys)))
-    return [found.code for found in caught.value.diagnostics]
+    return [found.code for found in refused.mistakes(CHAIN.format(keys=keys))]
 
 
 def test_everything_at_once() -> None:
