@@ -207,14 +207,14 @@ def status(chain: str | None = None) -> ChainStatus | tuple[ChainStatus, ...]:
     return read_status(chain)
 
 
-def detach(chain: str) -> None:
+def detach(chain: str) -> tuple[Diagnostic, ...]:
     """Stop a chain and remove everything of it: programs, maps, pins, links, veths.
 
-    Raises LoadFailed (A109) where it does not run.
+    Returns warnings of what could not be tidied up. Raises LoadFailed (A109) where it does not run.
     """
     from runtime.apply import detach as remove
 
-    remove(chain)
+    return remove(chain)
 
 
 def doctor(chain: Compiled | CompiledChain | None = None) -> tuple[Diagnostic, ...]:

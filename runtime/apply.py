@@ -29,7 +29,7 @@ from .pin import GenerationPins, chain_pins, chains
 from .plan import Fate, Plan, Way, entry_updates, make_plan
 from .record import new_record
 from .state import LiveChain, LiveGeneration, not_running, read, read_steadily
-from .steps import OnStep, Step, carry_out, explained, staged, tidy_up, timed
+from .steps import GONE, OnStep, Step, carry_out, explained, staged, tidy_up, timed
 from .trial import forget_trial, read_trial
 
 if TYPE_CHECKING:
@@ -69,7 +69,9 @@ def plan(chain: CompiledChain | Manifest, *, bpffs: str | Path | None = None) ->
     features.require_privilege()
     manifest = chain if isinstance(chain, Manifest) else chain.manifest
     require_interfaces(manifest)
-    live = read_steadily(bpffs_root(bpffs), manifest.chain)
+    root = bpffs_root(bpffs)
+    read_trial(chain_pins(root, manifest.chain))  # what cannot be read `apply` refuses
+    live = read_steadily(root, manifest.chain)
     found = make_plan(manifest, live, look(manifest))
     return replace(found, taken=_strangers(manifest, live)) if found.way is Way.GENERATION else found
 
@@ -247,8 +249,11 @@ def detach(
     bpffs: str | Path | None = None,
     on_step: OnStep | None = None,
     on_wait: OnWait | None = None,
-) -> None:
-    """Stops a chain and leaves nothing of it behind. Raises `LoadFailed` (A109) where it does not run."""
+) -> tuple[Diagnostic, ...]:
+    """Stops a chain and leaves nothing of it behind. Raises `LoadFailed` (A109) where it does not run.
+
+    What a try had replaced that was confirmed goes as well: a warning (A114) where it does not.
+    """
     features.require_privilege()
     root = bpffs_root(bpffs)
     if chain not in chains(root):
@@ -257,8 +262,20 @@ def detach(
 
     with locked(root, on_wait):
         live = read(root, chain)
+        warnings = _end_confirmed(live, on_step) if live else ()
         if live:
             carry_out(tuple(take_down(live)), on_step)
         forget_trial(chain_pins(root, chain))
         chain_pins(root, chain).remove_if_empty()
     tell_daemon(root)
+    return warnings
+
+
+def _end_confirmed(live: LiveChain, on_step: OnStep | None) -> tuple[Diagnostic, ...]:
+    """A confirm that was interrupted had decided that programs of others go: they go, before the chain's own do."""
+    if live.recorded is None or not live.recorded.kept:
+        return ()
+    from .handback import evictions
+
+    told = (tidy_up([step], on_step, done="the chain is detached", ways_on=GONE) for step in evictions(live))
+    return tuple(warning for warnings in told for warning in warnings)

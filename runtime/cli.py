@@ -313,7 +313,8 @@ def detach(chain: str, bpffs: Path | None) -> None:
     from .apply import detach as take_down
 
     with _waiting() as on_wait:
-        take_down(chain, bpffs=bpffs, on_wait=on_wait)
+        warnings = take_down(chain, bpffs=bpffs, on_wait=on_wait)
+    _show(warnings)
     click.echo(f"chain {chain}: detached", err=True)
 
 

@@ -44,7 +44,8 @@ class HandBack(Struct, frozen=True):
         elif self.ours or self._is_left_empty():
             with self.open_theirs() as theirs:
                 put_back = functools.partial(attach.put_back, self.point, self._ifindex, self.found, theirs)
-                with stood_in(lambda: bool(self._occupants()), put_back):
+                take_back = functools.partial(self._take_back, self.ours) if self.ours else None
+                with stood_in(lambda: bool(self._occupants()), put_back, take_back):
                     if self.ours:
                         hooks.remove(self.ours)  # from here to the next line the hook is empty
                     put_back()

@@ -158,7 +158,10 @@ class Hooks(Struct):
             with contextlib.ExitStack() as meanwhile:
                 if excluded:
                     before = excluded.prog_id
-                    meanwhile.enter_context(mode_change(point, ifindex, before=before, new=new, owner=owner, pin=pin))
+                    back = functools.partial(give_back, excluded)
+                    meanwhile.enter_context(
+                        mode_change(point, ifindex, before=before, new=new, owner=owner, pin=pin, back=back)
+                    )
                     self._evict(excluded)  # from here to the next line the hook is empty
                 link = attach.attach(point, ifindex, new, owner)
                 self.made[point.name] = link
@@ -171,13 +174,22 @@ class Hooks(Struct):
             if point.name in self.made and prog_info(new).id in _programs(point, ifindex):
                 attach.detach(point, ifindex, self.made[point.name], new)
             self.made.pop(point.name, None)
-            for found in [found for found in self.evicted if excludes(found.point, point)]:
-                self._restore(found)
+
+        def give_back(before: LiveAttachment) -> None:
+            leave_again()
+            if not is_attached(before):
+                attach_again(before, self.chain)
+            if before in self.evicted:
+                self.evicted.remove(before)
 
         def undo() -> None:
             before = next((found for found in self.evicted if excludes(found.point, point)), None)
-            with stood_in(lambda: is_attached(before), leave_again) if before else contextlib.nullcontext():
+            if before is None:
                 leave_again()
+                return
+            back = functools.partial(give_back, before)
+            with stood_in(lambda: is_attached(before), back):
+                back()
 
         return Step(f"attach to {point}", do, undo)
 
@@ -208,10 +220,6 @@ class Hooks(Struct):
             self.opened.enter_context(old.duplicate())
             remove(excluded)
         self.evicted.append(excluded)
-
-    def _restore(self, excluded: LiveAttachment) -> None:
-        attach_again(excluded, self.chain)
-        self.evicted.remove(excluded)
 
 
 def hooks_of(

@@ -7,6 +7,7 @@ whoever changes it is killed right then. The other process does nothing but wait
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import time
@@ -20,10 +21,13 @@ _ATTEMPTS, _PAUSE_SECONDS = 100, 0.02
 
 
 @contextlib.contextmanager
-def stood_in(is_done: Callable[[], bool], finish: Callable[[], object]) -> Iterator[None]:
+def stood_in(
+    is_done: Callable[[], bool], finish: Callable[[], object], back: Callable[[], object] | None = None
+) -> Iterator[None]:
     """If this process dies in the block, `finish` is called in another one, unless all `is_done`.
 
-    It has every descriptor of this one, the host's lock too: nobody else begins before it has ended.
+    `back` is what is done instead where that fails: if the block does, here, while the other one still stands by.
+    The other one has every descriptor of this one, the host's lock too: nobody else begins before it has ended.
     """
     child = 0
     with contextlib.ExitStack() as opened:
@@ -32,11 +36,12 @@ def stood_in(is_done: Callable[[], bool], finish: Callable[[], object]) -> Itera
         try:
             child = os.fork()
             if child == 0:
-                _stand_in(hears, says, comes, is_done, finish)
+                _stand_in(hears, says, comes, is_done, functools.partial(_either, finish, back))
             hears.close()
             comes.close()
             is_there.read(1)
-            yield
+            with _back_if_it_fails(back):
+                yield
         finally:  # whatever came between: as long as nothing is said, it waits, with the lock that it has of this one
             with contextlib.suppress(BrokenPipeError):  # it has been killed: then it was not needed
                 says.write(_DONE)
@@ -44,6 +49,26 @@ def stood_in(is_done: Callable[[], bool], finish: Callable[[], object]) -> Itera
                 says.close()
                 with contextlib.suppress(ChildProcessError):  # a program that waits for all of its children was faster
                     os.waitpid(child, 0)
+
+
+@contextlib.contextmanager
+def _back_if_it_fails(back: Callable[[], object] | None) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        if back:
+            with contextlib.suppress(LoadFailed, OSError):  # whoever takes the step back will be told so, too
+                back()
+        raise
+
+
+def _either(finish: Callable[[], object], back: Callable[[], object] | None) -> None:
+    try:
+        finish()
+    except (LoadFailed, OSError):
+        if back is None:
+            raise
+        back()
 
 
 def _pipe(opened: contextlib.ExitStack) -> tuple[FileIO, FileIO]:

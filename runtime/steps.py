@@ -71,13 +71,18 @@ def carry_out(steps: Sequence[Step], on_step: OnStep | None = None) -> None:
 
 NEXT_TIME = "the next apply or detach goes on with it"
 BY_HAND = "take it off by hand: the chain's program comes before it"
+GONE = "take it off by hand, if it is not to be there"
 """What to do about programs of others that could not be taken off."""
 
 
 def tidy_up(
-    steps: Iterable[Step], on_step: OnStep | None = None, *, ways_on: str = NEXT_TIME
+    steps: Iterable[Step],
+    on_step: OnStep | None = None,
+    *,
+    done: str = "the chain runs",
+    ways_on: str = NEXT_TIME,
 ) -> tuple[Diagnostic, ...]:
-    """Does what is left to do once the change is live: what fails ends it, and is a warning (A114)."""
+    """Does what is left to do where all that matters is `done`: what fails ends it, and is a warning (A114)."""
     title = "look what is left over"
     try:
         for step in steps:
@@ -86,7 +91,7 @@ def tidy_up(
                 on_step(step)
             step.do()
     except (OSError, ChainError) as error:
-        message = f"the chain runs, but tidying up is not done: `{title}` failed: {error}"
+        message = f"{done}, but tidying up is not done: `{title}` failed: {error}"
         return (Diagnostic("A114", message, severity=Severity.WARNING, help=ways_on),)
     return ()
 

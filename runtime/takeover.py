@@ -9,7 +9,7 @@ device takes one mode at a time: the hook is empty for a moment.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from msgspec import Struct
@@ -24,9 +24,19 @@ from .standby import stood_in
 
 @contextlib.contextmanager
 def mode_change(
-    point: AttachPoint, ifindex: int, *, before: int, new: sys.Fd, owner: Owner, pin: Path
+    point: AttachPoint,
+    ifindex: int,
+    *,
+    before: int,
+    new: sys.Fd,
+    owner: Owner,
+    pin: Path,
+    back: Callable[[], object],
 ) -> Iterator[None]:
-    """While an XDP hook goes from program `before` to `new` in another mode: a kill does not leave it empty."""
+    """While an XDP hook goes from program `before` to `new` in another mode: a kill does not leave it empty.
+
+    `back` takes what there is of the new program off and puts the old one on, unless it is there.
+    """
 
     def is_done() -> bool:
         here = {found.prog_id for found in attach.occupants(point, ifindex)}
@@ -37,7 +47,7 @@ def mode_change(
         if link:
             sys.obj_pin(link, pin)
 
-    with stood_in(is_done, fill):
+    with stood_in(is_done, fill, back):
         yield
 
 
@@ -61,10 +71,17 @@ class Takeover(Struct):
         if self.found.mode is self.point.mode:
             self._replace(self.new, kept, pin=True)
             return
-        theirs = self.found.prog_id
-        with mode_change(self.point, self.ifindex, before=theirs, new=self.new, owner=self.owner, pin=self.pin):
+        self.evicted = kept
+        with mode_change(
+            self.point,
+            self.ifindex,
+            before=self.found.prog_id,
+            new=self.new,
+            owner=self.owner,
+            pin=self.pin,
+            back=self._give_back,
+        ):
             attach.evict(self.point, self.ifindex, self.found)
-            self.evicted = kept
             self.made = attach.attach(self.point, self.ifindex, self.new, self.owner)
             if self.made:
                 self.opened.enter_context(self.made)
@@ -79,7 +96,7 @@ class Takeover(Struct):
             return None
         with stood_in(self._is_theirs, self._give_back):
             self._give_back()
-        if self.found.holder is not Holder.XDP_LINK:
+        if self.found.holder is not Holder.XDP_LINK or self.found in attach.occupants(self.point, self.ifindex):
             return None
         device = self.point.device
         message = f"program {self.found.prog_id} is on `{device}` again, by netlink: its link cannot be restored"
@@ -87,6 +104,8 @@ class Takeover(Struct):
 
     def _give_back(self) -> None:
         assert self.evicted
+        if self._is_theirs():
+            return
         if self._is_ours():
             attach.detach(self.point, self.ifindex, self.made, self.new)
         attach.put_back(self.point, self.ifindex, self.found, self.evicted)

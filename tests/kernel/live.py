@@ -174,9 +174,9 @@ class Host:
         conforms("status", {"format": 1, "chains": [status_data(found)]})
         return found
 
-    def detach(self, on_step: OnStep | None = None) -> None:
+    def detach(self, on_step: OnStep | None = None) -> tuple[Diagnostic, ...]:
         with entered(self.namespace.name):
-            detach(self.name, on_step=on_step)
+            return detach(self.name, on_step=on_step)
 
     def refused(self, chain: Mapping[str, Any] | CompiledChain) -> tuple[Diagnostic, ...]:
         """The diagnostics with which an apply fails."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from runtime import features, sys
+from runtime import features, steps, sys
 from runtime.apply import apply
 from runtime.attach import AttachPoint, Occupant, evict, occupants
 from runtime.bpffs import bpffs_root
@@ -33,7 +34,7 @@ from runtime.veth import veth_pairs
 from schemas.compiled import CompiledChain
 from schemas.diagnostic import ChainError, Diagnostic, LoadFailed
 from schemas.manifest import Mode, Role
-from tests.kernel.faults import Call, Doors, Point, Stream, dies, to_die_at, to_fail
+from tests.kernel.faults import KILLED, Call, Doors, Point, Stream, dies, to_die_at, to_fail
 from tests.kernel.live import NOTHING, Host, bridge, descriptors, guard, guarded_bridge
 from tests.kernel.strangers import CASES, Case, Foreign, strangers
 from tests.rig.network import Network
@@ -595,6 +596,30 @@ def test_whoever_dies_while_a_change_of_mode_is_taken_back_leaves_no_hook_empty(
             eventually(lambda: len(stage.empty_hooks()), 0)
             stage.bring(stage.after)
             stage.settled(stage.after)
+
+
+@pytest.mark.parametrize("name", ["another mode", "another mode, by netlink"])
+def test_a_mode_that_is_refused_is_left_again_before_anything_else(
+    name: str, machine: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever dies between the refusal and the way back leaves no hook empty."""
+    with staged(SCENARIOS[name], machine) as stage:
+        points = [point for point in stage.clean_run() if _puts_on_a_hook(point[0])]
+        monkeypatch.setattr(steps, "_take_back", lambda _: os._exit(KILLED))
+        for point in points:
+            stage.bring(stage.before)
+            child = os.fork()
+            if child == 0:
+                try:
+                    with Doors(point).watched():
+                        stage.bring(stage.after)
+                finally:
+                    os._exit(1)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == KILLED, point
+            assert stage.empty_hooks() == set(), point
+        monkeypatch.undo()
+        stage.bring(stage.after)
+        stage.settled(stage.after)
 
 
 def _puts_on_a_hook(call: Call) -> bool:

@@ -478,9 +478,10 @@ def test_a_try_that_cannot_be_read_is_told_and_can_be_detached(machine: Host) ->
     why = f"cannot read the record of the running generation at `{folder / 'trial'}`: {reason}"
     assert why in machine.status().problems
     assert [found.message for found in machine.refused(bridge())] == [why]
-    for decide in (confirm, abort):
+    commands = (confirm, abort, lambda _: machine.plan(bridge()))
+    for command in commands:
         with entered(machine.namespace.name), pytest.raises(LoadFailed) as caught:
-            decide(machine.name)
+            command(machine.name)
         assert (
             refusal(caught.value)
             == f"error[A112]: {why}\n  = help: `bpfchain detach {machine.name}` removes the chain\n"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import subprocess
 import sys as python
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runtime import sys
+from runtime import attach, sys
 from runtime.attach import Holder, Occupant
 from runtime.bpffs import bpffs_root
 from runtime.guard import WAITING, End, Order, Outcome, guard
@@ -26,6 +29,7 @@ from runtime.uapi import AttachType
 from schemas.compiled import CompiledChain, save
 from schemas.diagnostic import LoadFailed
 from schemas.manifest import Mode
+from schemas.render import render
 from tests.kernel.faults import killed_at_step
 from tests.kernel.live import Host, bridge, descriptors, forwards
 from tests.kernel.strangers import CASES, Case, Foreign, strangers
@@ -160,6 +164,64 @@ def test_detached_nothing_is_given_back(machine: Host, foreign: Foreign) -> None
         tried(machine, bridge(), foreign.xdp_id, lock)
         machine.detach()
     assert foreign.on("p2", Mode.NATIVE) == ()
+    assert machine.name not in chains(bpffs_root())
+
+
+def confirmed(machine: Host, on_step: Callable[[Step], None]) -> None:
+    with entered(machine.namespace.name):
+        confirm(machine.name, on_step=on_step)
+
+
+@pytest.mark.parametrize("name", ["TCX link", "TCX without a link", "link"])
+def test_a_detach_ends_what_a_confirm_that_was_killed_had_begun(name: str, machine: Host, net: Network) -> None:
+    """With its first step it is decided that the others go. Until then a try at TC only stands before them."""
+    case = CASES[name]
+    mode = Mode(case.mode)
+
+    def detached(confirming: Callable[[], object]) -> bool:
+        """Whether somebody else is on the hook when a chain is detached right after."""
+        with strangers(net) as foreign, case.put(foreign) or contextlib.nullcontext():
+            (there,) = foreign.on("p2", mode)
+            with contextlib.ExitStack() as lock:
+                tried(machine, bridge(case.mode), there.prog_id, lock)
+            confirming()
+            assert machine.detach() == ()
+            assert machine.name not in chains(bpffs_root())
+            left = foreign.on("p2", mode)
+            assert left in ((), (there,))
+            return bool(left)
+
+    confirming = functools.partial(confirmed, machine)
+    steps: list[Step] = []
+    assert not detached(lambda: confirmed(machine, steps.append))
+    assert steps[0].title == "keep what is tried"
+    for number in range(1, len(steps)):
+        assert not detached(functools.partial(killed_at_step, confirming, number)), number
+    assert detached(functools.partial(killed_at_step, confirming, 0)) == (mode is Mode.TC)
+
+
+NOT_TAKEN_OFF = """\
+warning[A114]: the chain is detached, but tidying up is not done: `take program ID off p2 (tc)` failed: \
+BPF_LINK_DETACH: Cannot allocate memory (ENOMEM)
+  = help: take it off by hand, if it is not to be there
+"""
+
+
+def test_what_a_detach_cannot_take_off_is_told(
+    machine: Host, foreign: Foreign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with foreign.by_link("p2", AttachType.BPF_TCX_INGRESS):
+        with contextlib.ExitStack() as lock:
+            tried(machine, bridge("tc"), foreign.tc_id, lock)
+        killed_at_step(functools.partial(confirmed, machine), 1)
+
+        def refused(*_: object) -> None:
+            raise sys.SyscallFailed(errno.ENOMEM, "BPF_LINK_DETACH")
+
+        monkeypatch.setattr(attach, "evict", refused)
+        told = render(machine.detach(), {}).replace(str(foreign.tc_id), "ID")
+        assert told == NOT_TAKEN_OFF
+        assert [found.prog_id for found in foreign.on("p2", Mode.TC)] == [foreign.tc_id]
     assert machine.name not in chains(bpffs_root())
 
 

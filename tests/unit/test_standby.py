@@ -131,3 +131,44 @@ def test_what_fails_is_tried_again(error: type[Exception], tmp_path: Path) -> No
 
     dies(lambda: os._exit(9), lambda: False, finish)
     until((tmp_path / "done").exists)
+
+
+class Refused(Exception):
+    """What the block fails with."""
+
+
+def test_the_way_back_is_taken_before_the_second_process_goes(tmp_path: Path) -> None:
+    """Killed on it, the other one still finishes."""
+    done, gone_back = tmp_path / "done", tmp_path / "gone back"
+    with pytest.raises(Refused), stood_in(done.exists, done.touch, gone_back.touch):
+        raise Refused
+    assert (done.exists(), gone_back.exists()) == (False, True)
+    child = os.fork()
+    if child == 0:
+        with stood_in(done.exists, done.touch, lambda: os._exit(1)):
+            raise Refused
+    os.waitpid(child, 0)
+    until(done.exists)
+
+
+def test_a_way_back_that_fails_does_not_hide_why(tmp_path: Path) -> None:
+    def refused() -> None:
+        raise OSError
+
+    with pytest.raises(Refused), stood_in((tmp_path / "done").exists, (tmp_path / "done").touch, refused):
+        raise Refused
+    assert not (tmp_path / "done").exists()
+
+
+def test_whoever_stands_by_goes_back_where_it_cannot_be_finished(tmp_path: Path) -> None:
+    done = tmp_path / "done"
+
+    def refused() -> None:
+        raise OSError
+
+    child = os.fork()
+    if child == 0:
+        with stood_in(done.exists, refused, done.touch):
+            os._exit(1)
+    os.waitpid(child, 0)
+    until(done.exists)
