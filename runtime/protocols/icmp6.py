@@ -18,6 +18,8 @@ class Type(IntEnum):
     PARAMETER_PROBLEM = 4
     INFORMATIONAL = 128
     ECHO_REPLY = 129
+    ROUTER_SOLICITATION = 133
+    ROUTER_ADVERTISEMENT = 134
     SOLICITATION = 135
     ADVERTISEMENT = 136
     REDIRECT = 137
@@ -51,7 +53,7 @@ UNSPECIFIED = IPv6Address("::")
 ND_HOP_LIMIT = 255
 REASSEMBLY = 1  # code of EXPIRED: fragments have not become a whole packet in time
 UNRECOGNIZED_OPTION, UNRECOGNIZED_HEADER = 2, 1  # codes of PARAMETER_PROBLEM
-_SOURCE_OPTION, _TARGET_OPTION, _REDIRECTED_OPTION = 1, 2, 4
+SOURCE_OPTION, _TARGET_OPTION, _REDIRECTED_OPTION = 1, 2, 4
 _HEADER, _MESSAGE = 8, 24  # bytes of an error before its quote, of a solicitation before its options
 _SOLICITED_NODES = IPv6Network("ff02::1:ff00:0/104")
 
@@ -76,7 +78,7 @@ def error(about: bytes, source: IPv6Address, kind: Type, code: int = 0, detail: 
     size = IPV6_HEADER + int.from_bytes(about[4:6], "big")
     quoted = about[: min(size, IPV6_LEAST_MTU - IPV6_HEADER - _HEADER)]
     message = bytes((kind, code, 0, 0)) + detail.to_bytes(4, "big") + quoted
-    return _packet(source, sender, message, hop_limit)
+    return message_packet(source, sender, message, hop_limit)
 
 
 def echo_reply(request: Ipv6, source: IPv6Address, hop_limit: int = 64) -> Ipv6 | None:
@@ -84,9 +86,9 @@ def echo_reply(request: Ipv6, source: IPv6Address, hop_limit: int = 64) -> Ipv6 
     protocol, message, later = request.transport()
     if protocol != ICMPV6 or later or len(message) < _HEADER or message[0] != ECHO_REQUEST:
         return None
-    if not _is_sound(request, message):
+    if not is_sound(request, message):
         return None
-    return _packet(source, request.source, bytes((Type.ECHO_REPLY, 0, 0, 0)) + message[4:], hop_limit)
+    return message_packet(source, request.source, bytes((Type.ECHO_REPLY, 0, 0, 0)) + message[4:], hop_limit)
 
 
 class Discovery(NamedTuple):
@@ -108,9 +110,9 @@ def read_discovery(packet: Ipv6) -> Discovery:
     kind, target = message[0], IPv6Address(message[8:24])
     if kind not in (Type.SOLICITATION, Type.ADVERTISEMENT) or message[1] != 0 or target.is_multicast:
         raise ValueError("neither solicitation nor advertisement")
-    if not _is_sound(packet, message):
+    if not is_sound(packet, message):
         raise ValueError("checksum")
-    mac = _mac_option(message[_MESSAGE:], _SOURCE_OPTION if kind == Type.SOLICITATION else _TARGET_OPTION)
+    mac = mac_option(message[_MESSAGE:], SOURCE_OPTION if kind == Type.SOLICITATION else _TARGET_OPTION)
     probe = kind == Type.SOLICITATION and packet.source == UNSPECIFIED
     if probe and (mac is not None or packet.destination not in _SOLICITED_NODES):
         raise ValueError("a probe that tells who sends it")
@@ -119,7 +121,8 @@ def read_discovery(packet: Ipv6) -> Discovery:
     return Discovery(kind, packet.source, packet.destination, target, message[4], mac)
 
 
-def _mac_option(options: bytes, wanted: int) -> bytes | None:
+def mac_option(options: bytes, wanted: int) -> bytes | None:
+    """The MAC in the option of this type, None where there is none. Raises ValueError for options that are broken."""
     mac = None
     while options:
         length = 8 * options[1] if len(options) > 1 else 0
@@ -133,20 +136,20 @@ def _mac_option(options: bytes, wanted: int) -> bytes | None:
 
 def solicitation(source: IPv6Address, target: IPv6Address, mac: bytes, to: IPv6Address | None = None) -> Ipv6:
     """Asks all who may have `target` for its MAC, or the one at `to` whether it has it still (RFC 4861 7.2.2)."""
-    message = bytes((Type.SOLICITATION, 0, 0, 0)) + bytes(4) + target.packed + bytes((_SOURCE_OPTION, 1)) + mac
-    return _packet(source, to or solicited_node(target), message, ND_HOP_LIMIT)
+    message = bytes((Type.SOLICITATION, 0, 0, 0)) + bytes(4) + target.packed + bytes((SOURCE_OPTION, 1)) + mac
+    return message_packet(source, to or solicited_node(target), message, ND_HOP_LIMIT)
 
 
 def probe(target: IPv6Address) -> Ipv6:
     """Asks whether anybody has `target`; whoever has it tells all (RFC 4862 5.4.2)."""
     message = bytes((Type.SOLICITATION, 0, 0, 0)) + bytes(4) + target.packed
-    return _packet(UNSPECIFIED, solicited_node(target), message, ND_HOP_LIMIT)
+    return message_packet(UNSPECIFIED, solicited_node(target), message, ND_HOP_LIMIT)
 
 
 def advertisement(source: IPv6Address, target: IPv6Address, mac: bytes, to: IPv6Address, flags: int) -> Ipv6:
     """Tells where `target` is (RFC 4861 7.2.4)."""
     start = bytes((Type.ADVERTISEMENT, 0, 0, 0, flags, 0, 0, 0))
-    return _packet(source, to, start + target.packed + bytes((_TARGET_OPTION, 1)) + mac, ND_HOP_LIMIT)
+    return message_packet(source, to, start + target.packed + bytes((_TARGET_OPTION, 1)) + mac, ND_HOP_LIMIT)
 
 
 def redirect(about: bytes, source: IPv6Address, target: IPv6Address, mac: bytes | None) -> Ipv6:
@@ -161,7 +164,7 @@ def redirect(about: bytes, source: IPv6Address, target: IPv6Address, mac: bytes 
     room = IPV6_LEAST_MTU - IPV6_HEADER - len(start) - 8
     quoted = about[: min(size, len(about), room) // 8 * 8]
     option = bytes((_REDIRECTED_OPTION, 1 + len(quoted) // 8)) + bytes(6) + quoted
-    return _packet(source, sender, start + option, ND_HOP_LIMIT)
+    return message_packet(source, sender, start + option, ND_HOP_LIMIT)
 
 
 def solicited_node(address: IPv6Address) -> IPv6Address:
@@ -179,11 +182,13 @@ def link_local(mac: bytes) -> IPv6Address:
     return IPv6Address(b"\xfe\x80" + bytes(6) + bytes((mac[0] ^ 2,)) + mac[1:3] + b"\xff\xfe" + mac[3:])
 
 
-def _is_sound(packet: Ipv6, message: bytes) -> bool:
+def is_sound(packet: Ipv6, message: bytes) -> bool:
+    """Whether the checksum of an ICMPv6 message is right."""
     return transport_checksum(packet.source, packet.destination, ICMPV6, message) == 0
 
 
-def _packet(source: IPv6Address, destination: IPv6Address, message: bytes, hop_limit: int) -> Ipv6:
+def message_packet(source: IPv6Address, destination: IPv6Address, message: bytes, hop_limit: int) -> Ipv6:
+    """The packet with a message, whose checksum is filled in."""
     total = transport_checksum(source, destination, ICMPV6, message)
     summed = message[:2] + total.to_bytes(2, "big") + message[4:]
     return Ipv6(source, destination, ICMPV6, summed, hop_limit)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from errno import ENOENT
 from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from ..fib import grace_period
 from ..protocols import arp, icmp6
 from ..protocols.ethernet import ETH_P_IP, ETH_P_IPV6, Frame, read_frame
 from ..protocols.internet import read_ipv6
+from ..routing.advertising import Advertising
 from ..routing.answers import Answers
 from ..routing.conflicts import Conflicts, announcement, announcements
 from ..routing.followed import Ways, longest
@@ -127,6 +129,7 @@ class Router(Struct):
     answers: Answers
     conflicts: Conflicts
     memberships: Memberships
+    advertising: Advertising
     following: Following | None = None
     lost: tuple[int, int, int] = (0, 0, 0)  # what has been reported
     reported: float = float("-inf")
@@ -145,6 +148,8 @@ class Router(Struct):
                 self.answers.local(port, frame, now)
             case Reason.MLD:
                 self.memberships.asked(port, read_frame(frame).payload, now)
+            case Reason.SOLICITED:
+                self.advertising.solicited(port, frame, now)
             case Reason.OPTIONS:
                 self.answers.options(port, frame, now)
             case Reason.REDIRECT:
@@ -231,6 +236,7 @@ class Router(Struct):
         """
         for port in ports:
             self.memberships.join(port.index, now)
+            self.advertising.begin(port.index, now)
         for index, frame in announcements(ports):
             self.outlet.send(index, frame)
         self.conflicts.probe(ports, now)
@@ -250,9 +256,12 @@ def reload(context: Context) -> None:
     """
     old: Router = context.state
     before = {(port.name, port.mac, port.addresses) for port in old.ports.ports}
-    stop(context)
+    _unfollow(old)
     now = time.monotonic()
     context.state = _router(context, now, old.conflicts)
+    advertising: Advertising = context.state.advertising
+    advertising.take_over(old.advertising)
+    old.advertising.end((old.advertising.names() - advertising.names()) & context.ports.keys())
     ports = context.state.ports.ports
     context.state.announce([port for port in ports if (port.name, port.mac, port.addresses) not in before], now)
     for held in old.neighbours.waiting():
@@ -276,9 +285,29 @@ def on_packet(context: Context, packet: Packet) -> None:
 
 
 def stop(context: Context) -> None:
-    """The kernel's routes stay as they are."""
-    if context.state is not None and context.state.following is not None:
-        context.state.following.close()
+    """The kernel's routes stay as they are. A router that is gone is no default router any more."""
+    router: Router | None = context.state
+    if router is None:
+        return
+    _unfollow(router)
+    if _is_gone(context):
+        router.advertising.end(router.advertising.names())
+
+
+def _unfollow(router: Router) -> None:
+    if router.following is not None:
+        router.following.close()
+
+
+def _is_gone(context: Context) -> bool:
+    """Whether the chain has been taken away. If only the daemon ends, programs forward as before."""
+    try:
+        context.map("neighbours_version")
+    except SyscallFailed as error:
+        if error.errno != ENOENT:
+            raise
+        return True
+    return False
 
 
 def tick(context: Context) -> None:
@@ -288,6 +317,7 @@ def tick(context: Context) -> None:
     context.state.answers.tick(now)
     context.state.conflicts.tick(now)
     context.state.memberships.tick(now)
+    context.state.advertising.tick(now)
     context.state.report(now)
 
 
@@ -320,7 +350,14 @@ def _router(context: Context, now: float, conflicts: Conflicts | None = None) ->
         conflicts = Conflicts(ports.ports, outlet, context.log, context.problems)
     else:
         conflicts.move(ports.ports, outlet)
-    return Router(context, ports, outlet, neighbours, answers, conflicts, Memberships(ports, outlet), following)
+    memberships, advertising = Memberships(ports, outlet), Advertising(ports, _advertised(context), outlet)
+    return Router(context, ports, outlet, neighbours, answers, conflicts, memberships, advertising, following)
+
+
+def _advertised(context: Context) -> dict[int, Mapping[str, Any]]:
+    """What ports advertise, by their index; manifests from before there was such a thing do not say."""
+    told = {index: record.get("advertise") for index, record in enumerate(context.config["ports"])}
+    return {index: record for index, record in told.items() if record is not None}
 
 
 def _nexthops(context: Context) -> Callable[[int], NextHopRecord]:

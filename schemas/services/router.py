@@ -27,6 +27,7 @@ class Reason(IntEnum):
     SCOPE = 10
     REDIRECT = 11
     MLD = 12
+    SOLICITED = 13
 
 
 class Kind(IntEnum):

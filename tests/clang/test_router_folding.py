@@ -12,6 +12,7 @@ from compiler.build import Compiled, build
 from runtime.object import read_object
 from runtime.spec import ProgramSpec
 from schemas.manifest import Hook
+from schemas.services.router import Reason
 from tests.clang.lookups import lookups_in_any_map
 
 CHAIN = """\
@@ -31,6 +32,8 @@ BOTH = ('[10.1.0.1/24, "fd00:1::1/64"]', '[10.2.0.1/24, "fd00:2::1/64"]', "[{to:
 MIXED = ("10.1.0.1/24", '"fd00:2::1/64"', "[]")
 FOLLOWING = (*BOTH[:2], "[]\n    kernel-routes: {table: main}")
 SILENT = (f"{BOTH[0]}, redirects: false", f"{BOTH[1]}, redirects: false", BOTH[2])
+SLOW_PATH = 0x300  # VERDICT_SLOW_PATH
+MOVE_NUMBER = (0xB4, 0xB7)  # BPF_ALU and BPF_ALU64 with BPF_MOV and BPF_K
 Addresses = tuple[str, str, str]
 
 
@@ -53,6 +56,13 @@ def program(addresses: Addresses, hook: Hook) -> ProgramSpec:
 
 def instructions(addresses: Addresses, hook: Hook) -> int:
     return len(program(addresses, hook).insns) // 8
+
+
+def verdicts(addresses: Addresses, hook: Hook) -> set[int]:
+    """The numbers that instructions of the program put into registers."""
+    content = program(addresses, hook).insns
+    insns = (content[at : at + 8] for at in range(0, len(content), 8))
+    return {int.from_bytes(insn[4:], "little") for insn in insns if insn[0] in MOVE_NUMBER}
 
 
 def maps(addresses: Addresses, hook: Hook) -> set[str]:
@@ -98,3 +108,11 @@ def test_no_configuration_is_read_from_memory(addresses: Addresses, hook: Hook) 
     for each in compiled(addresses, hook).programs:
         (only,) = read_object(each.elf).programs
         assert not only.sections, each.unit.name
+
+
+@every_hook
+def test_solicitations_of_routers_come_up_only_where_a_port_advertises(hook: Hook) -> None:
+    """Their reason stands in the program, or it does not."""
+    advertising = (f"{SIX[0]}, advertise: {{}}", *SIX[1:])
+    reason = {Reason.SOLICITED, SLOW_PATH + Reason.SOLICITED}
+    assert [bool(verdicts(each, hook) & reason) for each in (SIX, advertising)] == [False, True]

@@ -13,6 +13,7 @@ from runtime.log import Log
 from runtime.protocols import icmp6
 from runtime.protocols.ethernet import ETH_P_ARP, ETH_P_IPV6, read_frame
 from runtime.protocols.internet import read_ipv6
+from runtime.routing.advertising import Advertising
 from runtime.routing.answers import Answers
 from runtime.routing.conflicts import Conflicts
 from runtime.routing.limit import ErrorLimit
@@ -63,8 +64,10 @@ def test_a_stack_that_is_asked_alone_stays_known(address: Address) -> None:
             answers = Answers(ports, outlet, ErrorLimit(1, 1, now))
             neighbours = Neighbours(ports, table, outlet, lambda _held: None, now)
             conflicts = Conflicts((port,), outlet, Log(), {})
-            memberships = Memberships(ports, outlet)
-            router = Router(cast("Context", None), ports, outlet, neighbours, answers, conflicts, memberships)
+            memberships, advertising = Memberships(ports, outlet), Advertising(ports, {}, outlet)
+            router = Router(
+                cast("Context", None), ports, outlet, neighbours, answers, conflicts, memberships, advertising
+            )
             neighbours.resolve(key, HELD, now)
             _hear(router, wire, now)
             assert outlet.injected == [HELD]

@@ -78,6 +78,14 @@ class Wire:
 
     def receive(self, timeout: float) -> bytes | None:
         """The next frame, or None if none has come after `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while (frame := self._next(max(0, deadline - time.monotonic()))) is not None:
+            if frame[:6] not in self._passed_over:
+                break
+        return frame
+
+    def _next(self, timeout: float) -> bytes | None:
+        """Whatever comes next."""
         self._socket.settimeout(timeout)
         try:
             frame, ancillary, _, _ = self._socket.recvmsg(MAX_FRAME, socket.CMSG_SPACE(_AUXDATA.size))
@@ -86,7 +94,7 @@ class Wire:
         for level, kind, content in ancillary:
             if (level, kind) == (SOL_PACKET, PACKET_AUXDATA):
                 frame = _with_tag(frame, content)
-        return None if frame[:6] in self._passed_over else frame
+        return frame
 
 
 def _with_tag(frame: bytes, auxdata: bytes) -> bytes:

@@ -257,6 +257,9 @@ class RouterModel:
 
     def _discovery(self, port: str, frame: bytes, destination: ipaddress.IPv6Address) -> tuple[str, bytes]:
         packet = frame[14:]
+        if packet[40] == 133:
+            told = "advertise" in self.config["ports"][port]
+            return ("slow-path solicited" if told else "drop not-asked"), frame
         if len(packet) < 72:
             return "slow-path nd", frame
         if packet[7] != 255:

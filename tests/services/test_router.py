@@ -31,7 +31,13 @@ PORTS = ("left", "right", "south")
 CONFIG: Mapping[str, Any] = {
     "kind": "router",
     "ports": {
-        "left": {"address": ["10.7.1.1/24", "fd00:1::1/64"], "mac": LEFT, "mtu": 1500, "redirects": False},
+        "left": {
+            "address": ["10.7.1.1/24", "fd00:1::1/64"],
+            "mac": LEFT,
+            "mtu": 1500,
+            "redirects": False,
+            "advertise": {},
+        },
         "right": {
             "address": ["10.7.2.1/24", "10.8.2.1/28", "fd00:2::1/64"],
             "mac": RIGHT,
@@ -150,11 +156,25 @@ def to_server6(**fields: Any) -> bytes:
 MALFORMED, TRUNCATED, CHECKSUM, MARTIAN, NOT_ROUTED, NOT_ASKED = (
     f"drop {reason}" for reason in ("malformed", "truncated", "checksum", "martian", "not-routed", "not-asked")
 )
-RESOLVE, EXPIRED, NO_ROUTE, UNREACHABLE, PROHIBITED, TOO_BIG, OPTIONS, LOCAL, SLOW_ARP, SLOW_ND, SCOPE, MLD = (
+(
+    RESOLVE,
+    EXPIRED,
+    NO_ROUTE,
+    UNREACHABLE,
+    PROHIBITED,
+    TOO_BIG,
+    OPTIONS,
+    LOCAL,
+    SLOW_ARP,
+    SLOW_ND,
+    SCOPE,
+    MLD,
+    SOLICITED,
+) = (
     f"slow-path {reason}"
     for reason in (
         *("resolve", "expired", "no-route", "unreachable", "prohibited", "too-big", "options", "local", "arp", "nd"),
-        *("scope", "mld"),
+        *("scope", "mld", "solicited"),
     )
 )
 
@@ -524,7 +544,16 @@ ND_ROWS = [
     ),
     left("router advertisement", NOT_ASKED, icmp6("fe80::10", "ff02::1", SHORT[1] + bytes(16)), IPV6, to=ALL_NODES),
     left("redirect", NOT_ASKED, icmp6("fe80::10", "fd00:1::1", bytes((137, 0, 0, 0)) + bytes(36)), IPV6),
-    left("router solicitation, short", SLOW_ND, icmp6("fe80::10", "ff02::2", SHORT[0]), IPV6, to="33:33:00:00:00:02"),
+    *(
+        Row(
+            f"{name} on a port that {does}",
+            port,
+            ethernet(HOST, "33:33:00:00:00:02", IPV6, icmp6("fe80::10", "ff02::2", SHORT[0] + rest)),
+            verdict,
+        )
+        for port, does, verdict in (("left", "advertises", SOLICITED), ("right", "does not", NOT_ASKED))
+        for name, rest in (("router solicitation", b""), ("longer router solicitation", option(1, HOST) + bytes(24)))
+    ),
 ]
 
 ME, HIM, NOBODY = (LEFT, "10.7.1.1"), (HOST, HERE), ("00:00:00:00:00:00", "10.7.1.1")

@@ -11,6 +11,7 @@ import pytest
 
 from runtime.control import Context, Packet, Port
 from runtime.log import Log
+from runtime.routing.advertising import Advertising
 from runtime.routing.answers import Answers
 from runtime.routing.conflicts import DEFENCE, Conflicts
 from runtime.routing.limit import ErrorLimit
@@ -64,9 +65,9 @@ class Desk:
         answers = Answers(ports, self.outlet, ErrorLimit(10, 10, 0.0))
         neighbours = Neighbours(ports, Table(), self.outlet, lambda _held: None, 0.0)
         conflicts = Conflicts(PORTS, self.outlet, self.context.log, self.context.problems)
-        memberships = Memberships(ports, self.outlet)
+        memberships, advertising = Memberships(ports, self.outlet), Advertising(ports, {}, self.outlet)
         self.router = Router(
-            cast("Context", self.context), ports, self.outlet, neighbours, answers, conflicts, memberships
+            cast("Context", self.context), ports, self.outlet, neighbours, answers, conflicts, memberships, advertising
         )
 
     def packet(

@@ -62,7 +62,8 @@ def test_whole_text(case: Path, request: pytest.FixtureRequest) -> None:
 
 
 def test_every_code_has_a_case() -> None:
-    source = (files("compiler") / "services" / "router" / "model.py").read_text(encoding="utf-8")
+    folder = files("compiler") / "services" / "router"
+    source = "".join((folder / name).read_text(encoding="utf-8") for name in ("model.py", "advertise.py"))
     cases = {case.stem.split("-")[0] for case in CASES} | {"R115"}  # whose chain would be too long for a file
     assert set(re.findall(r'"(R[0-9]{3})"', source)) == cases
 
@@ -225,3 +226,49 @@ def test_tables_of_kernel_routes_stay_when_static_routes_become_many() -> None:
     many = model(f"[{', '.join(listed)}]\n    kernel-routes: {{table: main, size: 1000}}")
     assert len(many.in_code) < len(many.routes)
     assert few.table_size == many.table_size == MOST_STATIC + 1000
+
+
+# --- router advertisements -------------------------------------------------------------------------------------------
+
+
+def advertised(down: str) -> dict[str, object]:
+    """What the control plane is told of `down`, which has fd00:1::1/64."""
+    instance = resolve(read("edge.yaml", chain(down=down))).service("gw")
+    (told,) = [port["advertise"] for port in control(instance)["ports"] if port["name"] == "down"]
+    assert isinstance(told, dict)
+    return told
+
+
+def test_nothing_is_advertised_unless_the_file_says_so() -> None:
+    instance = resolve(read("edge.yaml", chain())).service("gw")
+    assert [port["advertise"] for port in control(instance)["ports"]] == [None, None]
+
+
+def test_what_is_advertised_by_default() -> None:
+    prefix = {"prefix": "fd00:1::/64", "valid": 86400, "preferred": 14400, "on_link": True, "autonomous": True}
+    assert advertised(", advertise: {}") == {
+        "interval": 600.0,
+        "lifetime": 1800,
+        "hop_limit": 64,
+        "managed": False,
+        "other_config": False,
+        "preference": "medium",
+        "mtu": None,
+        "prefixes": [prefix],
+        "dns": {"servers": [], "search": [], "lifetime": 1800},
+    }
+
+
+def test_what_follows_from_other_settings() -> None:
+    """The lifetime from the interval, the MTU from the port's, what is preferred from what is valid."""
+    told = advertised(
+        ', mtu: 1400, advertise: {interval: 20, prefixes: ["fd00:7::/48", {prefix: "fd00:8::/64", valid: 1h}]}'
+    )
+    assert (told["lifetime"], told["mtu"], told["dns"]) == (60, 1400, {"servers": [], "search": [], "lifetime": 60})
+    assert told["prefixes"] == [
+        {"prefix": "fd00:7::/48", "valid": 86400, "preferred": 14400, "on_link": True, "autonomous": False},
+        {"prefix": "fd00:8::/64", "valid": 3600, "preferred": 3600, "on_link": True, "autonomous": True},
+    ]
+    assert advertised(", advertise: {interval: 30m}")["lifetime"] == 5400
+    assert advertised(", advertise: {lifetime: 0}")["lifetime"] == 0
+    assert advertised(", mtu: 1000, advertise: {}")["mtu"] is None, "IPv6 needs 1280"

@@ -24,6 +24,7 @@ enum router_reason {
 	ROUTER_SCOPE = 10,      /* from a link-local source to another link (RFC 4443 3.1) */
 	ROUTER_REDIRECT = 11,   /* a copy: it leaves by the port that it came in by */
 	ROUTER_MLD = 12,        /* a switch or a router asks who is in which group */
+	ROUTER_SOLICITED = 13,  /* a host asks for routers */
 };
 
 enum router_address {
@@ -71,7 +72,8 @@ struct router_config {
 	__u32 port;
 	bool ipv4; /* the port has addresses of this version; else such packets are not taken */
 	bool ipv6;
-	bool redirects; /* who is on this link is told of better next hops on it */
+	bool redirects;  /* who is on this link is told of better next hops on it */
+	bool advertises; /* who is on this link is told of the router */
 	__u64 hz;
 	struct egress (*egress)(__u32 port);
 	__u32 (*address4)(__be32 address);                      /* enum router_address, of any port */

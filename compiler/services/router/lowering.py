@@ -89,6 +89,7 @@ def _port_record(instance: ServiceInstance, port: RouterPort) -> Mapping[str, An
         "addresses": [str(address.interface) for address in port.addresses],
         "mac": mac.hex(":") if mac else None,
         "mtu": port.mtu or (None if interface else DEFAULT_MTU),
+        "advertise": port.advertisement.record() if port.advertisement else None,
         "interface": interface.name if interface else None,
         "device": interface.device if interface else None,
         "netns": interface.netns if interface else None,
@@ -142,6 +143,10 @@ class _Lowering(Struct, frozen=True):
         literal = "true" if here.redirects else "false"
         meaning = "hosts here are redirected"
         yield Constant(f"{self.port}.redirects", literal, meaning, Inlined("redirects", literal), here.redirects_span)
+        told = here.advertisement
+        literal, span = "true" if told else "false", told.span if told else here.span
+        meaning = "hosts here are told of the router"
+        yield Constant(f"{self.port}.advertise", literal, meaning, Inlined("advertises", literal), span)
         yield Constant(f"{self.instance.name}.hz", "the host's", "jiffies a second", _HZ, self.instance.span)
         for port in self.model.ports:
             yield from self._egress(port)

@@ -1,4 +1,4 @@
-"""A router in the chain file → its frozen model: ports with addresses, next hops, routes. Mistakes: R101 to R115."""
+"""A router in the chain file → its frozen model: ports with addresses, next hops, routes. Mistakes: R101 to R121."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from ...addresses import (
 from ...model import Port, ServiceInstance
 from ...source import Report, Value
 from ...words import closest, listed, show
+from .advertise import Advertisement, advertisement
 
 MAIN_TABLE = 254  # RT_TABLE_MAIN
 DEFAULT_KERNEL_ROUTES = 100_000
@@ -61,6 +62,7 @@ class RouterPort(Struct, frozen=True):
     mtu_span: Span
     redirects: bool
     redirects_span: Span
+    advertisement: Advertisement | None
     span: Span
 
     def has(self, version: int) -> bool:
@@ -224,15 +226,18 @@ def _icmp_rates(value: Value) -> IcmpRates:
 def _port(port: Port, value: Value, report: Report) -> RouterPort:
     address, mac, mtu, redirects = (value.get(key) for key in ("address", "mac", "mtu", "redirects"))
     parsed = (_own_address(item, report) for item in (address.elements() if address else ()))
+    addresses, advertise = tuple(each for each in parsed if each), value.get("advertise")
+    subnets = tuple(dict.fromkeys(each.subnet for each in addresses if each.ip.version == 6))
     return RouterPort(
         port=port,
-        addresses=tuple(each for each in parsed if each),
+        addresses=addresses,
         mac=_mac(mac, report) if mac else None,
         mac_span=mac.span if mac else value.key_span,
         mtu=mtu.data if mtu else None,
         mtu_span=mtu.span if mtu else value.key_span,
         redirects=redirects.data if redirects else True,
         redirects_span=redirects.span if redirects else value.key_span,
+        advertisement=advertisement(advertise, subnets, mtu.data if mtu else None, report) if advertise else None,
         span=value.key_span,
     )
 

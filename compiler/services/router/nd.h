@@ -140,6 +140,8 @@ static __always_inline __u32 nd_receive(struct packet *pkt, const struct router_
 
 	if ((void *)&message->code > pkt->end || message->type < ND_ROUTER_SOLICITATION || message->type > ND_REDIRECT)
 		return NOT_ND;
+	if (message->type == ND_ROUTER_SOLICITATION)
+		return cfg->advertises ? slow_path(ROUTER_SOLICITED) : drop(DROP_NOT_ASKED);
 	if ((void *)(message + 1) > pkt->end)
 		return slow_path(ROUTER_ND);
 	if (ip->hop_limit != ND_HOP_LIMIT)
