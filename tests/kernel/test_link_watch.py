@@ -11,10 +11,9 @@ import pytest
 from runtime.link_watch import LinkWatch
 from runtime.rtnetlink import Subscription
 from tests.rig.lab import Lab
+from tests.rig.waiting import PATIENCE_SECONDS
 
 pytestmark = [pytest.mark.kernel]
-
-PATIENCE_SECONDS = 5.0
 
 
 class Loop:

@@ -29,7 +29,7 @@ from tests.rig.frames import Wire, collect
 from tests.rig.lab import Cable, Lab, Namespace
 from tests.rig.network import running
 from tests.rig.switch import asking_switch
-from tests.rig.waiting import eventually
+from tests.rig.waiting import PATIENCE_SECONDS, eventually
 
 pytestmark = pytest.mark.kernel
 
@@ -37,7 +37,6 @@ every_mode = pytest.mark.parametrize("mode", [mode.value for mode in Mode])
 
 V4, V6 = "239.1.1.1", "ff05::1:1"
 PORT = 5007
-PATIENCE_SECONDS = 30.0
 QUERY_SECONDS, RESPONSE_SECONDS = 2, 1
 IPV6_JOIN_GROUP, IPV6_LEAVE_GROUP = 20, 21  # linux/in6.h
 

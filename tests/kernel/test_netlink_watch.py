@@ -16,11 +16,10 @@ from runtime.netlink_watch import NetlinkWatch
 from runtime.rtnetlink import Change, LinkChange, Lost
 from runtime.supervisor import Instance
 from tests.rig.lab import Lab
+from tests.rig.waiting import PATIENCE_SECONDS
 from tests.unit.test_supervisor import FakePlace
 
 pytestmark = [pytest.mark.kernel]
-
-PATIENCE_SECONDS = 10.0
 
 
 def test_another_namespace_of_the_same_name_is_listened_to_and_what_came_meanwhile_is_lost() -> None:
