@@ -238,9 +238,7 @@ class Dump:
         self._families: set[int] = set()
         self._ends: set[int] = set()  # first addresses, of IPv4, at which a piece ended
         self._gone6 = False
-        self._possible: dict[Prefix, tuple[Paths, ...]] = {}
-        self._told: defaultdict[Prefix, _Told] = defaultdict(_Told)
-        self._uncertain: set[Prefix] = set()
+        self._changes: defaultdict[Prefix, list[RouteChange]] = defaultdict(list)
 
     def begin(self, family: int) -> None:
         """Its routes are dumped from now on; all changes up to now have been replayed."""
@@ -259,21 +257,29 @@ class Dump:
         if change.prefix[0] in self._families:
             self._look_for_gaps(change)
             if self.routes.follows(change.path):
-                self._think_through(change)
+                self._changes[change.prefix].append(change)
 
-    def settle(self) -> bool:
-        """Brings `routes` to what they are now; what is uncertain stays as it was dumped. False if something is."""
-        for prefix, (paths, *others) in self._possible.items():
-            if others:
-                self._uncertain.add(prefix)
-            elif prefix not in self._uncertain:
-                self.routes.put(prefix, paths)
-        return not self._uncertain
+    def settle(self) -> Generator[None, None, bool]:
+        """Brings `routes` to what they are now, in steps; returns whether all of them are certain.
+
+        What is uncertain stays as it was dumped.
+        """
+        certain = True
+        for number, (prefix, changes) in enumerate(self._changes.items(), start=1):
+            dumped = self.routes.paths(prefix)
+            possible = _possible(dumped, changes)
+            if len(possible) != 1:
+                certain = False
+            elif possible[0] != dumped:
+                self.routes.put(prefix, possible[0])
+            if not number % STEP:
+                yield
+        return certain
 
     def keep(self, before: KernelRoutes) -> None:
         """Takes over what was there before, and may be missing for no reason."""
         for prefix in before.prefixes():
-            if prefix not in self._possible and self.routes.best(prefix) is None:
+            if prefix not in self._changes and self.routes.best(prefix) is None:
                 self.routes.put(prefix, before.paths(prefix))
 
     def _look_for_gaps(self, change: RouteChange) -> None:
@@ -283,31 +289,36 @@ class Dump:
             self._gone6 |= change.gone
             self.complete &= change.gone or not self._gone6
 
-    def _think_through(self, change: RouteChange) -> None:
-        prefix, dumped = change.prefix, self.routes.paths(change.prefix)
+
+def _possible(dumped: Paths, changes: Sequence[RouteChange]) -> Sequence[Paths]:
+    """What the routes of a prefix can be after all changes, at one of which they were dumped; nothing if it is unknown.
+
+    Nearly all that happens is that one route is new.
+    """
+    if len(changes) == 1 and not changes[0].gone and dumped in ((), (changes[0].path,)):
+        return ((changes[0].path,),)
+    possible, told = {dumped: None}, _Told()
+    for change in changes:
         after: dict[Paths, None] = {}
-        for paths in self._possible.get(prefix, (dumped,)):
+        for paths in possible:
             if not _is_impossible(paths, change):
-                outcome, changed = self._changed(paths, change)
+                outcome, changed = _changed(paths, change)
+                if outcome is Outcome.UNCERTAIN:
+                    return ()
                 if outcome is Outcome.CHANGED:
                     after[changed] = None
-                elif outcome is Outcome.UNCERTAIN:
-                    self._uncertain.add(prefix)
-        told = self._told[prefix]
         told.take(change)
         if _may_be_the_last(dumped, change) and told.allows(dumped):
             after[dumped] = None
-        if not after:
-            self._uncertain.add(prefix)
-        self._possible[prefix] = tuple(after) or (dumped,)
+        possible = after
+    return tuple(possible)
 
-    def _changed(self, paths: Paths, change: RouteChange) -> tuple[Outcome, Paths]:
-        """What a change makes of the routes of its prefix."""
-        if not paths and not change.gone:
-            return Outcome.CHANGED, (change.path,)
-        alone = KernelRoutes(self.routes.table)
-        alone.put(change.prefix, paths)
-        return alone.change(change), alone.paths(change.prefix)
+
+def _changed(paths: Paths, change: RouteChange) -> tuple[Outcome, Paths]:
+    """What a change makes of the routes of its prefix."""
+    alone = KernelRoutes(change.path.table)
+    alone.put(change.prefix, paths)
+    return alone.change(change), alone.paths(change.prefix)
 
 
 class _Told:
@@ -446,7 +457,7 @@ class Follower:
             except Interrupted:
                 if time.monotonic() > deadline:
                     raise
-        sure = dump.settle() and whole
+        sure = (yield from dump.settle()) and whole
         self.whole, self.has_gaps = sure and dump.complete, sure and not dump.complete
         before, fresh = self.routes, dump.routes
         if not dump.complete:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,12 @@ from runtime.plan import Fate, Plan
 from runtime.steps import Step
 from schemas.diagnostic import ChainError
 from schemas.manifest import Mode
+from tests.kernel.faults import killed_at_step
 from tests.kernel.test_router import HERE, RIGHT, SERVER, THERE, Served, chain, served
 from tests.kernel.test_router_routes import (
+    PORT_BY_GATEWAY,
     SOURCE,
+    address_in,
     all_go_right,
     answer,
     becomes,
@@ -155,23 +160,45 @@ def test_changed_routes_are_in_new_tables_which_nobody_has_to_load(tmp_path: Pat
         all_go_right(router, changed, [*MANY, "99.0.0.0"])
 
 
-@pytest.mark.parametrize("at", ["load the programs", "attach", "finish the new generation"])
-def test_whoever_fails_leaves_the_routes_as_they_were(at: str, tmp_path: Path) -> None:
-    def fail(step: Step) -> None:
-        if at in step.title or (at == "attach" and step.stage == "swap"):
-            raise OSError(5, at)
-
+def test_whoever_fails_or_dies_at_any_step_leaves_one_of_both_whole(tmp_path: Path) -> None:
+    """From code into tables: from the step that fills them to the last that can fail."""
     with served(chain(Mode.NATIVE, **with_flow(FEW)), tmp_path) as router:
         router.introduce()
         becomes(router, FLOW, "left")
         router.process.kill()
+        few = compiled(router, tmp_path / "few", **with_flow(FEW))
         many = compiled(router, tmp_path / "many", **with_flow(MANY))
+        only_of_many = [*MANY][-1]
+        steps: list[str] = []
         with entered(router.net.dut.name):
-            with flowing(router), pytest.raises(ChainError):
-                apply(many.chain, on_step=fail)
-            all_go_right(router, FEW, [*MANY])
+            apply(many.chain, on_step=lambda step: steps.append(step.title))
+            bpfchain.apply(few)
+            for number in range(steps.index("fill the tables"), steps.index("finish the new generation") + 1):
+                with flowing(router), pytest.raises(ChainError):
+                    apply(many.chain, on_step=failing_at(number))
+                assert way(router, address_in(only_of_many)) is None, steps[number]
+                with flowing(router):
+                    killed_at_step(lambda on_step: apply(many.chain, on_step=on_step), number)
+                assert not gone_wrong(router, FEW)
+                bpfchain.apply(few)
             bpfchain.apply(many)
         all_go_right(router, MANY, [*MANY])
+
+
+def failing_at(number: int) -> Callable[[Step], None]:
+    count = itertools.count()
+
+    def on_step(step: Step) -> None:
+        if next(count) == number:
+            raise OSError(errno.EIO, step.title)
+
+    return on_step
+
+
+def gone_wrong(router: Served, routes: Mapping[str, str]) -> list[str]:
+    """Of some routes those that do not lead where they should: the same in code and in tables."""
+    sample = [*routes][:: len(routes) // 4]
+    return [prefix for prefix in sample if way(router, address_in(prefix)) != PORT_BY_GATEWAY[routes[prefix]]]
 
 
 def test_a_try_of_other_routes_goes_back_to_the_tables_that_were(tmp_path: Path) -> None:

@@ -73,8 +73,12 @@ static __always_inline volatile struct recent4 *recent4_place(const struct route
 
 /*
  * The MAC of a neighbour; false if it is not known. Who is interrupted by the same program on the same CPU while it
- * reads finds the key changed when it has read the MAC. Nobody is interrupted while it writes, as softirqs do not nest;
- * on PREEMPT_RT that could leave the MAC of another neighbour in the place, for a second at most.
+ * reads finds the key changed when it has read the MAC. Nobody is interrupted while it writes, as softirqs do not nest.
+ *
+ * On PREEMPT_RT without PREEMPT_RT_NEEDS_BH_LOCK they can preempt each other (kernel commit 3253cb49cbad, "softirq:
+ * Allow to drop the softirq-BKL lock on PREEMPT_RT", 6.18): who is preempted while it writes, by who writes into the
+ * same place, can leave the MAC of another neighbour there, for a second at most. No order of these stores prevents
+ * that; an atomic operation would, 6 ns for each packet to a neighbour that is not remembered.
  */
 static __always_inline bool neighbour4_mac(const struct router_config *cfg, const struct neighbour4_key *key,
 					   __u64 *mac)
