@@ -92,6 +92,7 @@ class _Datagram(Struct, Generic[Origin]):
             self.total = fragment.end
         if fragment.at == 0:
             self.first = origin
+            self.cost += len(fragment.content)  # which holds it as well
 
     def _fits(self, place: int, fragment: Fragment) -> bool:
         """Neither over those before and behind it, nor beyond the end, nor an end before the others'."""
@@ -114,7 +115,7 @@ class Reassembler(Generic[Origin]):
     """Datagrams of one IP version that are incomplete, in the order in which they were begun.
 
     `lifetime`: seconds from the first fragment that comes until the others have to be there. `Origin` is what the
-    caller wants to know of the fragment at 0: the frame that it came in.
+    caller wants to know of the fragment at 0: the frame that it came in, which counts as another copy of its content.
     """
 
     def __init__(self, lifetime: float, most_datagrams: int = MOST_DATAGRAMS, most_bytes: int = MOST_BYTES) -> None:

@@ -162,6 +162,13 @@ def test_of_too_many_bytes_the_oldest_goes() -> None:
     assert (len(made), made.cost) == (0, 0)
 
 
+def test_the_frame_of_the_first_fragment_counts() -> None:
+    made: Reassembler[int] = Reassembler(30)
+    first, _ = pieces(CONTENT[:3000], 1504)
+    made.add("key", first, 0, 0.0)
+    assert made.cost == COST + COST + 2 * 1504
+
+
 # --- IPv4 -------------------------------------------------------------------------------------------------------------
 
 
