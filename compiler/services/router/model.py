@@ -130,7 +130,7 @@ class RouterModel(Struct, frozen=True):
 
     @property
     def table_size(self) -> int:
-        """For how many routes of each IP version there are tables, which the control plane fills; 0: there are none."""
+        """For how many routes of each IP version tables have room, which `apply` fills; 0: there are none."""
         if self.kernel_routes:
             return MOST_STATIC + self.kernel_routes.size  # always: the tables stay when static routes become many
         return MOST_STATIC if len(self.in_code) < len(self.routes) else 0
