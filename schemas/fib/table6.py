@@ -68,14 +68,15 @@ class Fib6:
     def update(self, changes: Iterable[Route]) -> None:
         """Adds, replaces and removes routes; of changes to one prefix the last counts."""
         touched = set(self.behind)
-        for address, length, value in changes:
+        for route in changes:
+            address, length, value = route
             index = address >> 112
             if length > STRIDE:
                 touched.add(index)
                 if value == NO_ROUTE:
                     self._tree.delete(address, length)
                 else:
-                    self._tree.set((address, length, value))
+                    self._tree.set(route)
             elif value == NO_ROUTE:
                 self._roots.delete(index, length)
             else:
@@ -165,7 +166,7 @@ class Fib6:
         changed = {}
         for value in sorted(level.changed):
             part = below.get(value)
-            found = self._block(part, new) if part else 0
+            found = part.block or self._block(part, new) if part else 0
             changed[value] = entry(level.answer(value), found)
         return _replaced(words, changed)
 

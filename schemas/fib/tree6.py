@@ -17,6 +17,9 @@ from .table4 import Route
 
 BITS = 128
 
+_FEW = 256
+"""Values of a prefix that are taken one by one when it changes; with more of them its level is worked out anew."""
+
 
 class Tail(Struct, gc=False):
     """The only route of a part, and its block (0: not written yet)."""
@@ -59,10 +62,12 @@ class Level(Struct, gc=False):
         self._touch(prefix)
 
     def _touch(self, prefix: Key) -> None:
-        if prefix & 31 == STRIDE:
-            self.changed[prefix >> 5] = None
-        else:
+        first, values = prefix >> 5, 1 << STRIDE - (prefix & 31)
+        if values > _FEW:
             self.stale = True
+        elif not self.stale:
+            for value in range(first, first + values):
+                self.changed[value] = None
 
     def answer(self, value: int) -> int:
         """The next hop of the longest prefix in this level that a value is in."""
