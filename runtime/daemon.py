@@ -31,6 +31,9 @@ from .record import Record
 from .systemd import notify, watchdog_seconds
 
 LOOK_SECONDS = 0.1
+LINK_SHARE = 0.05
+"""Of the loop's time at most, unless something has changed: who asks for links waits for all who change anything in the
+kernel's network (RTNL), such as thousands of routes."""
 PROBLEM_SECONDS = 5.0
 """So often services' maps are asked for problems."""
 
@@ -75,27 +78,31 @@ class Daemon:
 
     async def _look_again_and_again(self, stopped: asyncio.Event) -> None:
         ending = asyncio.ensure_future(stopped.wait())
-        looked_for_problems = 0.0
+        looked_for_problems = links_are_due = 0.0
         while not ending.done():
             changing = asyncio.ensure_future(self._changed.wait())
             await asyncio.wait((ending, changing), timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            told = changing.done()
             changing.cancel()
             self._changed.clear()
             self.look()
+            if told or time.monotonic() >= links_are_due:
+                began = time.monotonic()
+                self._look_at_links()
+                ended = time.monotonic()
+                links_are_due = ended + (ended - began) / LINK_SHARE
             if time.monotonic() >= looked_for_problems + PROBLEM_SECONDS:
                 looked_for_problems = time.monotonic()
                 self._look_for_problems()
 
     def look(self) -> None:
-        """Finds what has changed under bpffs and at interfaces, and acts on it."""
+        """Finds what has changed under bpffs, and acts on it."""
         found = dict(self._newest())
         for chain in self._seen.keys() - found.keys():
             self._leave(chain)
         for chain, (pins, fingerprint) in found.items():
             if self._seen.get(chain) != fingerprint:
                 self._enter(chain, pins, fingerprint)
-        for chain, control in self._running.items():
-            self._look_at_links(chain, control)
 
     def _look_for_problems(self) -> None:
         """In all chains, those without a control plane too."""
@@ -111,18 +118,18 @@ class Daemon:
                     pins = max(finished, key=lambda pins: pins.number)
                     yield chain, (pins, (pins.number, (pins.path / "record").stat().st_ino))
 
-    def _look_at_links(self, chain: str, control: ChainControl) -> None:
-        """A namespace that has gone is told once."""
-        problem = ""
-        try:
-            control.look_at_links()
-        except (ChainError, OSError) as error:
-            problem = str(error)
-        if problem != self._unseen.get(chain, ""):
-            self._unseen[chain] = problem
-            self._log.warning(
-                "interfaces cannot be looked at" if problem else "interfaces are back", chain=chain, error=problem
-            )
+    def _look_at_links(self) -> None:
+        """Finds what has changed at interfaces. A namespace that has gone is told once."""
+        for chain, control in self._running.items():
+            problem = ""
+            try:
+                control.look_at_links()
+            except (ChainError, OSError) as error:
+                problem = str(error)
+            if problem != self._unseen.get(chain, ""):
+                self._unseen[chain] = problem
+                event = "interfaces cannot be looked at" if problem else "interfaces are back"
+                self._log.warning(event, chain=chain, error=problem)
 
     def _enter(self, chain: str, pins: GenerationPins, fingerprint: Fingerprint) -> None:
         """Goes over to a generation; what cannot be read is logged once, and tried again when it changes."""
